@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file connection.h
+ * A connection to the broker: one session with an identity, and everything that it owns.
+ */
+#ifndef IPC_CONNECTION_H
+#define IPC_CONNECTION_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <ipc/error.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct ipc_connection ipc_connection;
+
+/** Options of ipc_connection_open(). Start from IPC_CONNECTION_OPTIONS_INIT. */
+struct ipc_connection_options {
+    size_t size;        /**< sizeof(struct ipc_connection_options) */
+    const char *name;   /**< what the tools show, at most 63 bytes; NULL: the program's short name */
+    int64_t timeout_ns; /**< for the connect and for each later request to the broker; default 5 s */
+};
+#define IPC_CONNECTION_OPTIONS_INIT {sizeof(struct ipc_connection_options), NULL, INT64_C(5000000000)}
+
+/**
+ * Connect to a broker.
+ *
+ * @param ret         receives the connection; yours, end it with ipc_connection_close()
+ * @param address     path of the broker's socket, at most 107 bytes. NULL: the environment's IPC_ADDRESS; else
+ *                    $XDG_RUNTIME_DIR/ipcd/socket if it exists; else /run/ipcd/socket
+ * @param options     NULL: the defaults
+ * @param error       filled in on failure if not NULL
+ * @return 0; -ENOENT or -ECONNREFUSED no broker at that address; -ENAMETOOLONG; -EACCES the broker does not let
+ *         this user in; -EDQUOT a limit of this user is reached; -EPROTONOSUPPORT the broker speaks another
+ *         version; -ETIMEDOUT; -EMFILE, -ENFILE, -ENOMEM
+ *
+ * Any thread. Blocks up to the timeout. After a fork the child opens a connection of its own.
+ */
+IPC_PUBLIC int ipc_connection_open(ipc_connection **ret, const char *address,
+                                   const struct ipc_connection_options *options, struct ipc_error *error);
+
+/**
+ * End a connection, its publishers and its subscriptions: all of their handles become invalid. What was
+ * published stays readable to those who already read it. NULL is allowed.
+ *
+ * One thread, when no other uses the connection or anything of it. Blocks for one exchange with the broker. In
+ * a forked child it frees the child's memory only, and the parent's session lives on.
+ *
+ * @return NULL
+ */
+IPC_PUBLIC ipc_connection *ipc_connection_close(ipc_connection *connection);
+
+/** Who somebody is, as the broker saw it when they connected. */
+struct ipc_peer {
+    uint64_t session; /**< number of the session, unique in the life of a broker; 0: nobody */
+    uint32_t uid;     /**< user, from the socket */
+    uint32_t gid;     /**< group, from the socket */
+    uint32_t pid;     /**< process, from the socket; may have been reused since */
+    char name[64];    /**< what it calls itself: a claim, not an identity */
+};
+
+/** Who this connection is to others. Any thread. Does not block. */
+IPC_PUBLIC int ipc_connection_identity(const ipc_connection *connection, struct ipc_peer *ret);
+
+/** What happened to a connection: see ipc_connection_next_event(). */
+enum ipc_event_kind {
+    IPC_EVENT_READER_JOINED = 1, /**< a reader of one of my publishers was admitted */
+    IPC_EVENT_READER_LEFT = 2,   /**< a reader left, with a reason */
+    IPC_EVENT_WRITER_JOINED = 3, /**< a publisher that matches one of my subscriptions was attached */
+    IPC_EVENT_WRITER_LEFT = 4,   /**< such a publisher left, with a reason; all that it published was read */
+    IPC_EVENT_ENDED = 5,         /**< the session is over, with a reason */
+};
+
+struct ipc_event {
+    unsigned kind;        /**< enum ipc_event_kind */
+    unsigned reason;      /**< enum ipc_reason */
+    struct ipc_peer peer; /**< who */
+    char topic[256];      /**< of which name */
+};
+
+/**
+ * Take the next event. Events are collected by every call of the library on this connection; the last 256 are
+ * kept.
+ *
+ * @return 1 an event was stored in *ret; 0 there is none; -EOVERFLOW some were lost since the last call (call
+ *         again)
+ *
+ * Any thread. Does not block.
+ */
+IPC_PUBLIC int ipc_connection_next_event(ipc_connection *connection, struct ipc_event *ret);
+
+/**
+ * A descriptor for poll, epoll and the like: readable while the connection has news from the broker or any of
+ * its subscriptions has messages (level-triggered). On readable, call ipc_connection_dispatch(), then receive
+ * from the subscriptions with timeout 0 until -EAGAIN. Owned by the connection; never read from it or close it.
+ *
+ * @return the descriptor (>= 0); -EMFILE, -ENFILE, -ENOMEM
+ *
+ * Any thread. The first call asks the broker for bells and blocks for that.
+ */
+IPC_PUBLIC int ipc_connection_fd(ipc_connection *connection);
+
+/**
+ * Take in what the broker has to say (peers come and go). Every publish, receive and wait does this by itself;
+ * a program that does none of them for long and wants its descriptor quiet calls this.
+ *
+ * @return 0; -EPIPE the session is over (the reason comes as an event)
+ *
+ * Any thread. Does not block.
+ */
+IPC_PUBLIC int ipc_connection_dispatch(ipc_connection *connection);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Orders of the lane's shared words, and copies to and from a ring.
+ *
+ * The lane avoids a fence per message: whoever goes to sleep pays for a barrier in all other processes
+ * (membarrier(2), GLOBAL_EXPEDITED), so the awake side needs compiler order only. ThreadSanitizer knows neither
+ * that barrier nor plain fences, so under it the four accesses of each such handshake are sequentially
+ * consistent, and ring copies are relaxed atomics (a drop-oldest reader copies first and checks then).
+ */
+#ifndef IPC_LANE_ATOMIC_H
+#define IPC_LANE_ATOMIC_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef IPC_TSAN
+#define LANE_PUBLISH memory_order_seq_cst /* store of what the sleeper looks at again */
+#define LANE_LOOK    memory_order_seq_cst /* load of who sleeps, after the publish */
+#else
+#define LANE_PUBLISH memory_order_release
+#define LANE_LOOK    memory_order_relaxed
+#endif
+
+/* Between a publish and the look at who sleeps. `fence`: some sleeper cannot issue the barrier for us. Pairs
+ * with lane_barrier() in lane_reader_arm() and lane_writer_want(). */
+static inline void lane_publish_fence(bool fence) {
+#ifndef IPC_TSAN
+    if (__builtin_expect(fence, 0))
+        atomic_thread_fence(memory_order_seq_cst);
+    else
+        atomic_signal_fence(memory_order_seq_cst);
+#else
+    (void)fence;
+#endif
+}
+
+/* Between the copy out of a ring and the check of its tail. Pairs with lane_overwrite_fence(). */
+static inline void lane_check_fence(void) {
+#ifndef IPC_TSAN
+    atomic_thread_fence(memory_order_acquire);
+#endif
+}
+
+/* Between the store of tail and the first store into what lies below it. Pairs with lane_check_fence(). */
+static inline void lane_overwrite_fence(void) {
+#ifndef IPC_TSAN
+    atomic_thread_fence(memory_order_release);
+#endif
+}
+
+#ifdef IPC_TSAN
+static inline void lane_copy_in(void *ring, const void *from, size_t size) {
+    for (size_t i = 0; i < size; i++)
+        atomic_store_explicit((_Atomic unsigned char *)ring + i, ((const unsigned char *)from)[i],
+                              memory_order_relaxed);
+}
+static inline void lane_copy_out(void *to, const void *ring, size_t size) {
+    for (size_t i = 0; i < size; i++)
+        ((unsigned char *)to)[i] =
+            atomic_load_explicit((const _Atomic unsigned char *)ring + i, memory_order_relaxed);
+}
+#else
+/* A call into libc for each small message costs more than the copy: sizes up to 64 are done here by two
+ * overlapping halves of constant size. */
+static inline void lane_copy(void *to, const void *from, size_t size) {
+    unsigned char *t = to;
+    const unsigned char *f = from;
+    if (size > 128 || size < 8) {
+        if (size)
+            memcpy(t, f, size);
+    } else if (size <= 16) {
+        uint64_t a, b;
+        memcpy(&a, f, 8);
+        memcpy(&b, f + size - 8, 8);
+        memcpy(t, &a, 8);
+        memcpy(t + size - 8, &b, 8);
+    } else if (size <= 32) {
+        unsigned char a[16], b[16];
+        memcpy(a, f, 16);
+        memcpy(b, f + size - 16, 16);
+        memcpy(t, a, 16);
+        memcpy(t + size - 16, b, 16);
+    } else if (size <= 64) {
+        unsigned char a[32], b[32];
+        memcpy(a, f, 32);
+        memcpy(b, f + size - 32, 32);
+        memcpy(t, a, 32);
+        memcpy(t + size - 32, b, 32);
+    } else {
+        unsigned char a[64], b[64];
+        memcpy(a, f, 64);
+        memcpy(b, f + size - 64, 64);
+        memcpy(t, a, 64);
+        memcpy(t + size - 64, b, 64);
+    }
+}
+static inline void lane_copy_in(void *ring, const void *from, size_t size) {
+    lane_copy(ring, from, size);
+}
+static inline void lane_copy_out(void *to, const void *ring, size_t size) {
+    lane_copy(to, ring, size);
+}
+#endif
+
+#endif

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The reading end of a lane: one thread of the reading session. Peek, copy, check, advance; arm before sleeping.
+ *
+ * Everything in the lane is written by a peer. A word is loaded once, checked, and the checked copy used. What
+ * was copied from a lane that its writer may overwrite counts only if tail had not passed it afterwards.
+ */
+#ifndef IPC_LANE_READER_H
+#define IPC_LANE_READER_H
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "libipc/lane/atomic.h"
+#include "proto/layout.h"
+
+struct lane_reader {
+    const unsigned char *ring;
+    uint64_t position; /* of the next record to read */
+    uint64_t consumed; /* everything below was copied or given back; position, unless records are held in place */
+    uint64_t sequence; /* of that record, if none was lost */
+    uint64_t reported; /* the cursor as the writer can see it */
+    uint32_t ring_size;
+    bool checks;        /* the writer may overwrite what we read: check tail after each copy */
+    bool pins;          /* the subscription asked the writer to wait for it */
+    bool knows;         /* sequence is that of position, not only near it */
+    bool fence;         /* the writer cannot issue the barrier for us */
+    uint64_t lost;      /* records missed, in all */
+    uint64_t just_lost; /* before the record that is read next */
+
+    const struct ipc_lane *lane;
+    struct ipc_cell *cell;
+    uint64_t armed;
+    uint64_t armed_at; /* our position when we armed: where the writer rings */
+    uint64_t start;    /* where we began; UINT64_MAX: the lane has no writer to tell what we missed before */
+    uint32_t slot;
+};
+
+/* A record that was found. body and size lie within the ring; body may change under a reader that checks. */
+struct lane_record {
+    const unsigned char *body;
+    uint64_t sequence;
+    uint64_t next; /* position after it */
+    uint32_t size;
+    uint32_t flags;
+};
+
+/* Begin to read a lane: from where the writer admitted this pairing, else from where `start` (enum of
+ * control.proto) says. `ended`: it has no writer any more. The cell is of this session and free. */
+void lane_reader_init(struct lane_reader *reader, const struct ipc_lane *lane, const unsigned char *ring,
+                      uint32_t ring_size, uint32_t slot, struct ipc_cell *cell, uint64_t pairing, unsigned start,
+                      bool pins, bool ended);
+
+/* Nobody writes any more: nothing needs to be checked. */
+void lane_reader_ended(struct lane_reader *reader);
+
+/* What peek does when it is not simply there: 1, 0, -EPROTO, or -ESTALE. */
+int lane_reader_peek_slow(struct lane_reader *reader, uint64_t word, struct lane_record *record);
+
+/* What check does when tail has passed our position: move on to the tail. Returns false. */
+bool lane_reader_recheck(struct lane_reader *reader);
+
+/* Tell the writer how far we are, and wake it if it waits for that. */
+void lane_reader_report(struct lane_reader *reader);
+
+/* About to sleep: report, and let the writer know that it has to ring (by bell, or by the futex of the word at
+ * our position). A barrier (lane_barrier(), once for all lanes) and another peek come next, always. */
+void lane_reader_arm(struct lane_reader *reader, bool bell);
+
+/* Awake again. */
+void lane_reader_disarm(struct lane_reader *reader);
+
+/* The word to sleep on, and in *value what it must hold while there is nothing to read. False: there is, or we
+ * moved since we armed, and the writer would ring at the wrong place: look again, and arm again. */
+bool lane_reader_sleeps_on(struct lane_reader *reader, const _Atomic uint32_t **word, uint32_t *value);
+
+/* True if the record at our position may be used in place, not only copied. */
+bool lane_reader_in_place(struct lane_reader *reader);
+
+static inline const _Atomic uint64_t *lane_reader_word(const struct lane_reader *reader, uint64_t position) {
+    return (const _Atomic uint64_t *)(const void *)(reader->ring + (position & (reader->ring_size - 1)));
+}
+
+/* Look at the record at our position. 1 found; 0 nothing there yet; -EPROTO the lane makes no sense;
+ * -ESTALE the writer gave up waiting for us. The acquire pairs with the release in lane_writer_commit(). */
+static inline int lane_reader_peek(struct lane_reader *reader, struct lane_record *record) {
+#ifdef IPC_PLANT_RELAXED_PEEK
+    uint64_t word = atomic_load_explicit(lane_reader_word(reader, reader->position), memory_order_relaxed);
+#else
+    uint64_t word = atomic_load_explicit(lane_reader_word(reader, reader->position),
+                                         LANE_PUBLISH == memory_order_seq_cst ? memory_order_seq_cst
+                                                                              : memory_order_acquire);
+#endif
+    uint32_t size = (uint32_t)word & IPC_RECORD_SIZE;
+    bool plain = ((uint32_t)word & (IPC_RECORD_COMMITTED | IPC_RECORD_RESERVED)) == IPC_RECORD_COMMITTED &&
+                 (uint32_t)(word >> 32) == (uint32_t)reader->sequence && size <= reader->ring_size / 2 - 8;
+    if (__builtin_expect(!plain || !reader->knows, 0))
+        return lane_reader_peek_slow(reader, word, record);
+    record->body = reader->ring + (reader->position & (reader->ring_size - 1)) + sizeof(uint64_t);
+    record->sequence = reader->sequence;
+    record->next = reader->position + ipc_record_stride(size);
+    record->size = size;
+    record->flags = (uint32_t)word & IPC_RECORD_HEADERS;
+#ifdef IPC_PLANT_REPORT_EARLY
+    atomic_store_explicit(&reader->cell->cursor, record->next, LANE_PUBLISH);
+#endif
+    return 1;
+}
+
+/* The copy that was made of the record counts: true; false: it was overwritten meanwhile, peek again. A reader
+ * that pins checks too: the writer may have given up waiting for it in the middle of the copy. */
+static inline bool lane_reader_check(struct lane_reader *reader) {
+#ifdef IPC_PLANT_NO_CHECK
+    return true;
+#endif
+    lane_check_fence();
+    uint64_t tail = atomic_load_explicit(&reader->lane->tail, LANE_PUBLISH == memory_order_seq_cst
+                                                                  ? memory_order_seq_cst
+                                                                  : memory_order_acquire);
+    return __builtin_expect(tail <= reader->position, 1) || lane_reader_recheck(reader);
+}
+
+/* Go on to the next record, and hold this one in place. */
+static inline void lane_reader_hold(struct lane_reader *reader, const struct lane_record *record) {
+    reader->position = record->next;
+    reader->sequence = record->sequence + 1;
+    reader->just_lost = 0;
+}
+
+/* Give back everything below a position. The writer is told in steps of an eighth of the ring. */
+static inline void lane_reader_release(struct lane_reader *reader, uint64_t position) {
+    reader->consumed = position;
+    if (position - reader->reported >= reader->ring_size / 8)
+        lane_reader_report(reader);
+}
+
+/* Done with a record that was copied; nothing is held. */
+static inline void lane_reader_advance(struct lane_reader *reader, const struct lane_record *record) {
+    lane_reader_hold(reader, record);
+    lane_reader_release(reader, record->next);
+}
+
+#endif

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The writing end of a lane: one thread of the publishing session. Reserve, fill in, commit, ring.
+ *
+ * Invariants: everything in [tail, position) is a chain of committed records; the word at position is stamped
+ * and not committed; no byte at or above tail + ring_size has been touched; tail never passes a counted reader
+ * that pins. A process that dies between any two instructions leaves them true.
+ */
+#ifndef IPC_LANE_WRITER_H
+#define IPC_LANE_WRITER_H
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "libipc/lane/atomic.h"
+#include "proto/layout.h"
+
+/* A reader that the writer counts. */
+struct lane_peer {
+    const struct ipc_cell *cell; /* in the reader's segment: every load of it is checked */
+    uint64_t pairing;
+    uint64_t rung;   /* the armed value that was rung last */
+    uint64_t start;  /* counted from here */
+    uint64_t cursor; /* accepted last */
+    uint32_t slot;
+    int bell; /* to ring it by, or -1 */
+    bool pins;
+    bool fence;
+    bool disconnect; /* lose it rather than let it lose records */
+    bool tap;
+    uint8_t fault;   /* IPC_REASON_SLOW or _CORRUPT: it is not counted any more, and is to be reported */
+};
+
+struct lane_writer {
+    unsigned char *ring;
+    uint64_t position; /* where the next record goes */
+    uint64_t limit;    /* tail + ring_size */
+    uint64_t sequence;
+    uint32_t ring_size;
+    uint32_t peer_count;
+    struct lane_peer *peers;
+    const _Atomic uint64_t **armed; /* peers[i].cell->armed, packed for the look after each publish */
+    bool fence;
+    bool faulted; /* some peer has a fault */
+
+    struct ipc_lane *lane;
+    uint64_t tail;
+    uint64_t tail_sequence;
+    uint32_t peer_capacity;
+    uint64_t overrun;
+    uint64_t lost_departed; /* of readers that left */
+    uint64_t rings;
+};
+
+/* Take over a fresh lane, mapped read-write. Nothing is allocated. */
+void lane_writer_init(struct lane_writer *writer, struct ipc_lane *lane, unsigned char *ring, uint32_t ring_size);
+
+/* Free what adding readers allocated. The shared memory is the caller's. */
+void lane_writer_done(struct lane_writer *writer);
+
+/* Count a reader (peer->cell, pairing, slot, bell, pins, fence, disconnect, tap are filled in), from the cursor
+ * that it chose, or from where `start` (enum of control.proto) says; wake it if it sleeps. The bell becomes the
+ * writer's own. For a pairing that is counted already only the bell is replaced. Returns 0 or -ENOMEM. */
+int lane_writer_add(struct lane_writer *writer, const struct lane_peer *peer, unsigned start);
+
+/* Stop counting a reader, and say so in its slot. Returns false if the pairing was not counted; its bell is
+ * closed by the caller: it is stored in *bell (or -1). */
+bool lane_writer_remove(struct lane_writer *writer, uint64_t pairing, int *bell);
+
+/* Readers that are counted and are not taps. */
+unsigned lane_writer_readers(const struct lane_writer *writer);
+
+/* Make room for a record of that stride and the word after it. -EAGAIN: readers that pin are in the way. */
+int lane_writer_make_room(struct lane_writer *writer, uint32_t stride);
+
+/* The cursor position to wait for when a record of that stride does not fit, and, in *slowest, the reader that
+ * is furthest behind, with the raw value of its cursor. */
+uint64_t lane_writer_want(struct lane_writer *writer, uint32_t stride, const struct lane_peer **slowest,
+                          uint64_t *raw_cursor);
+void lane_writer_want_clear(struct lane_writer *writer);
+
+/* Mark every pinning reader below the position as too slow. */
+void lane_writer_fault_slow(struct lane_writer *writer, uint64_t below);
+
+void lane_writer_ring_armed(struct lane_writer *writer);
+
+/* How many bytes a record's body may have: the record with its word is at most half the ring. */
+static inline uint32_t lane_body_size_max(uint32_t ring_size) {
+    return ring_size / 2 - (uint32_t)sizeof(uint64_t);
+}
+
+static inline unsigned char *lane_writer_body(struct lane_writer *writer, uint64_t position) {
+    return writer->ring + (position & (writer->ring_size - 1)) + sizeof(uint64_t);
+}
+
+static inline bool lane_writer_has_room(const struct lane_writer *writer, uint64_t stride) {
+#ifdef IPC_PLANT_ROOM_SHORT
+    return writer->position + stride <= writer->limit;
+#endif
+    return writer->position + stride + sizeof(uint64_t) <= writer->limit;
+}
+
+/* Room for a body of that size at the writer's position. 0, -EAGAIN, or -EMSGSIZE. */
+static inline int lane_writer_reserve(struct lane_writer *writer, uint32_t size, unsigned char **body) {
+    if (__builtin_expect(size > lane_body_size_max(writer->ring_size), 0))
+        return -EMSGSIZE;
+    uint32_t stride = ipc_record_stride(size);
+    if (__builtin_expect(!lane_writer_has_room(writer, stride), 0)) {
+        int result = lane_writer_make_room(writer, stride);
+        if (result < 0)
+            return result;
+    }
+    *body = lane_writer_body(writer, writer->position);
+#ifdef IPC_PLANT_COMMIT_EARLY
+    *(_Atomic uint64_t *)(void *)(*body - 8) = writer->sequence << 32 | IPC_RECORD_COMMITTED | size;
+#endif
+    return 0;
+}
+
+static inline _Atomic uint64_t *lane_writer_word(struct lane_writer *writer, uint64_t position) {
+    return (_Atomic uint64_t *)(void *)(writer->ring + (position & (writer->ring_size - 1)));
+}
+
+static inline uint64_t lane_record_word(uint64_t sequence, uint32_t size, uint32_t flags) {
+    return sequence << 32 | IPC_RECORD_COMMITTED | flags | size;
+}
+
+/* Stamp the word that comes after the records below `end`. */
+static inline void lane_writer_stamp(struct lane_writer *writer, uint64_t end) {
+    _Atomic uint32_t *word = (_Atomic uint32_t *)(void *)lane_writer_word(writer, end);
+    atomic_store_explicit(word, ipc_record_stamp(end, writer->ring_size), memory_order_relaxed);
+}
+
+/* Wake whoever sleeps, after a publish. */
+static inline void lane_writer_ring(struct lane_writer *writer) {
+    lane_publish_fence(writer->fence);
+    uint64_t any = 0;
+    for (uint32_t i = 0; i < writer->peer_count; i++)
+        any |= atomic_load_explicit(writer->armed[i], LANE_LOOK);
+    if (__builtin_expect(any & 1, 0))
+        lane_writer_ring_armed(writer);
+}
+
+/* Publish the body that was reserved and filled in. The release pairs with the acquire in lane_reader_peek(). */
+static inline void lane_writer_commit(struct lane_writer *writer, uint32_t size, uint32_t flags) {
+    uint64_t end = writer->position + ipc_record_stride(size);
+#ifdef IPC_PLANT_RING_EARLY
+    lane_writer_ring(writer);
+#endif
+#ifndef IPC_PLANT_STAMP_LATE
+    lane_writer_stamp(writer, end);
+#endif
+    atomic_store_explicit(lane_writer_word(writer, writer->position),
+                          lane_record_word(writer->sequence, size, flags), LANE_PUBLISH);
+#ifdef IPC_PLANT_STAMP_LATE
+    lane_writer_stamp(writer, end);
+#endif
+    writer->position = end;
+    writer->sequence++;
+#ifndef IPC_PLANT_RING_EARLY
+    lane_writer_ring(writer);
+#endif
+}
+
+#endif

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The lanes of a subscription: joined and dropped as the core says, by the thread that owns the subscription.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "libipc/lane/segment.h"
+#include "libipc/patterns/patterns.h"
+
+static struct sub_lane *lane_find(struct ipc_subscription *sub, uint64_t pairing) {
+    for (unsigned i = 0; i < sub->lane_count; i++)
+        if (sub->lanes[i]->pairing == pairing)
+            return sub->lanes[i];
+    return NULL;
+}
+
+static bool lanes_reserve(struct ipc_subscription *sub) {
+    if (sub->lane_count < sub->lane_capacity)
+        return true;
+    unsigned capacity = sub->lane_capacity ? 2 * sub->lane_capacity : 4;
+    struct sub_lane **lanes = realloc(sub->lanes, capacity * sizeof(struct sub_lane *));
+    if (!lanes)
+        return false;
+    sub->lanes = lanes;
+    sub->lane_capacity = capacity;
+    return true;
+}
+
+static void bell_keep(struct ipc_subscription *sub, struct notice *notice) {
+    if (notice->bell < 0 || sub->epoll < 0)
+        return;
+    int *bells = realloc(sub->bells, (sub->bell_count + 1) * sizeof(int));
+    if (!bells)
+        return;
+    sub->bells = bells;
+    struct epoll_event event = {.events = EPOLLIN};
+    if (epoll_ctl(sub->epoll, EPOLL_CTL_ADD, notice->bell, &event) < 0)
+        return;
+    sub->bells[sub->bell_count++] = notice->bell;
+    notice->bell = -1;
+}
+
+static void join(struct ipc_subscription *sub, struct notice *notice) {
+    struct ipc_connection *connection = sub->handle.connection;
+    bell_keep(sub, notice);
+    struct sub_lane *known = lane_find(sub, notice->pairing);
+    if (known) {
+        known->armed = false;
+        return;
+    }
+    struct sub_lane *lane = lanes_reserve(sub) ? aligned_alloc(64, (sizeof(*lane) + 63) & ~(size_t)63) : NULL;
+    if (!lane) {
+        pump_detach(connection, notice->pairing, IPC_REASON_LIMIT);
+        return;
+    }
+    *lane = (struct sub_lane){.pairing = notice->pairing,
+                              .map = notice->lane,
+                              .ring_size = notice->ring_size,
+                              .cells = notice->cells,
+                              .sender = notice->peer};
+    snprintf(lane->topic, sizeof(lane->topic), "%s", notice->topic);
+    struct ipc_cells *cells = notice->cells->segment;
+    lane_reader_init(&lane->reader, lane->map, lane_segment_ring(lane->map), lane->ring_size, notice->slot,
+                     &cells->cells[notice->cell], lane->pairing, sub->start, sub->slow == IPC_SLOW_BLOCK,
+                     notice->ended);
+    lane->reader.fence = notice->fence || !lane_barrier_register();
+    notice->lane = NULL;
+    notice->cells = NULL;
+    sub->lanes[sub->lane_count++] = lane;
+    pthread_mutex_lock(&connection->lock);
+    event_add(connection, IPC_EVENT_WRITER_JOINED, 0, &lane->sender, lane->topic);
+    pump_unlock(connection);
+}
+
+void subscription_break(struct ipc_subscription *sub, struct sub_lane *lane, unsigned reason) {
+    if (lane->broken)
+        return;
+    lane->broken = true;
+    if (lane->left)
+        return;
+    sub->left_count++;
+    pump_detach(sub->handle.connection, lane->pairing, reason);
+}
+
+void subscription_drop(struct ipc_subscription *sub, unsigned index) {
+    struct ipc_connection *connection = sub->handle.connection;
+    struct sub_lane *lane = sub->lanes[index];
+    bool foreign = guard_foreign(connection);
+    sub->lanes[index] = sub->lanes[--sub->lane_count];
+    sub->left_count -= lane->left || lane->broken;
+    sub->lost_departed += lane->reader.lost;
+    if (!foreign) {
+        lane_reader_disarm(&lane->reader);
+        lane_segment_unmap(lane->map, IPC_SEGMENT_LANE, lane->ring_size);
+        pthread_mutex_lock(&connection->lock);
+        segment_unref(connection, lane->cells);
+        if (lane->left)
+            event_add(connection, IPC_EVENT_WRITER_LEFT, lane->reason, &lane->sender, lane->topic);
+        pump_unlock(connection);
+        if (lane->left)
+            pump_confirm(connection, IPC__CONTROL__TYPE__LANE_DEL, lane->pairing, 0);
+    }
+    free(lane);
+}
+
+void subscription_news(struct ipc_subscription *sub) {
+    struct ipc_connection *connection = sub->handle.connection;
+    sub->handle.mail_seen = pump_try(connection);
+    struct notice *next;
+    for (struct notice *notice = inbox_take(&sub->handle); notice; notice = next) {
+        next = notice->next;
+        struct sub_lane *lane = NULL;
+        if (notice->type == IPC__CONTROL__TYPE__LANE_ADD) {
+            join(sub, notice);
+        } else if ((lane = lane_find(sub, notice->pairing)) && !lane->left) {
+            sub->left_count += !lane->broken;
+            lane->left = true;
+            lane->reason = notice->reason;
+            lane_reader_ended(&lane->reader);
+        } else if (!lane) {
+            pump_confirm(connection, IPC__CONTROL__TYPE__LANE_DEL, notice->pairing, 0);
+        }
+        pthread_mutex_lock(&connection->lock);
+        notice_free(connection, notice);
+        pump_unlock(connection);
+    }
+}

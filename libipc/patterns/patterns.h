@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Publishers and subscriptions from the inside.
+ */
+#ifndef IPC_PATTERNS_PATTERNS_H
+#define IPC_PATTERNS_PATTERNS_H
+
+#include "libipc/lane/reader.h"
+#include "libipc/lane/writer.h"
+#include "libipc/session/session.h"
+
+/* What a publisher remembers of a counted reader beside its lane_peer. */
+struct reader_ref {
+    struct reader_ref *next;
+    uint64_t pairing;
+    struct segment_ref *cells;
+    struct ipc_peer peer;
+};
+
+struct ipc_publisher {
+    struct handle handle;
+    struct lane_writer writer;
+    struct ipc_lane *lane;
+    uint32_t message_size_max;
+    unsigned flags;
+    int64_t block_max_ns;
+    uint32_t loan_size;    /* bytes of payload lent out, if loan_open */
+    uint32_t loan_headers; /* bytes of headers in front of it */
+    uint32_t loan_flags;
+    bool loan_open;
+    struct reader_ref *readers;
+    uint64_t dropped;
+    uint64_t detached;
+    uint64_t waits;
+    uint64_t net;
+    char topic[IPC_MAX_NAME_SIZE + 1];
+};
+
+/* One lane that a subscription reads. */
+struct sub_lane {
+    struct lane_reader reader;
+    uint64_t pairing;
+    void *map;
+    uint32_t ring_size;
+    struct segment_ref *cells;
+    unsigned held;   /* records taken in place and not released */
+    unsigned reason; /* why the writer left */
+    bool left;       /* the writer left: read to the end, then drop */
+    bool broken;     /* not to be read any more */
+    bool armed;
+    struct ipc_peer sender;
+    char topic[IPC_MAX_NAME_SIZE + 1];
+};
+
+/* A record taken in place. */
+struct held {
+    struct sub_lane *lane;
+    uint64_t next;
+    unsigned char *copy; /* of its headers, or of all of it if it could not be pinned; NULL: none */
+};
+
+#define HELD_MAX 1024u
+
+struct ipc_subscription {
+    struct handle handle;
+    unsigned start;
+    unsigned slow;
+    int64_t spin_max_ns;
+    struct sub_lane **lanes;
+    unsigned lane_count;
+    unsigned lane_capacity;
+    unsigned current;    /* index of the lane that is read now */
+    unsigned burst;      /* records taken from it in a row */
+    unsigned left_count; /* lanes that are left or broken and not dropped yet */
+    bool keep; /* a batch is being put together: its lanes stay */
+
+    /* Polling: see poll.c */
+    uint32_t run;      /* records since the lanes were last empty */
+    uint32_t backoff;  /* pauses before the next look */
+    uint32_t probe;
+    uint64_t expected_ns; /* how long waits have been taking */
+    uint32_t spins;
+
+    int epoll;         /* descriptor of the user, or -1 */
+    int *bells;
+    unsigned bell_count;
+    bool bells_asked;
+
+    struct held *held; /* ring of HELD_MAX, made when first needed */
+    uint64_t held_head;
+    uint64_t held_tail;
+
+    unsigned char *scratch; /* header blocks of the messages that were received last */
+    size_t scratch_size;
+    size_t scratch_capacity;
+
+    uint64_t received;
+    uint64_t lost_departed;
+    uint64_t sleeps;
+    uint64_t polls;
+    uint64_t net;
+};
+
+struct ipc_publisher *publisher_of(struct handle *handle);
+struct ipc_subscription *subscription_of(struct handle *handle);
+
+/* Put the descriptors of all subscriptions under the connection's. 0 or negative errno; returns the
+ * connection's descriptor. */
+int patterns_join_descriptors(struct ipc_connection *connection);
+
+/* Every entry into the library on a handle. */
+static inline int handle_enter(const struct handle *handle) {
+    return __builtin_expect(guard_foreign(handle->connection), 0) ? -ECHILD : 0;
+}
+
+static inline bool handle_ended(const struct handle *handle) {
+    return atomic_load_explicit(&handle->connection->ended, memory_order_acquire) != 0;
+}
+
+/* lanes.c: what the core says about a subscription's lanes. */
+void subscription_news(struct ipc_subscription *sub);
+void subscription_drop(struct ipc_subscription *sub, unsigned index);
+int subscription_bells(struct ipc_subscription *sub, struct ipc_error *error);
+/* A lane that cannot be read any more: tell the core, and wait for its word that the lane is gone. */
+void subscription_break(struct ipc_subscription *sub, struct sub_lane *lane, unsigned reason);
+
+/* poll.c: find a record, or wait for one. */
+int subscription_find(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane);
+int subscription_wait(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane,
+                      int64_t timeout_ns);
+
+#endif

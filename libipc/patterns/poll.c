@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Finding the next record over all lanes of a subscription, and waiting for one: polling while that pays, then
+ * sleeping on the records themselves (futex_waitv) or, with many lanes or a user's descriptor, by bells.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "libipc/patterns/patterns.h"
+
+/* Records read from one lane in a row while others wait. */
+#define BURST_MAX 64u
+/* A reader that has caught up in a stream steps back for a moment, so that the writer's cache lines are not
+ * pulled from under it. At most this many pauses (about 2 us); measured, see docs/performance.md. */
+#define BACKOFF_MAX 128u
+#define BACKOFF_PROBE 8u
+#define BACKOFF_PROBE_EVERY 32u
+/* Adaptive polling: a sleep and its wake cost about this much CPU and latency, so polling longer never pays. */
+#define SLEEP_COST_NS UINT64_C(20000)
+#define WAKE_COST_NS  UINT64_C(8000)
+#define EXPECTED_MAX_NS UINT64_C(200000)
+#define SPIN_PROBE_EVERY 64u
+#define SPIN_BLIND 32 /* looks between two looks at the clock */
+
+static inline void relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Drop lanes that were read to their end. */
+static void sweep(struct ipc_subscription *sub) {
+    for (unsigned i = 0; i < sub->lane_count;) {
+        struct sub_lane *lane = sub->lanes[i];
+        struct lane_record record;
+        if (lane->left && lane->held == 0 && (lane->broken || lane_reader_peek(&lane->reader, &record) <= 0))
+            subscription_drop(sub, i);
+        else
+            i++;
+    }
+    if (sub->current >= sub->lane_count)
+        sub->current = 0;
+}
+
+static int find_on(struct ipc_subscription *sub, struct sub_lane *candidate, struct lane_record *record,
+                   struct sub_lane **lane) {
+    if (__builtin_expect(candidate->broken, 0))
+        return 0;
+    int result = lane_reader_peek(&candidate->reader, record);
+    if (__builtin_expect(result < 0, 0)) {
+        subscription_break(sub, candidate, result == -ESTALE ? IPC_REASON_SLOW : IPC_REASON_CORRUPT);
+        return 0;
+    }
+    *lane = candidate;
+    return result;
+}
+
+int subscription_find(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane) {
+    if (__builtin_expect(handle_has_mail(&sub->handle), 0))
+        subscription_news(sub);
+    unsigned count = sub->lane_count;
+    if (__builtin_expect(count == 0, 0))
+        return 0;
+    if (sub->burst < BURST_MAX || count == 1) {
+        if (find_on(sub, sub->lanes[sub->current], record, lane) > 0) {
+            sub->burst++;
+            return 1;
+        }
+    }
+    unsigned at = sub->current;
+    for (unsigned i = 0; i < count && count > 1; i++) {
+        at = at + 1 < count ? at + 1 : 0;
+        if (find_on(sub, sub->lanes[at], record, lane) > 0) {
+            sub->current = at;
+            sub->burst = 1;
+            return 1;
+        }
+    }
+    if (__builtin_expect(sub->left_count > 0 && !sub->keep, 0))
+        sweep(sub);
+    return 0;
+}
+
+/* Nothing there: learn how far to step back. A stream shows itself by more than one record per look. */
+static void step_back(struct ipc_subscription *sub) {
+    uint32_t run = sub->run;
+    sub->run = 0;
+    if (run >= 2) {
+        sub->backoff = sub->backoff ? 2 * sub->backoff : BACKOFF_PROBE / 2;
+        if (sub->backoff > BACKOFF_MAX)
+            sub->backoff = BACKOFF_MAX;
+    } else if (run == 1) {
+        sub->backoff /= 2;
+        if (++sub->probe >= BACKOFF_PROBE_EVERY) {
+            sub->probe = 0;
+            sub->backoff = BACKOFF_PROBE;
+        }
+    } else {
+        relax();
+        return;
+    }
+    for (uint32_t i = 0; i < sub->backoff; i++)
+        relax();
+}
+
+/* For how long to poll before going to sleep. */
+static uint64_t spin_budget(struct ipc_subscription *sub) {
+    if (sub->spin_max_ns == IPC_FOREVER)
+        return LANE_NEVER;
+    if (sub->spin_max_ns >= 0)
+        return (uint64_t)sub->spin_max_ns;
+    if (sub->expected_ns <= SLEEP_COST_NS)
+        return 2 * SLEEP_COST_NS;
+    return ++sub->spins % SPIN_PROBE_EVERY == 0 ? SLEEP_COST_NS : 0;
+}
+
+/* Remember how long a wait took; a sleeper was woken later than its message came. */
+static void spin_learn(struct ipc_subscription *sub, uint64_t waited_ns, bool slept) {
+    if (slept)
+        waited_ns = waited_ns > WAKE_COST_NS ? waited_ns - WAKE_COST_NS : 0;
+    if (waited_ns > EXPECTED_MAX_NS)
+        waited_ns = EXPECTED_MAX_NS;
+    sub->expected_ns = sub->expected_ns - sub->expected_ns / 8 + waited_ns / 8;
+}
+
+static void arm_all(struct ipc_subscription *sub, bool bell) {
+    for (unsigned i = 0; i < sub->lane_count; i++) {
+        if (!sub->lanes[i]->broken)
+            lane_reader_arm(&sub->lanes[i]->reader, bell);
+        sub->lanes[i]->armed = true;
+    }
+}
+
+static void disarm_all(struct ipc_subscription *sub) {
+    for (unsigned i = 0; i < sub->lane_count; i++) {
+        lane_reader_disarm(&sub->lanes[i]->reader);
+        sub->lanes[i]->armed = false;
+    }
+}
+
+/* False: a lane joined after the others were armed. */
+static bool all_armed(const struct ipc_subscription *sub) {
+    for (unsigned i = 0; i < sub->lane_count; i++)
+        if (!sub->lanes[i]->armed)
+            return false;
+    return true;
+}
+
+static bool by_bell(const struct ipc_subscription *sub) {
+    return sub->bells_asked || sub->lane_count > IPC_WAIT_LANES_MAX ||
+           (sub->lane_count > 0 && !lane_has_waitv());
+}
+
+/* Arm every lane, then look again: what was committed before the barrier is seen, what comes after rings. */
+static int arm_and_look(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane, bool bell) {
+    arm_all(sub, bell);
+    lane_barrier(); /* pairs with lane_publish_fence() in lane_writer_ring() */
+#ifdef IPC_PLANT_NO_RELOOK
+    return 0;
+#endif
+    return subscription_find(sub, record, lane);
+}
+
+/* Make the descriptor quiet, unless there is something after all. */
+static int quiet(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane) {
+    uint64_t count;
+    (void)!read(sub->handle.self, &count, sizeof(count));
+    for (unsigned i = 0; i < sub->bell_count;) {
+        if (lane_bell_drain(sub->bells[i])) {
+            i++;
+            continue;
+        }
+        close(sub->bells[i]); /* its other end was shut down: ask for another */
+        sub->bells[i] = sub->bells[--sub->bell_count];
+        sub->bells_asked = false;
+    }
+    if (!sub->bells_asked)
+        subscription_bells(sub, NULL);
+    ipc_connection_dispatch(sub->handle.connection);
+    int result = arm_and_look(sub, record, lane, true);
+    if (result == 0 && handle_ended(&sub->handle))
+        result = -EPIPE;
+    if (result != 0 || !all_armed(sub))
+        (void)!write(sub->handle.self, &(uint64_t){1}, sizeof(uint64_t));
+    return result;
+}
+
+static int sleep_by_bell(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane,
+                         uint64_t deadline) {
+    int result = subscription_bells(sub, NULL);
+    if (result == 0)
+        result = quiet(sub, record, lane);
+    if (result != 0)
+        return result;
+    sub->sleeps++;
+    uint64_t now = lane_now();
+    uint64_t left = deadline > now ? deadline - now : 0;
+    struct timespec limit = {.tv_sec = (time_t)(left / 1000000000), .tv_nsec = (long)(left % 1000000000)};
+    struct pollfd wait = {.fd = sub->epoll, .events = POLLIN};
+    ppoll(&wait, 1, &limit, NULL);
+    return 0;
+}
+
+/* Sleep on the records that come next. Returns as subscription_find(). */
+static int sleep_by_futex(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane,
+                          uint64_t deadline) {
+    struct ipc_connection *connection = sub->handle.connection;
+    struct lane_word words[IPC_MAX_WAITV];
+    unsigned count = 0;
+    uint32_t news = atomic_load_explicit(&connection->news, memory_order_seq_cst);
+    int result = arm_and_look(sub, record, lane, false);
+    if (result == 0) {
+        bool quiet_lanes = all_armed(sub);
+        for (unsigned i = 0; i < sub->lane_count && quiet_lanes; i++) {
+            if (sub->lanes[i]->broken)
+                continue;
+            quiet_lanes = lane_reader_sleeps_on(&sub->lanes[i]->reader, &words[count].word, &words[count].value);
+            words[count++].private = false;
+        }
+        words[count++] = (struct lane_word){&connection->board->mail, sub->handle.mail_seen, false};
+        words[count++] = (struct lane_word){&connection->news, news, true};
+        if (quiet_lanes && sub->lane_count <= IPC_WAIT_LANES_MAX && !handle_ended(&sub->handle)) {
+            sub->sleeps++;
+            lane_sleep(words, count, deadline);
+        }
+    }
+    disarm_all(sub);
+    return result;
+}
+
+/* Look a while without looking at the clock. */
+static int spin_blind(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane) {
+    for (int i = 0; i < SPIN_BLIND; i++) {
+        int result = subscription_find(sub, record, lane);
+        if (result > 0)
+            return result;
+        relax();
+    }
+    return 0;
+}
+
+/* Poll until *now reaches `until`. */
+static int spin(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane, uint64_t until,
+                uint64_t *now) {
+    while (*now < until && !handle_ended(&sub->handle)) {
+        int result = spin_blind(sub, record, lane);
+        if (result > 0)
+            return result;
+        *now = lane_now();
+    }
+    return 0;
+}
+
+/* Nothing found, and not allowed to wait. */
+static int find_no_more(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane) {
+    int result = 0;
+    if (sub->bells_asked)
+        result = quiet(sub, record, lane);
+    else if (handle_ended(&sub->handle))
+        result = -EPIPE;
+    return result == 0 ? -EAGAIN : result;
+}
+
+int subscription_wait(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane,
+                      int64_t timeout_ns) {
+    step_back(sub);
+    int result = subscription_find(sub, record, lane);
+    if (result > 0)
+        return result;
+    if (timeout_ns == 0)
+        return find_no_more(sub, record, lane);
+
+    uint64_t budget = spin_budget(sub);
+    if (budget > 0 && spin_blind(sub, record, lane) > 0) {
+        sub->polls++;
+        spin_learn(sub, 0, false);
+        return 1;
+    }
+    const uint64_t start = lane_now();
+    const uint64_t deadline = timeout_ns < 0 ? LANE_NEVER : start + (uint64_t)timeout_ns;
+    uint64_t now = start;
+    uint64_t spin_until = budget < deadline - start ? start + budget : deadline;
+    bool slept = false;
+    while ((result = spin(sub, record, lane, spin_until, &now)) == 0) {
+        if (handle_ended(&sub->handle))
+            return subscription_find(sub, record, lane) > 0 ? 1 : -EPIPE;
+        if (now >= deadline)
+            return -ETIMEDOUT;
+        uint64_t net = now + IPC_NET_NS;
+        uint64_t until = deadline < net ? deadline : net;
+        result = by_bell(sub) ? sleep_by_bell(sub, record, lane, until) : sleep_by_futex(sub, record, lane, until);
+        slept = true;
+        now = lane_now();
+        if (result == 0) {
+            result = subscription_find(sub, record, lane);
+            sub->net += result > 0 && now >= net;
+        }
+        if (result != 0)
+            break;
+        spin_until = 0;
+        if (now >= net) /* a broker that was killed sends no mail */
+            ipc_connection_dispatch(sub->handle.connection);
+    }
+    if (result < 0)
+        return result;
+    sub->polls += !slept;
+    spin_learn(sub, now - start, slept);
+    return 1;
+}

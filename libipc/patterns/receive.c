@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Receiving: copied or in place, one or many; and the headers of what was received.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libipc/patterns/patterns.h"
+#include "proto/fields.h"
+
+static int scratch_reserve(struct ipc_subscription *sub, size_t size) {
+    if (sub->scratch_size + size <= sub->scratch_capacity)
+        return 0;
+    size_t capacity = 2 * (sub->scratch_size + size);
+    unsigned char *scratch = realloc(sub->scratch, capacity);
+    if (!scratch)
+        return -ENOMEM;
+    sub->scratch = scratch;
+    sub->scratch_capacity = capacity;
+    return 0;
+}
+
+/* The size of a record's header block, as far as it can be believed before the copy. */
+static int64_t block_size(const struct lane_record *record) {
+    if (__builtin_expect(!(record->flags & IPC_RECORD_HEADERS), 1))
+        return 0;
+    struct ipc_record_headers headers;
+    if (record->size < sizeof(headers))
+        return -EPROTO;
+    lane_copy_out(&headers, record->body, sizeof(headers));
+    return ipc_fields_block_check(&headers, record->size);
+}
+
+static void describe(struct ipc_message *message, const struct sub_lane *lane, const struct lane_record *record,
+                     const void *data, size_t size) {
+    message->data = data;
+    message->size = size;
+    message->sequence = record->sequence;
+    message->lost = lane->reader.just_lost;
+    message->timestamp_ns = 0;
+    message->topic = lane->topic;
+    message->sender = &lane->sender;
+    message->content_type = NULL;
+    message->fields = NULL;
+    message->fields_size = 0;
+}
+
+/* Room behind a copied header block for a terminated content type. */
+#define BLOCK_EXTRA 264u
+
+/* What headers tell that has a place of its own in the message. The block is a private copy, with BLOCK_EXTRA
+ * bytes behind it. */
+static void describe_fields(struct ipc_message *message, unsigned char *block, size_t size) {
+    struct ipc_field field;
+    size_t position = 0;
+    message->fields = block;
+    message->fields_size = size;
+    while (ipc_field_next(block, size, &position, &field) > 0) {
+        if (field.kind == IPC_FIELD_TIMESTAMP && field.value_size == sizeof(uint64_t)) {
+            memcpy(&message->timestamp_ns, field.value, sizeof(uint64_t));
+        } else if (field.kind == IPC_FIELD_CONTENT_TYPE && field.value_size < 256) {
+            char *text = (char *)block + size;
+            memcpy(text, field.value, field.value_size);
+            text[field.value_size] = '\0';
+            message->content_type = text;
+        }
+    }
+}
+
+/* Copy the record that was found. Returns the payload's size; -EMSGSIZE; 1 in *again if it was overwritten. */
+static ssize_t copy_record(struct ipc_subscription *sub, struct sub_lane *lane, const struct lane_record *record,
+                           void *buffer, size_t capacity, int64_t *block, bool *again) {
+    struct lane_reader *reader = &lane->reader;
+    *again = false;
+    *block = block_size(record);
+    if (__builtin_expect(*block < 0, 0)) {
+        if (lane_reader_check(reader))
+            return -EPROTO;
+        *again = true;
+        return 0;
+    }
+    size_t size = record->size - (size_t)*block;
+    if (__builtin_expect(size > capacity, 0)) {
+        *again = !lane_reader_check(reader);
+        return *again ? 0 : -EMSGSIZE;
+    }
+    if (__builtin_expect(*block > 0, 0)) {
+        if (scratch_reserve(sub, (size_t)*block + BLOCK_EXTRA) < 0)
+            return -ENOMEM;
+        lane_copy_out(sub->scratch + sub->scratch_size, record->body, (size_t)*block);
+    }
+    lane_copy_out(buffer, record->body + *block, size);
+    *again = !lane_reader_check(reader);
+    return (ssize_t)size;
+}
+
+ssize_t ipc_subscription_receive(ipc_subscription *sub, void *buffer, size_t capacity, struct ipc_message *message,
+                                 int64_t timeout_ns) {
+    if (__builtin_expect(!sub || (!buffer && capacity), 0))
+        return -EINVAL;
+    int result = handle_enter(&sub->handle);
+    if (__builtin_expect(result < 0, 0))
+        return result;
+    sub->scratch_size = 0;
+    for (;;) {
+        struct lane_record record;
+        struct sub_lane *lane;
+        result = subscription_find(sub, &record, &lane);
+        if (result == 0)
+            result = subscription_wait(sub, &record, &lane, timeout_ns);
+        if (__builtin_expect(result < 0, 0))
+            return result;
+        int64_t block;
+        bool again;
+        ssize_t size = copy_record(sub, lane, &record, buffer, capacity, &block, &again);
+        if (__builtin_expect(again, 0))
+            continue;
+        if (__builtin_expect(size == -EPROTO, 0)) {
+            subscription_break(sub, lane, IPC_REASON_CORRUPT);
+            continue;
+        }
+        if (message) {
+            describe(message, lane, &record, buffer, record.size - (size_t)(block > 0 ? block : 0));
+            if (__builtin_expect(block > 0 && size >= 0, 0))
+                describe_fields(message, sub->scratch, (size_t)block);
+        }
+        if (__builtin_expect(size < 0, 0))
+            return size;
+        lane_reader_advance(&lane->reader, &record);
+        sub->run++;
+        sub->received++;
+        return size;
+    }
+}
+
+ssize_t ipc_subscription_receive_batch(ipc_subscription *sub, void *buffer, size_t capacity,
+                                       struct ipc_message *messages, size_t count, int64_t timeout_ns) {
+    if (!sub || !buffer || !messages || count == 0)
+        return -EINVAL;
+    int result = handle_enter(&sub->handle);
+    if (result < 0)
+        return result;
+    sub->scratch_size = 0;
+    unsigned char *at = buffer;
+    size_t n = 0;
+    while (n < count) {
+        struct lane_record record;
+        struct sub_lane *lane;
+        sub->keep = n > 0;
+        result = subscription_find(sub, &record, &lane);
+        sub->keep = false;
+        if (result == 0) {
+            if (n > 0)
+                break;
+            result = subscription_wait(sub, &record, &lane, timeout_ns);
+        }
+        if (result < 0)
+            return result;
+        int64_t block;
+        bool again;
+        ssize_t size = copy_record(sub, lane, &record, at, capacity, &block, &again);
+        if (again)
+            continue;
+        if (size == -EPROTO) {
+            subscription_break(sub, lane, IPC_REASON_CORRUPT);
+            continue;
+        }
+        if (size == -EMSGSIZE && n > 0)
+            break;
+        describe(&messages[n], lane, &record, at, record.size - (size_t)(block > 0 ? block : 0));
+        if (size < 0)
+            return n ? (ssize_t)n : size;
+        if (block > 0) { /* an offset for now: the scratch memory may still move */
+            messages[n].fields_size = (size_t)block;
+            messages[n].fields = (const void *)(uintptr_t)sub->scratch_size;
+            sub->scratch_size += ((size_t)block + BLOCK_EXTRA + 7) & ~(size_t)7;
+        }
+        size_t taken = ((size_t)size + 7) & ~(size_t)7;
+        at += taken < capacity ? taken : capacity;
+        capacity -= taken < capacity ? taken : capacity;
+        lane_reader_advance(&lane->reader, &record);
+        sub->run++;
+        n++;
+    }
+    for (size_t i = 0; i < n; i++)
+        if (messages[i].fields_size)
+            describe_fields(&messages[i], sub->scratch + (uintptr_t)messages[i].fields, messages[i].fields_size);
+    sub->received += n;
+    return (ssize_t)n;
+}
+
+/* Show a record in place. Headers are copied; so is the payload if the writer has not admitted us yet (it does so
+ * when it is next in the library), since it may overwrite what it does not know that we hold. Returns 1 if it just
+ * did. */
+static int hold(struct ipc_subscription *sub, struct sub_lane *lane, const struct lane_record *record,
+                struct ipc_message *message) {
+    bool in_place = lane_reader_in_place(&lane->reader);
+    int64_t block = block_size(record);
+    if (block < 0)
+        return lane_reader_check(&lane->reader) ? -EPROTO : 1;
+    size_t size = record->size - (size_t)block;
+    unsigned char *copy = NULL;
+    const unsigned char *payload = record->body + block;
+    if (block > 0 || !in_place) {
+        copy = malloc((size_t)block + BLOCK_EXTRA + (in_place ? 0 : size));
+        if (!copy)
+            return -ENOMEM;
+        lane_copy_out(copy, record->body, (size_t)block);
+        if (!in_place) {
+            lane_copy_out(copy + block + BLOCK_EXTRA, payload, size);
+            payload = copy + block + BLOCK_EXTRA;
+        }
+        if (!lane_reader_check(&lane->reader)) {
+            free(copy);
+            return 1;
+        }
+    }
+    describe(message, lane, record, payload, size);
+    if (block > 0)
+        describe_fields(message, copy, (size_t)block);
+    lane_reader_hold(&lane->reader, record);
+    lane->held++;
+    sub->held[sub->held_head++ % HELD_MAX] = (struct held){.lane = lane, .next = record->next, .copy = copy};
+    return 0;
+}
+
+ssize_t ipc_subscription_take(ipc_subscription *sub, struct ipc_message *messages, size_t count, int64_t timeout_ns) {
+    if (!sub || !messages || count == 0)
+        return -EINVAL;
+    int result = handle_enter(&sub->handle);
+    if (result < 0)
+        return result;
+    if (sub->slow != IPC_SLOW_BLOCK)
+        return -EOPNOTSUPP;
+    if (!sub->held && !(sub->held = calloc(HELD_MAX, sizeof(*sub->held))))
+        return -ENOMEM;
+    if (sub->held_head - sub->held_tail == HELD_MAX)
+        return -EBUSY;
+    size_t n = 0;
+    while (n < count && sub->held_head - sub->held_tail < HELD_MAX) {
+        struct lane_record record;
+        struct sub_lane *lane;
+        result = subscription_find(sub, &record, &lane);
+        if (result == 0) {
+            if (n > 0)
+                break;
+            result = subscription_wait(sub, &record, &lane, timeout_ns);
+        }
+        if (result > 0)
+            result = hold(sub, lane, &record, &messages[n]);
+        if (result == 0) {
+            sub->run++;
+            n++;
+        } else if (result == -EPROTO) {
+            subscription_break(sub, lane, IPC_REASON_CORRUPT);
+        } else if (result < 0) {
+            break;
+        }
+    }
+    sub->received += n;
+    return n ? (ssize_t)n : result;
+}
+
+int ipc_subscription_release(ipc_subscription *sub, size_t count) {
+    if (!sub)
+        return -EINVAL;
+    int result = handle_enter(&sub->handle);
+    if (result < 0)
+        return result;
+    if (count > sub->held_head - sub->held_tail)
+        return -EINVAL;
+    for (size_t i = 0; i < count; i++) {
+        struct held *held = &sub->held[sub->held_tail++ % HELD_MAX];
+        held->lane->held--;
+        if (!held->lane->broken)
+            lane_reader_release(&held->lane->reader, held->next);
+        free(held->copy);
+        held->copy = NULL;
+    }
+    return 0;
+}
+
+int ipc_message_next_header(const struct ipc_message *message, size_t *position, const char **name,
+                            size_t *name_size, const void **value, size_t *value_size) {
+    if (!message || !position || !name || !name_size || !value || !value_size)
+        return -EINVAL;
+    struct ipc_field field;
+    while (message->fields && ipc_field_next(message->fields, message->fields_size, position, &field) > 0) {
+        if (field.kind != IPC_FIELD_USER)
+            continue;
+        *name = field.name;
+        *name_size = field.name_size;
+        *value = field.value;
+        *value_size = field.value_size;
+        return 1;
+    }
+    return 0;
+}
+
+int ipc_message_header(const struct ipc_message *message, const char *name, const void **value, size_t *value_size) {
+    if (!name)
+        return -EINVAL;
+    size_t position = 0, found_size, wanted = strlen(name);
+    const char *found;
+    int result;
+    while ((result = ipc_message_next_header(message, &position, &found, &found_size, value, value_size)) > 0)
+        if (found_size == wanted && memcmp(found, name, wanted) == 0)
+            return 0;
+    return result < 0 ? result : -ENOENT;
+}

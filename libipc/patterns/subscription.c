@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Subscriptions: opening, closing, descriptors, counts.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "libipc/lane/segment.h"
+#include "libipc/patterns/patterns.h"
+#include "proto/name.h"
+
+struct ipc_subscription *subscription_of(struct handle *handle) {
+    return (struct ipc_subscription *)((char *)handle - offsetof(struct ipc_subscription, handle));
+}
+
+int ipc_subscription_open(ipc_subscription **ret, ipc_connection *connection, const char *pattern,
+                          const struct ipc_subscription_options *options, struct ipc_error *error) {
+    const struct ipc_subscription_options defaults = IPC_SUBSCRIPTION_OPTIONS_INIT;
+    if (!ret || !connection)
+        return error_set(error, -EINVAL, "ret or connection is NULL");
+    if (guard_foreign(connection))
+        return error_set(error, -ECHILD, "the connection belongs to the parent process: open one of your own");
+    const char *fault = ipc_name_check(pattern, true);
+    if (fault)
+        return error_set(error, -EINVAL, "bad topic pattern \"%.100s\": %s", pattern ? pattern : "", fault);
+    if (!options)
+        options = &defaults;
+    if (options->size != sizeof(*options))
+        return error_set(error, -EINVAL, "the options do not start from IPC_SUBSCRIPTION_OPTIONS_INIT");
+    if ((unsigned)options->start > IPC_START_OLDEST || (unsigned)options->slow > IPC_SLOW_DISCONNECT)
+        return error_set(error, -EINVAL, "start %d or slow %d is not known", (int)options->start, (int)options->slow);
+    if (options->flags & ~(IPC_SUBSCRIPTION_SELF | IPC_SUBSCRIPTION_TAP))
+        return error_set(error, -EINVAL, "flags 0x%x are not known", options->flags);
+    bool tap = (options->flags & IPC_SUBSCRIPTION_TAP) != 0;
+    if (tap && options->slow == IPC_SLOW_BLOCK)
+        return error_set(error, -EINVAL, "a tap never blocks a publisher: choose another policy for slow readers");
+
+    struct ipc_subscription *sub = calloc(1, sizeof(*sub));
+    if (!sub)
+        return error_set(error, -ENOMEM, "out of memory");
+    sub->handle.connection = connection;
+    sub->handle.subscription = true;
+    sub->handle.self = -1;
+    sub->epoll = -1;
+    sub->start = options->start;
+    sub->slow = options->slow;
+    sub->spin_max_ns = options->spin_max_ns;
+
+    Ipc__Control__Subscribe message = IPC__CONTROL__SUBSCRIBE__INIT;
+    message.pattern = (char *)(uintptr_t)pattern;
+    message.start = (Ipc__Control__Start)options->start;
+    message.slow = (Ipc__Control__Slow)options->slow;
+    message.self = (options->flags & IPC_SUBSCRIPTION_SELF) != 0;
+    message.tap = tap;
+    const ProtobufCMessage *reply;
+    int result = request(connection, IPC__CONTROL__TYPE__SUBSCRIBE, &message.base, IPC__CONTROL__TYPE__SUBSCRIBED,
+                         &reply, NULL, error);
+    if (result < 0) {
+        free(sub);
+        return result;
+    }
+    const Ipc__Control__Subscribed *subscribed = (const void *)reply;
+    sub->handle.id = subscribed->subscription;
+    handle_add(connection, &sub->handle);
+    bool join = connection->epoll >= 0;
+    request_done(connection);
+    *ret = sub;
+    return join && (result = patterns_join_descriptors(connection)) < 0 ? result : 0;
+}
+
+ipc_subscription *ipc_subscription_close(ipc_subscription *sub) {
+    if (!sub)
+        return NULL;
+    struct ipc_connection *connection = sub->handle.connection;
+    bool foreign = guard_foreign(connection);
+    if (!foreign) {
+        /* Out of the table first: notices that come now are answered by the pump. */
+        pthread_mutex_lock(&connection->lock);
+        handle_remove(connection, &sub->handle);
+        if (connection->epoll >= 0 && sub->epoll >= 0)
+            epoll_ctl(connection->epoll, EPOLL_CTL_DEL, sub->epoll, NULL);
+        pump_unlock(connection);
+    } else {
+        handle_remove(connection, &sub->handle);
+    }
+    for (; sub->held_tail != sub->held_head; sub->held_tail++)
+        free(sub->held[sub->held_tail % HELD_MAX].copy);
+    while (sub->lane_count)
+        subscription_drop(sub, sub->lane_count - 1);
+    struct notice *next;
+    for (struct notice *notice = inbox_take(&sub->handle); notice; notice = next) {
+        next = notice->next;
+        if (foreign) {
+            free(notice);
+            continue;
+        }
+        pthread_mutex_lock(&connection->lock);
+        notice_free(connection, notice);
+        pump_unlock(connection);
+    }
+    if (!foreign) {
+        Ipc__Control__Unsubscribe message = IPC__CONTROL__UNSUBSCRIBE__INIT;
+        message.subscription = sub->handle.id;
+        const ProtobufCMessage *reply;
+        if (request(connection, IPC__CONTROL__TYPE__UNSUBSCRIBE, &message.base, IPC__CONTROL__TYPE__DONE, &reply,
+                    NULL, NULL) == 0)
+            request_done(connection);
+    }
+    for (unsigned i = 0; i < sub->bell_count; i++)
+        close(sub->bells[i]);
+    if (sub->epoll >= 0)
+        close(sub->epoll);
+    if (sub->handle.self >= 0)
+        close(sub->handle.self);
+    free(sub->bells);
+    free(sub->lanes);
+    free(sub->held);
+    free(sub->scratch);
+    free(sub);
+    return NULL;
+}
+
+/* The set of descriptors behind the user's: the socket, what other threads of this process have to tell, and the
+ * bells. It starts readable: nothing is armed yet. */
+static int make_descriptor(struct ipc_subscription *sub) {
+    struct epoll_event event = {.events = EPOLLIN};
+    int set = epoll_create1(EPOLL_CLOEXEC);
+    if (set < 0)
+        return -errno;
+    int self = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (self < 0 || epoll_ctl(set, EPOLL_CTL_ADD, sub->handle.connection->socket, &event) < 0 ||
+        epoll_ctl(set, EPOLL_CTL_ADD, self, &event) < 0) {
+        int result = -errno;
+        if (self >= 0)
+            close(self);
+        close(set);
+        return result;
+    }
+    sub->epoll = set;
+    sub->handle.self = self;
+    return 0;
+}
+
+int subscription_bells(struct ipc_subscription *sub, struct ipc_error *error) {
+    if (sub->bells_asked)
+        return 0;
+    struct ipc_connection *connection = sub->handle.connection;
+    pthread_mutex_lock(&connection->lock);
+    int result = sub->epoll >= 0 ? 0 : make_descriptor(sub);
+    pump_unlock(connection);
+    if (result < 0)
+        return error_set(error, result, "cannot make a descriptor to wait on: %s", strerror(-result));
+    Ipc__Control__Bell message = IPC__CONTROL__BELL__INIT;
+    message.subscription = sub->handle.id;
+    const ProtobufCMessage *reply;
+    result = request(connection, IPC__CONTROL__TYPE__BELL, &message.base, IPC__CONTROL__TYPE__DONE, &reply, NULL,
+                     error);
+    if (result < 0)
+        return result;
+    request_done(connection);
+    sub->bells_asked = true;
+    return 0;
+}
+
+int ipc_subscription_fd(ipc_subscription *sub) {
+    if (!sub)
+        return -EINVAL;
+    int result = handle_enter(&sub->handle);
+    if (result == 0)
+        result = subscription_bells(sub, NULL);
+    return result < 0 ? result : sub->epoll;
+}
+
+int patterns_join_descriptors(struct ipc_connection *connection) {
+    pthread_mutex_lock(&connection->lock);
+    int result = connection->epoll;
+    struct handle *handle = connection->handles;
+    pump_unlock(connection);
+    /* Handles are opened and closed by threads that do not run now, or the caller's own: see the header. */
+    for (; handle && result >= 0; handle = handle->next) {
+        if (!handle->subscription)
+            continue;
+        int fd = ipc_subscription_fd(subscription_of(handle));
+        struct epoll_event event = {.events = EPOLLIN};
+        if (fd < 0)
+            result = fd;
+        else if (epoll_ctl(connection->epoll, EPOLL_CTL_ADD, fd, &event) < 0 && errno != EEXIST)
+            result = -errno;
+    }
+    return result;
+}
+
+int ipc_subscription_wait_writers(ipc_subscription *sub, unsigned count, int64_t timeout_ns) {
+    if (!sub)
+        return -EINVAL;
+    int result = handle_enter(&sub->handle);
+    if (result < 0)
+        return result;
+    struct ipc_connection *connection = sub->handle.connection;
+    uint64_t deadline = lane_deadline(timeout_ns);
+    for (;;) {
+        uint32_t news = atomic_load_explicit(&connection->news, memory_order_seq_cst);
+        if (handle_has_mail(&sub->handle))
+            subscription_news(sub);
+        unsigned writers = sub->lane_count - sub->left_count;
+        if (writers >= count)
+            return (int)writers;
+        if (handle_ended(&sub->handle))
+            return -EPIPE;
+        uint64_t now = lane_now();
+        if (now >= deadline)
+            return -ETIMEDOUT;
+        struct lane_word words[] = {{&connection->board->mail, sub->handle.mail_seen, false},
+                                    {&connection->news, news, true}};
+        uint64_t net = now + IPC_NET_NS;
+        if (lane_sleep(words, 2, deadline < net ? deadline : net) == -ETIMEDOUT)
+            ipc_connection_dispatch(connection);
+    }
+}
+
+int ipc_subscription_stats(ipc_subscription *sub, struct ipc_subscription_stats *ret) {
+    if (!sub || !ret)
+        return -EINVAL;
+    int result = handle_enter(&sub->handle);
+    if (result < 0)
+        return result;
+    *ret = (struct ipc_subscription_stats){.received = sub->received,
+                                           .lost = sub->lost_departed,
+                                           .sleeps = sub->sleeps,
+                                           .polls = sub->polls,
+                                           .net = sub->net,
+                                           .writers = sub->lane_count - sub->left_count};
+    for (unsigned i = 0; i < sub->lane_count; i++)
+        ret->lost += sub->lanes[i]->reader.lost;
+    return 0;
+}

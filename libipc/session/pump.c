@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The pump: what the core says, from the socket to the handles. The core is trusted, but it may be another
+ * version: what does not make sense ends the session.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "libipc/lane/segment.h"
+#include "libipc/session/receive.h"
+#include "libipc/session/session.h"
+
+void segment_unref(struct ipc_connection *connection, struct segment_ref *segment) {
+    if (!segment || --segment->references > 0)
+        return;
+    struct segment_ref **at = &connection->segments;
+    while (*at != segment)
+        at = &(*at)->next;
+    *at = segment->next;
+    lane_segment_unmap(segment->segment, IPC_SEGMENT_CELLS, 0);
+    free(segment);
+}
+
+/* The cells segment of that id, mapped from *fd unless we have it. Own ones stay for the life of the session. */
+static struct segment_ref *segment_get(struct ipc_connection *connection, uint64_t id, int fd, bool own) {
+    struct segment_ref *segment = connection->segments;
+    while (segment && (segment->id != id || segment->own != own))
+        segment = segment->next;
+    if (!segment) {
+        segment = calloc(1, sizeof(*segment));
+        if (!segment || fd < 0 || lane_segment_map(&segment->segment, fd, IPC_SEGMENT_CELLS, 0, own) < 0) {
+            free(segment);
+            return NULL;
+        }
+        segment->id = id;
+        segment->own = own;
+        segment->references = own ? 1 : 0;
+        segment->next = connection->segments;
+        connection->segments = segment;
+    }
+    segment->references++;
+    return segment;
+}
+
+void notice_free(struct ipc_connection *connection, struct notice *notice) {
+    if (notice->bell >= 0)
+        close(notice->bell);
+    lane_segment_unmap(notice->lane, IPC_SEGMENT_LANE, notice->ring_size);
+    segment_unref(connection, notice->cells);
+    free(notice);
+}
+
+struct notice *inbox_take(struct handle *handle) {
+    struct notice *stack = atomic_exchange_explicit(&handle->inbox, NULL, memory_order_acquire);
+    struct notice *oldest = NULL;
+    while (stack) {
+        struct notice *next = stack->next;
+        stack->next = oldest;
+        oldest = stack;
+        stack = next;
+    }
+    return oldest;
+}
+
+static void inbox_put(struct handle *handle, struct notice *notice) {
+    struct notice *top = atomic_load_explicit(&handle->inbox, memory_order_relaxed);
+    do
+        notice->next = top;
+    while (!atomic_compare_exchange_weak_explicit(&handle->inbox, &top, notice, memory_order_release,
+                                                  memory_order_relaxed));
+    atomic_fetch_add_explicit(&handle->connection->news, 1, memory_order_seq_cst);
+    lane_wake(&handle->connection->news, true);
+    if (handle->self >= 0)
+        (void)!write(handle->self, &(uint64_t){1}, sizeof(uint64_t));
+}
+
+/* Send now if nothing waits, else keep it. Confirms are the only thing that is kept, at most one per notice that
+ * the core has sent, so the core bounds the outbox. */
+static void send_or_keep(struct ipc_connection *connection, const void *packet, size_t size) {
+    if (connection->outbox_size == 0 &&
+        send(connection->socket, packet, size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size)
+        return;
+    size_t needed = connection->outbox_size + sizeof(uint32_t) + size;
+    if (needed > connection->outbox_capacity) {
+        unsigned char *grown = realloc(connection->outbox, 2 * needed);
+        if (!grown) {
+            pump_end(connection, IPC_REASON_LIMIT);
+            return;
+        }
+        connection->outbox = grown;
+        connection->outbox_capacity = 2 * needed;
+    }
+    uint32_t size32 = (uint32_t)size;
+    memcpy(connection->outbox + connection->outbox_size, &size32, sizeof(size32));
+    memcpy(connection->outbox + connection->outbox_size + sizeof(size32), packet, size);
+    connection->outbox_size = needed;
+}
+
+static void outbox_flush(struct ipc_connection *connection) {
+    size_t sent = 0;
+    while (sent < connection->outbox_size) {
+        uint32_t size;
+        memcpy(&size, connection->outbox + sent, sizeof(size));
+        const unsigned char *packet = connection->outbox + sent + sizeof(size);
+        if (send(connection->socket, packet, size, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+            break;
+        sent += sizeof(size) + size;
+    }
+    memmove(connection->outbox, connection->outbox + sent, connection->outbox_size - sent);
+    connection->outbox_size -= sent;
+}
+
+static void confirm_locked(struct ipc_connection *connection, uint16_t notice, uint64_t pairing, int result) {
+    Ipc__Control__Confirm confirm = IPC__CONTROL__CONFIRM__INIT;
+    confirm.notice = (Ipc__Control__Type)notice;
+    confirm.pairing = pairing;
+    confirm.result = result;
+    unsigned char packet[128];
+    int size = ipc_frame_pack(packet, sizeof(packet), IPC__CONTROL__TYPE__CONFIRM, 0, &confirm.base);
+    send_or_keep(connection, packet, (size_t)size);
+}
+
+void pump_confirm(struct ipc_connection *connection, uint16_t notice, uint64_t pairing, int result) {
+    pthread_mutex_lock(&connection->lock);
+    confirm_locked(connection, notice, pairing, result);
+    pump_unlock(connection);
+}
+
+void pump_detach(struct ipc_connection *connection, uint64_t pairing, unsigned reason) {
+    Ipc__Control__Detach detach = IPC__CONTROL__DETACH__INIT;
+    detach.pairing = pairing;
+    detach.reason = (Ipc__Control__Reason)reason;
+    unsigned char packet[128];
+    int size = ipc_frame_pack(packet, sizeof(packet), IPC__CONTROL__TYPE__DETACH, 0, &detach.base);
+    pthread_mutex_lock(&connection->lock);
+    send_or_keep(connection, packet, (size_t)size);
+    pump_unlock(connection);
+}
+
+void pump_end(struct ipc_connection *connection, unsigned reason) {
+    if (atomic_load_explicit(&connection->ended, memory_order_relaxed))
+        return;
+    atomic_store_explicit(&connection->ended, reason ? reason : IPC_REASON_SHUTDOWN, memory_order_release);
+    event_add(connection, IPC_EVENT_ENDED, reason, &connection->identity, "");
+    for (struct handle *handle = connection->handles; handle; handle = handle->next)
+        if (handle->self >= 0)
+            (void)!write(handle->self, &(uint64_t){1}, sizeof(uint64_t));
+    atomic_fetch_add_explicit(&connection->news, 1, memory_order_seq_cst);
+    lane_wake(&connection->news, true);
+}
+
+static void copy_peer(struct ipc_peer *to, const Ipc__Control__Peer *from) {
+    *to = (struct ipc_peer){0};
+    if (!from)
+        return;
+    to->session = from->session;
+    to->uid = from->uid;
+    to->gid = from->gid;
+    to->pid = from->pid;
+    snprintf(to->name, sizeof(to->name), "%s", from->name);
+}
+
+static struct handle *handle_find(struct ipc_connection *connection, uint64_t id, bool subscription) {
+    struct handle *handle = connection->handles;
+    while (handle && (handle->id != id || handle->subscription != subscription))
+        handle = handle->next;
+    return handle;
+}
+
+static int take_fd(int *fds, unsigned *count) {
+    for (unsigned i = 0; i < *count; i++) {
+        if (fds[i] >= 0) {
+            int fd = fds[i];
+            fds[i] = -1;
+            return fd;
+        }
+    }
+    return -1;
+}
+
+/* Give a notice to its handle, or let go of it if the handle has left. */
+static void deliver(struct ipc_connection *connection, struct handle *handle, struct notice *notice) {
+    if (handle) {
+        inbox_put(handle, notice);
+        return;
+    }
+    confirm_locked(connection, notice->type, notice->pairing, 0);
+    notice_free(connection, notice);
+}
+
+static void on_reader_add(struct ipc_connection *connection, struct notice *notice,
+                          const Ipc__Control__ReaderAdd *message, int *fds, unsigned fd_count) {
+    *notice = (struct notice){.type = IPC__CONTROL__TYPE__READER_ADD,
+                              .pairing = message->pairing,
+                              .lane_id = message->lane,
+                              .slot = message->slot,
+                              .cell = message->cell,
+                              .start = message->start,
+                              .slow = message->slow,
+                              .tap = message->tap,
+                              .fence = message->fence,
+                              .bell = -1};
+    copy_peer(&notice->peer, message->peer);
+    int fd = take_fd(fds, &fd_count);
+    if (message->bell)
+        notice->bell = take_fd(fds, &fd_count);
+    bool sane = message->slot < IPC_LANE_SLOTS && message->cell < IPC_CELLS_PER_SEGMENT;
+    if (sane)
+        notice->cells = segment_get(connection, message->cells, fd, false);
+    if (fd >= 0)
+        close(fd);
+    if (!notice->cells) {
+        confirm_locked(connection, notice->type, notice->pairing, sane ? -ENOMEM : -EPROTO);
+        notice_free(connection, notice);
+        return;
+    }
+    confirm_locked(connection, notice->type, notice->pairing, 1);
+    deliver(connection, handle_find(connection, notice->lane_id, false), notice);
+}
+
+static void on_lane_add(struct ipc_connection *connection, struct notice *notice,
+                        const Ipc__Control__LaneAdd *message, int *fds, unsigned fd_count) {
+    *notice = (struct notice){.type = IPC__CONTROL__TYPE__LANE_ADD,
+                              .pairing = message->pairing,
+                              .lane_id = message->lane,
+                              .slot = message->slot,
+                              .cell = message->cell,
+                              .ring_size = message->ring_size,
+                              .ended = message->ended,
+                              .fence = message->fence,
+                              .bell = -1};
+    copy_peer(&notice->peer, message->peer);
+    snprintf(notice->topic, sizeof(notice->topic), "%s", message->topic);
+    int lane_fd = take_fd(fds, &fd_count);
+    int cells_fd = message->cells_new ? take_fd(fds, &fd_count) : -1;
+    if (message->bell_new)
+        notice->bell = take_fd(fds, &fd_count);
+    struct handle *handle = handle_find(connection, message->subscription, true);
+    bool sane = message->slot < IPC_LANE_SLOTS && message->cell < IPC_CELLS_PER_SEGMENT;
+    int result = sane ? 0 : -EPROTO;
+    if (sane && handle) {
+        notice->cells = segment_get(connection, message->cells, cells_fd, true);
+        result = notice->cells ? lane_segment_map(&notice->lane, lane_fd, IPC_SEGMENT_LANE, notice->ring_size, false)
+                               : -ENOMEM;
+    }
+    if (lane_fd >= 0)
+        close(lane_fd);
+    if (cells_fd >= 0)
+        close(cells_fd);
+    confirm_locked(connection, notice->type, notice->pairing, result);
+    if (result < 0 || !handle)
+        notice_free(connection, notice);
+    else
+        inbox_put(handle, notice);
+}
+
+static void on_simple(struct ipc_connection *connection, struct notice *notice, const struct ipc_frame *frame) {
+    *notice = (struct notice){.type = frame->type, .bell = -1};
+    struct handle *handle;
+    if (frame->type == IPC__CONTROL__TYPE__READER_DEL) {
+        const Ipc__Control__ReaderDel *message = (const void *)frame->message;
+        notice->pairing = message->pairing;
+        notice->reason = message->reason;
+        handle = handle_find(connection, message->lane, false);
+    } else {
+        const Ipc__Control__LaneDel *message = (const void *)frame->message;
+        notice->pairing = message->pairing;
+        notice->reason = message->reason;
+        handle = handle_find(connection, message->subscription, true);
+    }
+    deliver(connection, handle, notice);
+}
+
+/* One frame that is no reply. */
+static void dispatch(struct ipc_connection *connection, const struct ipc_frame *frame, int *fds, unsigned fd_count) {
+    if (frame->type == IPC__CONTROL__TYPE__ENDED) {
+        const Ipc__Control__Ended *message = (const void *)frame->message;
+        pump_end(connection, message->reason);
+        return;
+    }
+    if (frame->type == IPC__CONTROL__TYPE__NUDGE) {
+        for (struct handle *handle = connection->handles; handle; handle = handle->next)
+            if (handle->self >= 0)
+                (void)!write(handle->self, &(uint64_t){1}, sizeof(uint64_t));
+        return; /* the mail that came with it wakes the others */
+    }
+    struct notice *notice = calloc(1, sizeof(*notice));
+    if (!notice) {
+        pump_end(connection, IPC_REASON_LIMIT);
+        return;
+    }
+    if (frame->type == IPC__CONTROL__TYPE__READER_ADD)
+        on_reader_add(connection, notice, (const void *)frame->message, fds, fd_count);
+    else if (frame->type == IPC__CONTROL__TYPE__LANE_ADD)
+        on_lane_add(connection, notice, (const void *)frame->message, fds, fd_count);
+    else if (frame->type == IPC__CONTROL__TYPE__READER_DEL || frame->type == IPC__CONTROL__TYPE__LANE_DEL)
+        on_simple(connection, notice, frame);
+    else
+        free(notice); /* a notice of a later version */
+}
+
+int receive_frame(struct ipc_connection *connection, struct ipc_frame *frame, int *fds, unsigned *fd_count) {
+    union {
+        struct cmsghdr header;
+        unsigned char bytes[CMSG_SPACE(IPC_MAX_FRAME_FDS * sizeof(int))];
+    } control;
+    struct iovec iov = {.iov_base = connection->packet, .iov_len = sizeof(connection->packet)};
+    struct msghdr message = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+    *fd_count = 0;
+    ssize_t size;
+    do
+        size = recvmsg(connection->socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    while (size < 0 && errno == EINTR);
+    if (size < 0)
+        return errno == EAGAIN ? -EAGAIN : -EPIPE;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+            continue;
+        *fd_count = (unsigned)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        memcpy(fds, CMSG_DATA(c), *fd_count * sizeof(int));
+    }
+    if (size == 0)
+        return -EPIPE;
+    /* Descriptors are cut off when this process is out of them: what comes without them is refused one by one. */
+    if (message.msg_flags & MSG_TRUNC)
+        return -EPROTO;
+    return ipc_frame_unpack(frame, &connection->arena, connection->packet, (size_t)size) < 0 ? -EPROTO : 0;
+}
+
+void receive_dispatch(struct ipc_connection *connection, const struct ipc_frame *frame, int *fds, unsigned count) {
+    dispatch(connection, frame, fds, count);
+    receive_close(fds, count);
+}
+
+void receive_close(int *fds, unsigned count) {
+    for (unsigned i = 0; i < count; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+}
+
+static bool pump_once(struct ipc_connection *connection) {
+    struct ipc_frame frame;
+    int fds[IPC_MAX_FRAME_FDS];
+    unsigned count;
+    int result = receive_frame(connection, &frame, fds, &count);
+    if (result == 0) {
+        receive_dispatch(connection, &frame, fds, count);
+        return true;
+    }
+    receive_close(fds, count);
+    if (result != -EAGAIN)
+        pump_end(connection, result == -EPIPE ? IPC_REASON_SHUTDOWN : IPC_REASON_PROTOCOL);
+    return false;
+}
+
+void pump(struct ipc_connection *connection) {
+    uint64_t deadline = 0;
+    for (;;) {
+        uint32_t mail = atomic_load_explicit(&connection->board->mail, memory_order_seq_cst);
+        if (connection->outbox_size)
+            outbox_flush(connection);
+        while (!atomic_load_explicit(&connection->ended, memory_order_relaxed) && pump_once(connection))
+            ;
+        atomic_store_explicit(&connection->mail_pumped, mail, memory_order_seq_cst);
+        unsigned reason = atomic_load_explicit(&connection->board->ended, memory_order_acquire);
+        if (reason)
+            pump_end(connection, reason);
+        if (atomic_load_explicit(&connection->ended, memory_order_relaxed) ||
+            atomic_load_explicit(&connection->board->pending, memory_order_acquire) == 0)
+            return;
+        uint64_t now = lane_now();
+        if (deadline == 0)
+            deadline = now + PENDING_WAIT_NS;
+        struct pollfd wait = {.fd = connection->socket, .events = POLLIN};
+        if (now >= deadline || poll(&wait, 1, (int)((deadline - now) / 1000000) + 1) <= 0)
+            return;
+    }
+}
+
+uint32_t pump_try(struct ipc_connection *connection) {
+    uint32_t mail = atomic_load_explicit(&connection->board->mail, memory_order_seq_cst);
+    if (pthread_mutex_trylock(&connection->lock) == 0) {
+        if (atomic_load_explicit(&connection->mail_pumped, memory_order_relaxed) != mail)
+            pump(connection);
+        pump_unlock(connection);
+    }
+    return mail;
+}
+
+void pump_unlock(struct ipc_connection *connection) {
+    for (;;) {
+        pthread_mutex_unlock(&connection->lock);
+        atomic_thread_fence(memory_order_seq_cst);
+        if (atomic_load_explicit(&connection->ended, memory_order_relaxed) ||
+            atomic_load_explicit(&connection->board->mail, memory_order_seq_cst) ==
+                atomic_load_explicit(&connection->mail_pumped, memory_order_seq_cst) ||
+            pthread_mutex_trylock(&connection->lock) != 0)
+            return;
+        pump(connection);
+    }
+}

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Requests: one frame out, notices taken in on the way, the answer. One at a time per connection.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "libipc/session/receive.h"
+#include "libipc/session/session.h"
+
+static struct timespec to_timespec(uint64_t ns) {
+    return (struct timespec){.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)};
+}
+
+static int wait_for(int fd, short events, uint64_t deadline_ns) {
+    for (;;) {
+        uint64_t now = lane_now();
+        if (now >= deadline_ns)
+            return -ETIMEDOUT;
+        struct timespec left = to_timespec(deadline_ns - now);
+        struct pollfd wait = {.fd = fd, .events = events};
+        int result = ppoll(&wait, 1, deadline_ns == LANE_NEVER ? NULL : &left, NULL);
+        if (result > 0)
+            return 0;
+        if (result < 0 && errno != EINTR)
+            return -errno;
+    }
+}
+
+static int send_request(struct ipc_connection *connection, const void *packet, size_t size, uint64_t deadline_ns) {
+    for (;;) {
+        if (send(connection->socket, packet, size, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+            return 0;
+        if (errno == EINTR)
+            continue;
+        if (errno != EAGAIN)
+            return -EPIPE;
+        int result = wait_for(connection->socket, POLLOUT, deadline_ns);
+        if (result < 0)
+            return result;
+    }
+}
+
+static int ended_error(struct ipc_connection *connection, struct ipc_error *error) {
+    unsigned reason = atomic_load_explicit(&connection->ended, memory_order_relaxed);
+    return error_set(error, -EPIPE, "the session with the broker is over: %s; open a new connection",
+                     ipc_reason_text(reason ? reason : IPC_REASON_SHUTDOWN));
+}
+
+/* Receive until the answer with that id is there. */
+static int await_reply(struct ipc_connection *connection, uint64_t id, uint16_t reply_type,
+                       const ProtobufCMessage **reply, int *fd, uint64_t deadline_ns, struct ipc_error *error) {
+    for (;;) {
+        struct ipc_frame frame;
+        int fds[IPC_MAX_FRAME_FDS];
+        unsigned count;
+        int result = receive_frame(connection, &frame, fds, &count);
+        if (result == -EAGAIN) {
+            result = wait_for(connection->socket, POLLIN, deadline_ns);
+            if (result == -ETIMEDOUT)
+                return error_set(error, result, "the broker did not answer in time: is it stopped or overloaded?");
+            if (result == 0)
+                continue;
+        }
+        if (result < 0) {
+            receive_close(fds, count);
+            pump_end(connection, result == -EPIPE ? IPC_REASON_SHUTDOWN : IPC_REASON_PROTOCOL);
+            return ended_error(connection, error);
+        }
+        if (frame.id == 0) {
+            receive_dispatch(connection, &frame, fds, count);
+            if (atomic_load_explicit(&connection->ended, memory_order_relaxed))
+                return ended_error(connection, error);
+            continue;
+        }
+        if (frame.id != id) { /* the late answer to a request that timed out */
+            receive_close(fds, count);
+            continue;
+        }
+        if (frame.type == IPC__CONTROL__TYPE__FAILURE) {
+            const Ipc__Control__Failure *failure = (const void *)frame.message;
+            receive_close(fds, count);
+            int code = failure->code < 0 && failure->code > -4096 ? failure->code : -EIO;
+            return error_set(error, code, "%s", failure->text);
+        }
+        if (frame.type != reply_type || (fd && count != 1)) {
+            receive_close(fds, count);
+            return error_set(error, count == 0 && frame.type == reply_type ? -EMFILE : -EPROTO,
+                             "the broker's answer came without its descriptor, or is not one: this process may be "
+                             "out of descriptors (RLIMIT_NOFILE)");
+        }
+        if (fd)
+            *fd = fds[0];
+        else
+            receive_close(fds, count);
+        *reply = frame.message;
+        return 0;
+    }
+}
+
+int request(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message, uint16_t reply_type,
+            const ProtobufCMessage **reply, int *fd, struct ipc_error *error) {
+    uint64_t deadline = lane_deadline(connection->timeout_ns);
+    struct timespec until = to_timespec(deadline);
+    if (deadline == LANE_NEVER)
+        pthread_mutex_lock(&connection->lock);
+    else if (pthread_mutex_clocklock(&connection->lock, CLOCK_MONOTONIC, &until) != 0)
+        return error_set(error, -ETIMEDOUT, "another thread's request to the broker did not end in time");
+
+    int result = 0;
+    if (atomic_load_explicit(&connection->ended, memory_order_relaxed)) {
+        result = ended_error(connection, error);
+    } else {
+        unsigned char packet[IPC_MAX_FRAME_SIZE];
+        uint64_t id = ++connection->request_id;
+        int size = ipc_frame_pack(packet, sizeof(packet), type, id, message);
+        if (size < 0)
+            result = error_set(error, size, "the request is larger than %u bytes", IPC_MAX_FRAME_SIZE);
+        else
+            result = send_request(connection, packet, (size_t)size, deadline);
+        if (result == -EPIPE) {
+            pump_end(connection, IPC_REASON_SHUTDOWN);
+            result = ended_error(connection, error);
+        } else if (result == -ETIMEDOUT) {
+            error_set(error, result, "the broker takes no requests: is it stopped or overloaded?");
+        }
+        if (result == 0)
+            result = await_reply(connection, id, reply_type, reply, fd, deadline, error);
+    }
+    if (result < 0)
+        pump_unlock(connection);
+    return result;
+}
+
+void request_done(struct ipc_connection *connection) {
+    pump_unlock(connection);
+}

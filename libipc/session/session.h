@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A connection from the inside.
+ *
+ * Any thread of the process may find that the board's mail changed. Whoever gets `lock` then reads the socket
+ * (the pump) and puts each notice into the inbox of the publisher or subscription that it is for; the thread
+ * that owns that handle takes it from there. So the socket and the tables belong to whoever holds `lock`, a
+ * handle to the thread that uses it, and between the two there is only the inbox.
+ */
+#ifndef IPC_SESSION_SESSION_H
+#define IPC_SESSION_SESSION_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ipc/ipc.h"
+#include "libipc/lane/atomic.h"
+#include "libipc/lane/wait.h"
+#include "proto/frame.h"
+#include "proto/layout.h"
+
+#define EVENTS_MAX 256u
+#define PENDING_WAIT_NS UINT64_C(100000000) /* how long a pump waits for notices that the core announced */
+
+/* Something that the core told us about a handle. */
+struct notice {
+    struct notice *next;
+    uint16_t type; /* READER_ADD, READER_DEL, LANE_ADD, LANE_DEL, NUDGE */
+    uint64_t pairing;
+    uint64_t lane_id;
+    uint32_t slot;
+    uint32_t start;
+    uint32_t slow;
+    uint32_t reason;
+    uint32_t ring_size;
+    bool tap;
+    bool fence;
+    bool ended;
+    int bell;                 /* to ring, or to wait on; -1: none */
+    struct segment_ref *cells; /* the peer's (READER_ADD) or ours (LANE_ADD): one reference is the notice's */
+    uint32_t cell;
+    void *lane;               /* mapped (LANE_ADD) */
+    struct ipc_peer peer;
+    char topic[IPC_MAX_NAME_SIZE + 1];
+};
+
+/* A cells segment that is mapped once and used by many pairings. Under the connection's lock. */
+struct segment_ref {
+    struct segment_ref *next;
+    uint64_t id;
+    uint32_t references;
+    bool own;
+    void *segment;
+};
+
+/* What a publisher and a subscription have in common. */
+struct handle {
+    struct ipc_connection *connection;
+    struct handle *next;
+    uint64_t id; /* lane of a publisher, subscription */
+    bool subscription;
+    uint32_t mail_seen;
+    int self; /* eventfd that makes a subscription's descriptor readable, or -1 */
+    _Atomic(struct notice *) inbox;
+};
+
+struct ipc_connection {
+    struct ipc_board *board;
+    _Atomic uint32_t news; /* private futex word: some inbox got something */
+    _Atomic uint32_t ended; /* 0, or the reason why the session is over */
+    uint32_t generation;   /* of the process that opened it: fork guard */
+
+    pthread_mutex_t lock;
+    int socket;
+    int epoll;
+    int64_t timeout_ns;
+    uint64_t request_id;
+    _Atomic uint32_t mail_pumped;
+    struct handle *handles;
+    struct segment_ref *segments;
+    struct ipc_peer identity;
+    struct ipc_event *events; /* ring of EVENTS_MAX, made when the first comes */
+    uint64_t events_head;
+    uint64_t events_tail;
+    bool events_lost;
+    /* Confirms that did not fit into the socket. */
+    unsigned char *outbox;
+    size_t outbox_size;
+    size_t outbox_capacity;
+    struct ipc_frame_arena arena;
+    unsigned char packet[IPC_MAX_FRAME_SIZE];
+};
+
+/* guard.c: notice that this process is a forked child. */
+uint32_t guard_generation(bool make);
+extern const volatile uint32_t *guard_page;
+
+static inline bool guard_foreign(const struct ipc_connection *connection) {
+    return *guard_page != connection->generation;
+}
+
+/* address.c: the socket's path. 0, -ENAMETOOLONG. */
+int address_resolve(char *path, size_t capacity, const char *address);
+
+/* error.c: fill in *error (NULL allowed) and return its code. */
+int error_set(struct ipc_error *error, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* event.c; under lock. */
+void event_add(struct ipc_connection *connection, unsigned kind, unsigned reason, const struct ipc_peer *peer,
+               const char *topic);
+
+/* pump.c. Read the socket until it is empty and hand out what came; under lock. */
+void pump(struct ipc_connection *connection);
+/* Take in mail if no other thread is at it. Returns the mail counter as it stood before; never blocks long. */
+uint32_t pump_try(struct ipc_connection *connection);
+/* Let go of the lock; take in what came while others could not. */
+void pump_unlock(struct ipc_connection *connection);
+/* Send without an answer (confirm, detach); any thread; kept for later if the socket is full. */
+void pump_confirm(struct ipc_connection *connection, uint16_t notice, uint64_t pairing, int result);
+void pump_detach(struct ipc_connection *connection, uint64_t pairing, unsigned reason);
+/* The session is over. */
+void pump_end(struct ipc_connection *connection, unsigned reason);
+/* Take the inbox, oldest first. */
+struct notice *inbox_take(struct handle *handle);
+void notice_free(struct ipc_connection *connection, struct notice *notice);
+void segment_unref(struct ipc_connection *connection, struct segment_ref *segment);
+
+/* request.c: one request and its answer. On success the lock is held and *reply is valid until
+ * request_done(); *fd (if not NULL) is the descriptor that came, or -1, the caller's. On failure nothing is held
+ * and *error tells. */
+int request(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message, uint16_t reply_type,
+            const ProtobufCMessage **reply, int *fd, struct ipc_error *error);
+void request_done(struct ipc_connection *connection);
+
+/* connection.c: handles come and go; takes the lock. */
+void handle_add(struct ipc_connection *connection, struct handle *handle);
+void handle_remove(struct ipc_connection *connection, struct handle *handle);
+
+/* A handle's answer to mail: pump, and remember what was seen. */
+static inline bool handle_has_mail(const struct handle *handle) {
+    return atomic_load_explicit(&handle->connection->board->mail, LANE_LOOK) != handle->mail_seen ||
+           atomic_load_explicit(&handle->inbox, memory_order_relaxed) != NULL;
+}
+
+#endif

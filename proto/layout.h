@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Every byte of shared memory that two processes look at: segments, boards, cells, lanes, records.
+ *
+ * Each word has exactly one writer, named in the comment of its group. Words are fixed-width, little-endian,
+ * positions are 64-bit byte counts that only grow, and nothing here is a pointer. Whoever reads a word that a
+ * peer writes loads it once, checks it (proto/check.h), and uses the checked copy.
+ */
+#ifndef IPC_PROTO_LAYOUT_H
+#define IPC_PROTO_LAYOUT_H
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the layouts are little-endian");
+static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "shared words must be lock-free");
+
+#define IPC_LAYOUT_MAGIC     UINT64_C(0x0031647063706900) /* "\0ipcpd1\0" */
+#define IPC_LAYOUT_ABI_MAJOR 1
+#define IPC_LAYOUT_ABI_MINOR 0
+#define IPC_LAYOUT_LINE      128 /* two cache lines: the adjacent-line prefetcher couples pairs */
+#define IPC_LAYOUT_PAGE      4096
+
+enum ipc_segment_kind {
+    IPC_SEGMENT_BOARD = 1, /* written by the core, read by one session */
+    IPC_SEGMENT_CELLS = 2, /* written by one reading session, read by the writers of its lanes */
+    IPC_SEGMENT_LANE = 3,  /* written by one publishing session, read by its readers */
+};
+
+/* First bytes of every segment, filled in by the core before it hands the segment out. It detects accidents
+ * (another version, another compiler); it proves nothing about a hostile peer. */
+struct ipc_segment_header {
+    uint64_t magic;
+    uint16_t abi_major;
+    uint16_t abi_minor;
+    uint32_t kind; /* enum ipc_segment_kind */
+    uint64_t fingerprint;
+    uint64_t size; /* of the whole segment, bytes */
+    uint64_t id;   /* unique in the life of a broker */
+    uint64_t reserved[3];
+};
+
+/* One per session. Writer: the core. */
+struct ipc_board {
+    struct ipc_segment_header header;
+    /* Counts changes that wait in the session's socket; a futex word for whoever sleeps. */
+    _Alignas(IPC_LAYOUT_LINE) _Atomic uint32_t mail;
+    /* Notices that did not fit into the window yet: more will follow each confirmation. */
+    _Atomic uint32_t pending;
+    /* Non-zero once the core has ended this session: an enum ipc_reason. */
+    _Atomic uint32_t ended;
+    unsigned char reserved[IPC_LAYOUT_PAGE - IPC_LAYOUT_LINE - 12];
+};
+
+/* One per (reader, lane). Writer: the reading session. */
+struct ipc_cell {
+    /* Everything below this position of the lane has been consumed; its low half is a futex word. */
+    _Alignas(IPC_LAYOUT_LINE) _Atomic uint64_t cursor;
+    /* The pairing that this cell serves now; stored after cursor, so whoever sees it sees a cursor of it. */
+    _Atomic uint64_t owner;
+    /* Records of this lane that the reader missed. */
+    _Atomic uint64_t lost;
+    /* Odd: I sleep on this lane, wake me. Bit 1: by the bell, else by the futex of the record. Only grows,
+     * over pairings too. */
+    _Alignas(IPC_LAYOUT_LINE) _Atomic uint64_t armed;
+    /* Position of the record whose word I sleep on; stored before armed. */
+    _Atomic uint64_t asleep;
+};
+
+#define IPC_CELLS_PER_SEGMENT 63u
+struct ipc_cells {
+    struct ipc_segment_header header;
+    _Alignas(2 * IPC_LAYOUT_LINE) struct ipc_cell cells[IPC_CELLS_PER_SEGMENT];
+};
+
+/* One per reader that the writer has admitted. Writer: the publishing session. */
+struct ipc_slot {
+    _Atomic uint64_t start;          /* 0: not admitted; else the position | 1 from which it is counted */
+    _Atomic uint64_t start_sequence; /* of the record at start; stored before start */
+};
+
+#define IPC_LANE_SLOTS 208u
+/* The control page of a lane; the ring follows it. Writer: the publishing session. */
+struct ipc_lane {
+    struct ipc_segment_header header;
+    uint32_t ring_size; /* bytes, a power of two */
+    uint32_t reserved;
+    /* Valid from here on: the writer moves it before it overwrites. Always a record boundary. */
+    _Alignas(IPC_LAYOUT_LINE) _Atomic uint64_t tail;
+    _Atomic uint64_t tail_sequence; /* of the record at tail; may lag or lead by one step of tail */
+    /* Published at least up to here: a hint, stored with each step of tail, from which to walk. */
+    _Atomic uint64_t head;
+    _Atomic uint64_t overrun; /* records overwritten before a counted reader had reported them read */
+    /* The cursor position that the writer waits for; 0: it does not wait. */
+    _Alignas(IPC_LAYOUT_LINE) _Atomic uint64_t want;
+    _Alignas(2 * IPC_LAYOUT_LINE) struct ipc_slot slots[IPC_LANE_SLOTS];
+};
+
+/* A record: one 64-bit word, then `size` bytes of body, padded to 8.
+ *
+ *   bits 63..32  sequence number, low half
+ *   bit  31      committed
+ *   bit  30      the body starts with a header block (struct ipc_record_headers)
+ *   bits 29..28  0
+ *   bits 27..0   size of the body in bytes
+ *
+ * The word of the record that comes next is not committed and carries the stamp of its lap in its low half (0 in
+ * a fresh lane), so that whoever sleeps on it (its low half is the futex word) can tell it from the same place
+ * one lap later. The writer stamps it before it commits the record in front of it.
+ */
+#define IPC_RECORD_COMMITTED UINT32_C(0x80000000)
+#define IPC_RECORD_HEADERS   UINT32_C(0x40000000)
+#define IPC_RECORD_RESERVED  UINT32_C(0x30000000)
+#define IPC_RECORD_SIZE      UINT32_C(0x0fffffff)
+#define IPC_RECORD_ALIGN     8u
+
+/* Header block at the start of a body, present if IPC_RECORD_HEADERS: `size` bytes in all, a multiple of 8,
+ * then the payload. Fields follow one after the other, each {u8 kind, u8 name_size, u16 value_size, name,
+ * value}; the rest of the block is zero (kind 0 ends the list). */
+struct ipc_record_headers {
+    uint32_t size;
+    uint16_t count;
+    uint16_t reserved;
+};
+enum ipc_field_kind {
+    IPC_FIELD_END = 0,
+    IPC_FIELD_TIMESTAMP = 1,    /* u64, CLOCK_REALTIME nanoseconds, no name */
+    IPC_FIELD_CONTENT_TYPE = 2, /* text, no name */
+    IPC_FIELD_USER = 3,         /* name and value of the user's choice */
+};
+
+static inline uint32_t ipc_record_stride(uint32_t body_size) {
+    return (uint32_t)sizeof(uint64_t) + ((body_size + IPC_RECORD_ALIGN - 1) & ~(IPC_RECORD_ALIGN - 1));
+}
+
+/* The stamp of an uncommitted record word at a position: the lap number, scattered (the multiplier is odd, so
+ * laps stay distinct) so that payload left over from another lap is not taken for a stamp. */
+static inline uint32_t ipc_record_stamp(uint64_t position, uint32_t ring_size) {
+    uint32_t lap = (uint32_t)(position >> __builtin_ctz(ring_size));
+    return (lap * UINT32_C(0x9e3779b1) ^ UINT32_C(0x2545f491)) & ~IPC_RECORD_COMMITTED;
+}
+
+/* Changes with every size and offset below. */
+#define IPC_LAYOUT_FINGERPRINT                                                                               \
+    ((uint64_t)sizeof(struct ipc_board) << 48 ^ (uint64_t)sizeof(struct ipc_cells) << 32 ^                    \
+     (uint64_t)offsetof(struct ipc_cell, armed) << 24 ^ (uint64_t)sizeof(struct ipc_cell) << 16 ^             \
+     (uint64_t)sizeof(struct ipc_lane) << 4 ^ (uint64_t)offsetof(struct ipc_lane, want))
+
+static_assert(sizeof(struct ipc_segment_header) == 64, "layout");
+static_assert(sizeof(struct ipc_board) == IPC_LAYOUT_PAGE, "layout");
+static_assert(offsetof(struct ipc_board, mail) == 128, "layout");
+static_assert(sizeof(struct ipc_cell) == 256 && offsetof(struct ipc_cell, armed) == 128, "layout");
+static_assert(sizeof(struct ipc_cells) == 4 * IPC_LAYOUT_PAGE, "layout");
+static_assert(offsetof(struct ipc_lane, tail) == 128 && offsetof(struct ipc_lane, want) == 256, "layout");
+static_assert(offsetof(struct ipc_lane, slots) == 512, "layout");
+static_assert(sizeof(struct ipc_slot) == 16, "layout");
+static_assert(sizeof(struct ipc_lane) <= IPC_LAYOUT_PAGE, "a lane's control block is one page");
+static_assert(sizeof(struct ipc_record_headers) == 8, "layout");
+
+#endif
