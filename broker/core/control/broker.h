@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The control thread's whole state. One thread; no function here blocks.
+ */
+#ifndef IPCD_CORE_CONTROL_BROKER_H
+#define IPCD_CORE_CONTROL_BROKER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "broker/core/control/quota.h"
+#include "broker/core/control/records.h"
+#include "broker/core/util/config.h"
+#include "broker/core/util/hash.h"
+#include "broker/core/util/list.h"
+#include "proto/frame.h"
+
+struct broker_options {
+    const struct config *config;
+    const char *guardian; /* who keeps this broker alive: "ipcd-run", "systemd", "" */
+    bool membarrier;      /* sessions may rely on membarrier */
+    bool peer_pidfd;      /* try SO_PEERPIDFD */
+};
+
+struct broker {
+    struct broker_options options;
+    char instance[33];
+    uint64_t started_ns;
+    uint64_t secret[2]; /* of hash_string */
+
+    /* The loop. */
+    int epoll_fd, listen_fd, signal_fd, watchdog_fd, retry_fd, reserve_fd, worker_fd;
+    bool stopping;
+    bool retry_armed;
+    bool listen_paused;
+    struct worker *worker;
+
+    /* The registry. Numbers count up from 1. */
+    struct hash sessions_by_id, lanes_by_id, subscriptions_by_id, pairings_by_id, topics_by_name;
+    struct list sessions, lanes, subscriptions, pairings;
+    struct list wildcards; /* struct subscription.by_match */
+    uint64_t session_last, lane_last, subscription_last, pairing_last, segment_last;
+    size_t n_topics;
+    struct quota quota;
+
+    struct list dirty, stalled, ended, refused;
+    unsigned n_refused;
+
+    /* Counters. */
+    uint64_t requests, ended_badly;
+
+    /* One frame at a time is received, worked on and sent. */
+    _Alignas(16) unsigned char rx[IPC_MAX_FRAME_SIZE + 1];
+    unsigned char tx[IPC_MAX_FRAME_SIZE];
+    struct ipc_frame_arena arena;
+};
+
+/* On success everything of the broker is there but the listening socket; on failure nothing is left. Returns 0 or a
+ * negative errno, after it was logged. */
+int broker_new(struct broker **ret, const struct broker_options *options);
+
+/* Ends what is left without a word to anybody. NULL is allowed. Returns NULL. */
+struct broker *broker_free(struct broker *broker);
+
+#endif

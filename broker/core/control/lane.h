@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Lanes and cells segments as records: making, charging, freeing. Control thread only.
+ */
+#ifndef IPCD_CORE_CONTROL_LANE_H
+#define IPCD_CORE_CONTROL_LANE_H
+
+#include "broker/core/control/broker.h"
+
+struct lane_wish {
+    const char *name;
+    uint32_t ring_size;
+    bool retain, exclusive;
+};
+
+/* What a lane costs. */
+struct charge lane_charge(uint32_t ring_size);
+
+/* Make the record of a lane whose segment is there; the charge was taken. On success the descriptor is the lane's.
+ * NULL: out of memory. */
+struct lane *lane_new(struct broker *broker, struct session *session, const struct lane_wish *wish, int *fd);
+
+/* Free a lane that nobody reads and nobody writes, unless it is retained. */
+void lane_release(struct broker *broker, struct lane *lane);
+
+/* Its writer is gone and it stays: the one that stayed of the same name and user until now goes. */
+void lane_retain(struct broker *broker, struct lane *lane);
+
+/* The lowest free slot, taken; or PAIRING_NO_SLOT. */
+uint32_t lane_slot_take(struct lane *lane);
+void lane_slot_return(struct lane *lane, uint32_t slot);
+
+/* What n cells more cost a session, beside those that are free in its segments. */
+struct charge cells_charge(const struct session *session, uint64_t n);
+
+/* Make segments until n cells are free; the charge was taken. Returns 0 or a negative errno: then what was made stays
+ * and *ret_made says how many. */
+int cells_reserve(struct broker *broker, struct session *session, uint64_t n, uint64_t *ret_made);
+
+/* Take a free cell; there must be one. */
+struct cells *cells_take(struct session *session, uint32_t *ret_cell);
+
+/* Give it back. The segment goes, if it is empty and its session is gone. */
+void cells_return(struct broker *broker, struct cells *cells, uint32_t cell);
+
+/* Its session is gone. */
+void cells_orphan(struct broker *broker, struct cells *cells);
+
+#endif

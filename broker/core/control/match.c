@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Which subscriptions want a lane, which lanes a subscription wants: when somebody advertises or subscribes, never per
+ * message. A pattern that is a plain name is found by hash; the others are one list. Lists are in order of number, so
+ * the two walks are as well.
+ */
+#include "broker/core/control/registry.h"
+
+#include <string.h>
+
+#include "proto/name.h"
+
+static bool wants(const struct subscription *subscription, const struct lane *lane)
+{
+    if (!subscription->self && lane->writer.session == subscription->session->peer.session)
+        return false;
+    /* Of a lane that gets no new messages, only who wants old ones has any use. */
+    return lane->state == LANE_LIVE ||
+           (lane->state == LANE_RETAINED && subscription->start != IPC__CONTROL__START__START_NEXT);
+}
+
+void match_readers_start(struct match_walk *walk, const struct broker *broker, const struct lane *lane)
+{
+    walk->wildcard = broker->wildcards.next;
+    walk->exact = lane->topic->readers.next;
+}
+
+struct subscription *match_readers_next(struct match_walk *walk, const struct broker *broker,
+                                        const struct lane *lane)
+{
+    for (;;) {
+        struct subscription *wildcard = NULL, *exact = NULL, *next;
+
+        if (walk->wildcard != &broker->wildcards)
+            wildcard = list_entry(walk->wildcard, struct subscription, by_match);
+        if (walk->exact != &lane->topic->readers)
+            exact = list_entry(walk->exact, struct subscription, by_match);
+        if (!wildcard && !exact)
+            return NULL;
+        next = !wildcard || (exact && exact->id < wildcard->id) ? exact : wildcard;
+        if (next == exact) {
+            walk->exact = walk->exact->next;
+        } else {
+            walk->wildcard = walk->wildcard->next;
+            if (!ipc_name_match(next->pattern, lane->topic->name))
+                continue;
+        }
+        if (wants(next, lane))
+            return next;
+    }
+}
+
+static struct lane *next_of_topic(const struct subscription *subscription, const struct lane *at)
+{
+    struct list *head = &subscription->topic->lanes, *node = at ? at->by_topic.next : head->next;
+
+    for (; node != head; node = node->next) {
+        struct lane *lane = list_entry(node, struct lane, by_topic);
+
+        if (wants(subscription, lane))
+            return lane;
+    }
+    return NULL;
+}
+
+struct lane *match_lanes_next(const struct broker *broker, const struct subscription *subscription,
+                              const struct lane *at)
+{
+    struct list *node;
+
+    if (subscription->topic)
+        return next_of_topic(subscription, at);
+    for (node = at ? at->link.next : broker->lanes.next; node != &broker->lanes; node = node->next) {
+        struct lane *lane = list_entry(node, struct lane, link);
+
+        if (wants(subscription, lane) && ipc_name_match(subscription->pattern, lane->topic->name))
+            return lane;
+    }
+    return NULL;
+}

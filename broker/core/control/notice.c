@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The order of a flush carries a promise: by the time a reader learns of a lane, its writer has mail about the reader.
+ * A reader that then finds nothing and sleeps is known to every later publish.
+ */
+#include "broker/core/control/notice.h"
+
+#include <limits.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "broker/core/control/pairing.h"
+#include "broker/core/control/session.h"
+#include "broker/core/util/fd.h"
+
+/* Notices to one session in one flush; the rest goes out in the next rounds of the loop. */
+#define FLUSH_MAX 64u
+
+#define TYPE(name) IPC__CONTROL__TYPE__##name
+
+void notice_mark(struct broker *broker, struct session *session)
+{
+    if (session->state == SESSION_OPEN && list_empty(&session->dirty))
+        list_append(&broker->dirty, &session->dirty);
+}
+
+void notice_mail(struct session *session)
+{
+    if (!session->board)
+        return;
+    atomic_fetch_add_explicit(&session->board->mail, 1, memory_order_release);
+    syscall(SYS_futex, &session->board->mail, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+static int send_message(struct broker *broker, struct session *session, unsigned type,
+                        const ProtobufCMessage *message, const int *fds, size_t n_fds)
+{
+    int size = ipc_frame_pack(broker->tx, sizeof(broker->tx), (uint16_t)type, 0, message);
+
+    return size < 0 ? size : fd_send(session->fd, broker->tx, (size_t)size, fds, n_fds);
+}
+
+static Ipc__Control__Peer peer_message(const struct peer *peer)
+{
+    Ipc__Control__Peer message = IPC__CONTROL__PEER__INIT;
+
+    message.session = peer->session;
+    message.uid = peer->uid;
+    message.gid = peer->gid;
+    message.pid = peer->pid;
+    message.name = (char *)(uintptr_t)peer->name;
+    return message;
+}
+
+static int send_reader_add(struct broker *broker, struct session *session, struct pairing *pairing)
+{
+    Ipc__Control__ReaderAdd message = IPC__CONTROL__READER_ADD__INIT;
+    Ipc__Control__Peer peer = peer_message(&pairing->subscription->session->peer);
+    _cleanup_(fd_closep) int cells = fd_reopen_readonly(pairing->cells->fd);
+    int fds[2] = {cells, pairing->bell ? pairing->bell->ring_fd : -1};
+
+    if (cells < 0)
+        return cells;
+    message.pairing = pairing->id;
+    message.lane = pairing->lane_id;
+    message.slot = pairing->slot;
+    message.cells = pairing->cells->id;
+    message.cell = pairing->cell;
+    message.start = (Ipc__Control__Start)pairing->start;
+    message.slow = (Ipc__Control__Slow)pairing->slow;
+    message.tap = pairing->tap;
+    message.bell = pairing->bell != NULL;
+    message.fence = pairing->fence;
+    message.peer = &peer;
+    return send_message(broker, session, TYPE(READER_ADD), &message.base, fds, pairing->bell ? 2 : 1);
+}
+
+static int send_lane_add(struct broker *broker, struct session *session, struct pairing *pairing)
+{
+    Ipc__Control__LaneAdd message = IPC__CONTROL__LANE_ADD__INIT;
+    Ipc__Control__Peer peer = peer_message(&pairing->lane->writer);
+    _cleanup_(fd_closep) int lane = fd_reopen_readonly(pairing->lane->fd);
+    int fds[3] = {lane}, result;
+    size_t n_fds = 1;
+
+    if (lane < 0)
+        return lane;
+    message.pairing = pairing->id;
+    message.subscription = pairing->subscription_id;
+    message.lane = pairing->lane_id;
+    message.slot = pairing->slot == PAIRING_NO_SLOT ? 0 : pairing->slot;
+    message.cells = pairing->cells->id;
+    message.cell = pairing->cell;
+    message.ring_size = pairing->lane->ring_size;
+    message.topic = pairing->lane->topic->name;
+    message.peer = &peer;
+    message.ended = pairing->late;
+    message.cells_new = !pairing->cells->known;
+    message.bell_new = pairing->bell && pairing->bell->read_fd >= 0;
+    message.fence = pairing->lane->fence;
+    if (message.cells_new)
+        fds[n_fds++] = pairing->cells->fd;
+    if (message.bell_new)
+        fds[n_fds++] = pairing->bell->read_fd;
+    result = send_message(broker, session, TYPE(LANE_ADD), &message.base, fds, n_fds);
+    if (result < 0)
+        return result;
+    pairing->cells->known = true;
+    if (pairing->bell)
+        pairing->bell->read_fd = fd_close(pairing->bell->read_fd);
+    return 0;
+}
+
+static int send_del(struct broker *broker, struct session *session, struct pairing *pairing, bool writer)
+{
+    if (writer) {
+        Ipc__Control__ReaderDel message = IPC__CONTROL__READER_DEL__INIT;
+
+        message.pairing = pairing->id;
+        message.lane = pairing->lane_id;
+        message.slot = pairing->slot;
+        message.reason = (Ipc__Control__Reason)pairing->writer_side.reason;
+        return send_message(broker, session, TYPE(READER_DEL), &message.base, NULL, 0);
+    }
+    Ipc__Control__LaneDel message = IPC__CONTROL__LANE_DEL__INIT;
+
+    message.pairing = pairing->id;
+    message.subscription = pairing->subscription_id;
+    message.reason = (Ipc__Control__Reason)pairing->reader_side.reason;
+    return send_message(broker, session, TYPE(LANE_DEL), &message.base, NULL, 0);
+}
+
+/* Send what is due in one list, as long as `budget` lasts. Returns 0 or a negative errno of sending. */
+static int flush_adds(struct broker *broker, struct session *session, bool writer, unsigned *budget)
+{
+    struct list *head = writer ? &session->writer_adds : &session->reader_adds;
+
+    while (!list_empty(head) && session->window < IPC_NOTICE_WINDOW && *budget > 0) {
+        struct side *side = list_entry(head->next, struct side, due);
+        int result = writer ? send_reader_add(broker, session, pairing_of_writer_side(side))
+                            : send_lane_add(broker, session, pairing_of_reader_side(side));
+
+        if (result < 0)
+            return result;
+        side_sent(side);
+        session->window++;
+        pairing_requeue(broker, session, side);
+        session->told = true;
+        --*budget;
+    }
+    return 0;
+}
+
+static int flush_dels(struct broker *broker, struct session *session, unsigned *budget)
+{
+    while (!list_empty(&session->dels) && *budget > 0) {
+        struct side *side = list_entry(session->dels.next, struct side, due);
+        bool writer = side->writer;
+        struct pairing *pairing = writer ? pairing_of_writer_side(side) : pairing_of_reader_side(side);
+        int result = send_del(broker, session, pairing, writer);
+
+        if (result < 0)
+            return result;
+        side_sent(side);
+        pairing_requeue(broker, session, side);
+        session->told = true;
+        --*budget;
+    }
+    return 0;
+}
+
+static int flush_nudge(struct broker *broker, struct session *session)
+{
+    const Ipc__Control__Done message = IPC__CONTROL__DONE__INIT;
+    int result;
+
+    if (!session->nudge)
+        return 0;
+    result = send_message(broker, session, TYPE(NUDGE), &message.base, NULL, 0);
+    if (result == 0) {
+        session->nudge = false;
+        session->told = true;
+    }
+    return result;
+}
+
+static void post(struct session *session, bool left)
+{
+    if (!session->board)
+        return;
+    atomic_store_explicit(&session->board->pending, session->due, memory_order_relaxed);
+    if (session->told || left)
+        notice_mail(session);
+}
+
+void notice_flush(struct broker *broker)
+{
+    struct list later;
+
+    list_init(&later);
+    list_for_each (node, &broker->dirty) {
+        struct session *session = list_entry(node, struct session, dirty);
+        unsigned budget = FLUSH_MAX;
+        int result = session->wants_out ? -EAGAIN : session_flush_outbox(session);
+
+        session->told = false;
+        if (result == 0)
+            result = flush_dels(broker, session, &budget);
+        if (result == 0)
+            result = flush_adds(broker, session, true, &budget);
+        post(session, !list_empty(&session->dels) || !list_empty(&session->writer_adds));
+        session_send_failed(broker, session, result);
+    }
+    while (!list_empty(&broker->dirty)) {
+        struct session *session = list_entry(broker->dirty.next, struct session, dirty);
+        unsigned budget = FLUSH_MAX;
+        int result = 0;
+
+        list_remove(&session->dirty);
+        session->told = false;
+        if (session->wants_out || !list_empty(&session->stalled))
+            result = -EBUSY; /* told already why */
+        if (result == 0)
+            result = flush_adds(broker, session, false, &budget);
+        if (result == 0)
+            result = flush_nudge(broker, session);
+        post(session, !list_empty(&session->reader_adds));
+        session_send_failed(broker, session, result);
+        if (result == 0 && (!list_empty(&session->dels) ||
+                            (session->window < IPC_NOTICE_WINDOW &&
+                             (!list_empty(&session->writer_adds) || !list_empty(&session->reader_adds)))))
+            list_append(&later, &session->dirty);
+    }
+    list_for_each_safe (node, &later) {
+        list_remove(node);
+        list_append(&broker->dirty, node);
+    }
+}

@@ -1,0 +1,452 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A pairing holds a slot of its lane, a cell of its reader, and a place in the reader's quota from its making until
+ * both sides are done.
+ */
+#include "broker/core/control/pairing.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/core/control/bell.h"
+#include "broker/core/control/lane.h"
+#include "broker/core/control/notice.h"
+#include "broker/core/control/registry.h"
+#include "broker/core/util/log.h"
+
+#define TYPE(name) IPC__CONTROL__TYPE__##name
+#define REASON(name) IPC__CONTROL__REASON__REASON_##name
+
+struct pairing *pairing_of_writer_side(struct side *side)
+{
+    return list_entry(side, struct pairing, writer_side);
+}
+
+struct pairing *pairing_of_reader_side(struct side *side)
+{
+    return list_entry(side, struct pairing, reader_side);
+}
+
+void pairing_requeue(struct broker *broker, struct session *session, struct side *side)
+{
+    enum side_notice due = side_due(side);
+
+    if (!list_empty(&side->due)) {
+        list_remove(&side->due);
+        session->due--;
+        notice_mark(broker, session); /* `pending` may have to fall */
+    }
+    if (due == SIDE_NOTICE_NONE)
+        return;
+    list_append(due == SIDE_NOTICE_DEL ? &session->dels : side->writer ? &session->writer_adds : &session->reader_adds,
+                &side->due);
+    session->due++;
+    notice_mark(broker, session);
+}
+
+/* After a change of a side that may have ended its flight. */
+static void settle(struct broker *broker, struct session *session, struct side *side, bool flew)
+{
+    if (flew && !side->flight)
+        session->window--;
+    pairing_requeue(broker, session, side);
+}
+
+static void writer_end(struct broker *broker, struct pairing *pairing, unsigned reason)
+{
+    if (!pairing->lane->session)
+        return;
+    side_end(&pairing->writer_side, reason, false);
+    pairing_requeue(broker, pairing->lane->session, &pairing->writer_side);
+}
+
+static void writer_gone(struct broker *broker, struct pairing *pairing, struct session *session)
+{
+    bool flew = pairing->writer_side.flight;
+
+    side_gone(&pairing->writer_side);
+    settle(broker, session, &pairing->writer_side, flew);
+}
+
+static void reader_end(struct broker *broker, struct pairing *pairing, unsigned reason, bool owed)
+{
+    if (!pairing->subscription)
+        return;
+    side_end(&pairing->reader_side, reason, owed);
+    pairing_requeue(broker, pairing->subscription->session, &pairing->reader_side);
+}
+
+static void reader_gone(struct broker *broker, struct pairing *pairing)
+{
+    bool flew = pairing->reader_side.flight;
+
+    if (!pairing->subscription)
+        return;
+    side_gone(&pairing->reader_side);
+    settle(broker, pairing->subscription->session, &pairing->reader_side, flew);
+}
+
+static void start(struct broker *broker, struct pairing *pairing)
+{
+    side_start(&pairing->writer_side);
+    side_start(&pairing->reader_side);
+    if (pairing->late)
+        side_end(&pairing->reader_side, pairing->lane->reason, true);
+    else
+        pairing_requeue(broker, pairing->lane->session, &pairing->writer_side);
+    pairing_requeue(broker, pairing->subscription->session, &pairing->reader_side);
+}
+
+/* A slot of the lane is free: the pairing that waits longest gets it. */
+static void promote(struct broker *broker, struct lane *lane)
+{
+    struct pairing *pairing;
+
+    if (lane->state != LANE_LIVE || list_empty(&lane->waiting))
+        return;
+    pairing = list_entry(lane->waiting.next, struct pairing, by_lane);
+    pairing->slot = lane_slot_take(lane);
+    assert(pairing->slot != PAIRING_NO_SLOT);
+    list_remove(&pairing->by_lane);
+    list_append(&lane->pairings, &pairing->by_lane);
+    start(broker, pairing);
+}
+
+/* Free a pairing if both sides are done. The lane stays: lane_release() is the caller's. */
+static bool finish(struct broker *broker, struct pairing *pairing)
+{
+    const struct charge charge = {.of = {[LIMIT_LANES] = 1}};
+    struct lane *lane = pairing->lane;
+
+    if (!side_done(&pairing->writer_side) || !side_done(&pairing->reader_side))
+        return false;
+    assert(list_empty(&pairing->writer_side.due) && list_empty(&pairing->reader_side.due));
+    cells_return(broker, pairing->cells, pairing->cell);
+    quota_return(&broker->quota, pairing->user, &charge);
+    hash_remove(&broker->pairings_by_id, &pairing->node);
+    list_remove(&pairing->link);
+    list_remove(&pairing->by_lane);
+    if (pairing->subscription) {
+        list_remove(&pairing->by_subscription);
+        pairing->subscription->n_pairings--;
+    }
+    lane->readers--;
+    if (pairing->slot != PAIRING_NO_SLOT) {
+        lane_slot_return(lane, pairing->slot);
+        promote(broker, lane);
+    }
+    free(pairing);
+    return true;
+}
+
+/* Fill in and start a record; charge, cell and (if the subscription wants one) bell are there. */
+static void join(struct broker *broker, struct pairing *pairing, struct lane *lane, struct subscription *subscription)
+{
+    struct session *reader = subscription->session;
+
+    pairing->id = ++broker->pairing_last;
+    pairing->lane = lane;
+    pairing->lane_id = lane->id;
+    pairing->subscription = subscription;
+    pairing->subscription_id = subscription->id;
+    pairing->cells = cells_take(reader, &pairing->cell);
+    assert(pairing->cells);
+    pairing->user = reader->user;
+    pairing->reader_session = reader->peer.session;
+    pairing->reader_uid = reader->peer.uid;
+    pairing->start = subscription->start;
+    pairing->slow = subscription->slow;
+    pairing->tap = subscription->tap;
+    pairing->fence = !(reader->features & IPC_FEATURE_MEMBARRIER);
+    pairing->late = lane->state != LANE_LIVE;
+    if (!pairing->late)
+        pairing->bell = bell_find(subscription, lane->writer.uid);
+    pairing->slot = pairing->late ? PAIRING_NO_SLOT : lane_slot_take(lane);
+    side_init(&pairing->writer_side, true);
+    side_init(&pairing->reader_side, false);
+    if (pairing->late)
+        side_gone(&pairing->writer_side);
+    hash_add(&broker->pairings_by_id, &pairing->node, pairing->id);
+    list_append(&broker->pairings, &pairing->link);
+    list_append(&subscription->pairings, &pairing->by_subscription);
+    subscription->n_pairings++;
+    lane->readers++;
+    if (pairing->late || pairing->slot != PAIRING_NO_SLOT) {
+        list_append(&lane->pairings, &pairing->by_lane);
+        start(broker, pairing);
+    } else {
+        const struct log_about about = {reader->peer.session, reader->peer.uid, reader->peer.pid, reader->peer.name,
+                                        "limit"};
+
+        list_append(&lane->waiting, &pairing->by_lane);
+        log_write(LOG_PAIRING_FAILED, &about,
+                  "lane %" PRIu64 " of topic %s has %u readers, as many as a lane can have: subscription %" PRIu64
+                  " waits until one leaves",
+                  lane->id, lane->topic->name, IPC_LANE_SLOTS, subscription->id);
+    }
+}
+
+static void add_charge(struct charge *sum, struct charge more)
+{
+    for (size_t i = 0; i < LIMIT_COUNT; i++)
+        sum->of[i] += more.of[i];
+}
+
+/* Reserve cells under a charge that was taken; what was not made is returned. */
+static int reserve_cells(struct broker *broker, struct session *session, uint64_t n, struct refusal *refusal)
+{
+    struct charge planned = cells_charge(session, n), one = {0}, left;
+    uint64_t made;
+    int result = cells_reserve(broker, session, n, &made);
+
+    if (result == 0)
+        return 0;
+    if (planned.of[LIMIT_DESCRIPTORS])
+        one.of[LIMIT_SEGMENT_BYTES] = planned.of[LIMIT_SEGMENT_BYTES] / planned.of[LIMIT_DESCRIPTORS];
+    left = planned;
+    left.of[LIMIT_DESCRIPTORS] -= made;
+    left.of[LIMIT_SEGMENT_BYTES] -= made * one.of[LIMIT_SEGMENT_BYTES];
+    quota_return(&broker->quota, session->user, &left);
+    refusal_set(refusal, result, "the broker could not make a segment for cursors: %s", strerror(-result));
+    return result;
+}
+
+int pairing_join_subscription(struct broker *broker, struct subscription *subscription, uint32_t *ret_matched,
+                              struct refusal *refusal)
+{
+    struct session *session = subscription->session;
+    struct charge charge = {.of = {[LIMIT_SUBSCRIPTIONS] = 1}}, kept = charge;
+    struct list fresh;
+    uint32_t n = 0;
+    int result;
+
+    list_init(&fresh);
+    for (struct lane *lane = NULL; (lane = match_lanes_next(broker, subscription, lane));)
+        n++;
+    charge.of[LIMIT_LANES] = kept.of[LIMIT_LANES] = n;
+    add_charge(&charge, cells_charge(session, n));
+    result = quota_take(&broker->quota, session->user, &charge, refusal);
+    if (result < 0)
+        return result;
+    result = reserve_cells(broker, session, n, refusal);
+    for (uint32_t i = 0; i < n && result == 0; i++) {
+        struct pairing *pairing = calloc(1, sizeof(*pairing));
+
+        if (pairing)
+            list_append(&fresh, &pairing->link);
+        else
+            result = -ENOMEM;
+    }
+    if (result < 0) {
+        list_for_each_safe (node, &fresh)
+            free(list_entry(node, struct pairing, link));
+        quota_return(&broker->quota, session->user, &kept);
+        if (result == -ENOMEM)
+            refusal_set(refusal, -ENOMEM, "the broker is out of memory for %" PRIu32 " pairings", n);
+        return result;
+    }
+    *ret_matched = 0;
+    for (struct lane *lane = NULL; (lane = match_lanes_next(broker, subscription, lane));) {
+        struct pairing *pairing = list_entry(fresh.next, struct pairing, link);
+
+        list_remove(&pairing->link);
+        join(broker, pairing, lane, subscription);
+        *ret_matched += lane->state == LANE_LIVE;
+    }
+    return 0;
+}
+
+static int join_one(struct broker *broker, struct lane *lane, struct subscription *subscription,
+                    struct refusal *refusal)
+{
+    struct session *session = subscription->session;
+    struct charge charge = {.of = {[LIMIT_LANES] = 1}};
+    const struct charge kept = charge;
+    struct pairing *pairing;
+    int result;
+
+    add_charge(&charge, cells_charge(session, 1));
+    result = quota_take(&broker->quota, session->user, &charge, refusal);
+    if (result < 0)
+        return result;
+    result = reserve_cells(broker, session, 1, refusal);
+    if (result == 0 && subscription->bell)
+        result = bell_make(broker, subscription, lane->writer.uid, refusal);
+    pairing = result == 0 ? calloc(1, sizeof(*pairing)) : NULL;
+    if (!pairing) {
+        quota_return(&broker->quota, session->user, &kept);
+        if (result == 0)
+            refusal_set(refusal, -ENOMEM, "the broker is out of memory");
+        return refusal->code;
+    }
+    join(broker, pairing, lane, subscription);
+    return 0;
+}
+
+void pairing_join_lane(struct broker *broker, struct lane *lane)
+{
+    struct subscription *subscription;
+    struct match_walk walk;
+
+    match_readers_start(&walk, broker, lane);
+    while ((subscription = match_readers_next(&walk, broker, lane))) {
+        const struct peer *reader = &subscription->session->peer;
+        const struct log_about about = {reader->session, reader->uid, reader->pid, reader->name, "limit"};
+        struct refusal refusal;
+
+        if (join_one(broker, lane, subscription, &refusal) < 0)
+            log_write(LOG_PAIRING_FAILED, &about, "subscription %" PRIu64 " does not get topic %s: %s",
+                      subscription->id, lane->topic->name, refusal.text);
+    }
+}
+
+int pairing_ask_bells(struct broker *broker, struct subscription *subscription, struct refusal *refusal)
+{
+    if (subscription->bell)
+        return 0;
+    list_for_each (node, &subscription->pairings) {
+        const struct pairing *pairing = list_entry(node, struct pairing, by_subscription);
+        int result = 0;
+
+        if (!pairing->late && pairing->lane->session)
+            result = bell_make(broker, subscription, pairing->lane->writer.uid, refusal);
+        if (result < 0)
+            return result;
+    }
+    subscription->bell = true;
+    list_for_each (node, &subscription->pairings) {
+        struct pairing *pairing = list_entry(node, struct pairing, by_subscription);
+
+        if (pairing->late || !pairing->lane->session)
+            continue;
+        pairing->bell = bell_find(subscription, pairing->lane->writer.uid);
+        if (side_again(&pairing->writer_side))
+            pairing_requeue(broker, pairing->lane->session, &pairing->writer_side);
+        if (side_again(&pairing->reader_side))
+            pairing_requeue(broker, subscription->session, &pairing->reader_side);
+    }
+    return 0;
+}
+
+static void confirm_writer(struct broker *broker, struct session *session, struct pairing *pairing, bool add,
+                           int result)
+{
+    struct side *side = &pairing->writer_side;
+    bool flew = side->flight;
+
+    bool news = add ? side_confirm_add(side) : side_confirm_del(side);
+
+    if (news)
+        settle(broker, session, side, flew);
+    if (!add || !side->joined)
+        return;
+    if (result < 0) {
+        writer_end(broker, pairing, REASON(LIMIT));
+        reader_end(broker, pairing, REASON(LIMIT), false);
+    } else if (result == 0 && pairing->subscription && pairing->reader_side.known &&
+               !side_done(&pairing->reader_side)) { /* counted, not only received: the reader looks again */
+        pairing->subscription->session->nudge = true;
+        notice_mark(broker, pairing->subscription->session);
+    }
+}
+
+static void confirm_reader(struct broker *broker, struct session *session, struct pairing *pairing, bool add,
+                           int result)
+{
+    struct side *side = &pairing->reader_side;
+    bool flew = side->flight;
+
+    if (!(add ? side_confirm_add(side) : side_confirm_del(side)))
+        return;
+    settle(broker, session, side, flew);
+    if (add && result < 0) {
+        reader_gone(broker, pairing);
+        writer_end(broker, pairing, REASON(LIMIT));
+    }
+}
+
+void pairing_confirm(struct broker *broker, struct session *session, struct pairing *pairing, unsigned notice,
+                     int result)
+{
+    bool add = notice == TYPE(READER_ADD) || notice == TYPE(LANE_ADD);
+    bool writer = notice == TYPE(READER_ADD) || notice == TYPE(READER_DEL);
+    struct lane *lane = pairing->lane;
+
+    if (result < 0) {
+        const struct log_about about = {session->peer.session, session->peer.uid, session->peer.pid,
+                                        session->peer.name, "limit"};
+
+        log_write(LOG_PAIRING_FAILED, &about, "it could not use its side of pairing %" PRIu64 " of topic %s: %s",
+                  pairing->id, lane->topic->name, strerror(result > INT32_MIN ? -result : 0));
+    }
+    if (writer && lane->session == session)
+        confirm_writer(broker, session, pairing, add, result);
+    else if (!writer && pairing->subscription && pairing->subscription->session == session)
+        confirm_reader(broker, session, pairing, add, result);
+    if (finish(broker, pairing))
+        lane_release(broker, lane);
+}
+
+void pairing_detach(struct broker *broker, struct pairing *pairing, unsigned reason)
+{
+    struct lane *lane = pairing->lane;
+
+    writer_end(broker, pairing, reason);
+    reader_end(broker, pairing, reason, false);
+    if (finish(broker, pairing))
+        lane_release(broker, lane);
+}
+
+void pairing_end_subscription(struct broker *broker, struct subscription *subscription, unsigned reason)
+{
+    const struct charge charge = {.of = {[LIMIT_SUBSCRIPTIONS] = 1}};
+    struct user *user = subscription->session->user;
+
+    list_for_each_safe (node, &subscription->pairings) {
+        struct pairing *pairing = list_entry(node, struct pairing, by_subscription);
+        struct lane *lane = pairing->lane;
+
+        reader_gone(broker, pairing);
+        writer_end(broker, pairing, reason);
+        pairing->bell = NULL;
+        pairing->subscription = NULL;
+        list_remove(&pairing->by_subscription);
+        if (finish(broker, pairing))
+            lane_release(broker, lane);
+    }
+    bell_free_all(broker, subscription);
+    quota_return(&broker->quota, user, &charge);
+    registry_subscription_free(broker, subscription);
+}
+
+void pairing_end_lane(struct broker *broker, struct lane *lane, unsigned reason)
+{
+    struct session *session = lane->session;
+
+    lane->state = LANE_DRAINING;
+    lane->reason = (uint8_t)reason;
+    list_for_each_safe (node, &lane->waiting) {
+        struct pairing *pairing = list_entry(node, struct pairing, by_lane);
+
+        writer_gone(broker, pairing, session);
+        reader_gone(broker, pairing);
+        (void)finish(broker, pairing);
+    }
+    list_for_each_safe (node, &lane->pairings) {
+        struct pairing *pairing = list_entry(node, struct pairing, by_lane);
+
+        /* A reader that the writer may have counted gets to see the lane even now. */
+        writer_gone(broker, pairing, session);
+        reader_end(broker, pairing, reason, pairing->writer_side.known);
+        (void)finish(broker, pairing);
+    }
+    list_remove(&lane->by_session);
+    lane->session = NULL;
+    if (lane->retain)
+        lane_retain(broker, lane);
+    else
+        lane_release(broker, lane);
+}

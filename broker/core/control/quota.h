@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Who uses how much: every uid that connects is a user, charged for what its sessions hold in the core, and in total.
+ * Control thread only.
+ */
+#ifndef IPCD_CORE_CONTROL_QUOTA_H
+#define IPCD_CORE_CONTROL_QUOTA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "broker/core/util/config.h"
+#include "broker/core/util/hash.h"
+#include "broker/core/util/list.h"
+
+struct user {
+    struct hash_node node;
+    struct list link; /* quota.users, by uid */
+    uint32_t uid;
+    uint64_t used[LIMIT_COUNT];
+    uint64_t refused;
+    /* Connects: a bucket of one second's worth, filled as time passes. */
+    double connects_left;
+    uint64_t connects_at_ns;
+};
+
+struct quota {
+    const struct config *config;
+    struct hash users_by_uid;
+    struct list users;
+    size_t n_users;
+    uint64_t used[LIMIT_COUNT];
+    uint64_t refused;
+};
+
+/* What an operation takes of each limit. */
+struct charge {
+    uint64_t of[LIMIT_COUNT];
+};
+
+/* Why something was refused: a negative errno, and a sentence that names the limit, its use, who, and the setting. */
+struct refusal {
+    int code;
+    char text[400];
+};
+
+int quota_init(struct quota *quota, const struct config *config);
+void quota_done(struct quota *quota);
+
+/* The record of a uid, made if need be. NULL: out of memory. */
+struct user *quota_user(struct quota *quota, uint32_t uid);
+
+/* Take all of a charge or nothing. Returns 0, or -EDQUOT and the refusal, which is counted. */
+int quota_take(struct quota *quota, struct user *user, const struct charge *charge, struct refusal *refusal);
+
+void quota_return(struct quota *quota, struct user *user, const struct charge *charge);
+
+/* One connect more. The same results. */
+int quota_connect(struct quota *quota, struct user *user, uint64_t now_ns, struct refusal *refusal);
+
+void refusal_set(struct refusal *refusal, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+#endif

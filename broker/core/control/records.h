@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The registry's records: sessions, and what they declared. Control thread only.
+ *
+ * Every record has a number that is never used again. Pointers between records are shortcuts of this process; what a
+ * notice says follows from the numbers, states and peers that are stored here, so that the records alone describe
+ * what every session is still owed. Lists are in order of number: that is the registry order of all matching.
+ */
+#ifndef IPCD_CORE_CONTROL_RECORDS_H
+#define IPCD_CORE_CONTROL_RECORDS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "broker/core/control/outbox.h"
+#include "broker/core/control/pairing_state.h"
+#include "broker/core/control/quota.h"
+#include "broker/core/util/hash.h"
+#include "broker/core/util/list.h"
+#include "proto/layout.h"
+#include "proto/limits.h"
+
+/* Who a session is, as the kernel said at its connect; the name is its claim. */
+struct peer {
+    uint64_t session;
+    uint32_t uid, gid, pid;
+    char name[IPC_MAX_CLIENT_NAME + 1];
+};
+
+enum session_state {
+    SESSION_REFUSED, /* over a limit: its first frame is answered by the refusal */
+    SESSION_NEW,     /* HELLO is expected */
+    SESSION_OPEN,
+    SESSION_ENDED, /* until the end of the loop's round */
+};
+
+struct session {
+    struct hash_node node; /* broker.sessions_by_id */
+    struct list link;      /* broker.sessions */
+    struct list dirty;     /* broker.dirty: has something to be told */
+    struct list stalled;   /* broker.stalled: a send failed for want of something that passes */
+    struct peer peer;
+    struct user *user;
+    enum session_state state;
+    bool admin;
+    bool busy;     /* a request of it is being worked on: nothing is read meanwhile */
+    bool wants_out;
+    uint32_t events; /* of its socket, as epoll knows them */
+    uint64_t features;
+    uint64_t since_ns; /* CLOCK_REALTIME */
+    int fd, pidfd, board_fd;
+    struct ipc_board *board;
+    struct outbox outbox;
+    char *refusal;
+    struct list lanes, subscriptions, cells;
+    /* Sides of pairings with something to tell (struct side.due), in the order of their events. */
+    struct list writer_adds, reader_adds, dels;
+    uint32_t due;    /* length of the three */
+    uint32_t window; /* ADD notices on their way */
+    bool nudge;      /* NUDGE is due */
+    bool told;       /* in this flush: mail has to be counted up */
+};
+
+/* A name that somebody advertises or subscribes to. */
+struct topic {
+    struct hash_node node; /* broker.topics_by_name, by keyed hash */
+    struct list lanes;     /* struct lane.by_topic */
+    struct list readers;   /* struct subscription.by_match: patterns that are just this name */
+    char name[];
+};
+
+enum lane_state {
+    LANE_LIVE,
+    LANE_DRAINING, /* the writer is gone; readers read on */
+    LANE_RETAINED, /* the same, and it stays when they are done */
+};
+
+struct lane {
+    struct hash_node node;
+    struct list link;       /* broker.lanes */
+    struct list by_session; /* while live */
+    struct list by_topic;
+    uint64_t id;
+    struct peer writer;
+    struct session *session; /* NULL unless live */
+    struct user *user;
+    struct topic *topic;
+    enum lane_state state;
+    uint8_t reason; /* why it is not live */
+    bool retain, exclusive;
+    bool fence; /* the writer is not registered for barriers of others */
+    uint32_t ring_size;
+    uint32_t readers; /* pairings */
+    int fd;
+    uint64_t slots[(IPC_LANE_SLOTS + 63) / 64]; /* bit set: in use */
+    struct list pairings;                        /* struct pairing.by_lane */
+    struct list waiting;                         /* the same, for those without a slot */
+};
+
+/* What wakes one subscription's descriptor, for all writers of one uid. */
+struct bell {
+    struct list link;
+    uint32_t uid;
+    int ring_fd;
+    int read_fd; /* -1 once the reader has been sent it */
+};
+
+struct subscription {
+    struct hash_node node;
+    struct list link;       /* broker.subscriptions */
+    struct list by_session;
+    struct list by_match; /* topic.readers, or broker.wildcards */
+    uint64_t id;
+    struct session *session;
+    struct topic *topic; /* NULL: a wildcard */
+    uint8_t start, slow; /* enums of control.proto */
+    bool self, tap, bell;
+    uint32_t n_pairings;
+    struct list pairings; /* struct pairing.by_subscription */
+    struct list bells;
+    char pattern[];
+};
+
+/* A segment of cursors of one reader. Outlives its session while a writer looks at it. */
+struct cells {
+    struct list link; /* session.cells; alone once the session is gone */
+    uint64_t id;
+    struct session *session;
+    struct user *user;
+    int fd;
+    bool known;    /* the reader has been sent it */
+    uint64_t used; /* bit set: in use */
+};
+
+#define PAIRING_NO_SLOT IPC_LANE_SLOTS
+
+struct pairing {
+    struct hash_node node;
+    struct list link; /* broker.pairings */
+    struct list by_lane;
+    struct list by_subscription; /* while the reader is there */
+    uint64_t id, lane_id, subscription_id;
+    struct lane *lane;
+    struct subscription *subscription; /* NULL once the reader side is done */
+    struct cells *cells;
+    struct bell *bell;
+    struct user *user; /* the reader's, who is charged */
+    uint64_t reader_session;
+    uint32_t reader_uid;
+    uint32_t slot; /* PAIRING_NO_SLOT: waits for one, or needs none (late) */
+    uint32_t cell;
+    uint8_t start, slow;
+    bool tap;
+    bool fence; /* the reader cannot issue a barrier for others */
+    bool late;  /* made when the writer was gone */
+    struct side writer_side, reader_side;
+};
+
+#endif

@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * LIST and STATUS. A page goes on after a number, so that a listing costs nothing between its pages and misses nothing
+ * that was there all the time. Numbers from shared memory are shown as they are: they are the client's word.
+ */
+#include "broker/core/control/request.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "broker/core/control/registry.h"
+#include "broker/core/control/session.h"
+#include "broker/core/control/stats.h"
+#include "proto/name.h"
+
+#define ITEMS_MAX      128u
+#define PAGE_SIZE_MAX  (IPC_MAX_FRAME_SIZE - 64u)
+/* What one page may read of shared memory: who has used up most of it ends the page. */
+#define READ_MAX  (UINT64_C(1) << 20)
+#define READ_LEFT (READ_MAX / 16)
+
+struct page {
+    const Ipc__Control__List *wish;
+    Ipc__Control__Item items[ITEMS_MAX];
+    Ipc__Control__Peer peers[ITEMS_MAX];
+    Ipc__Control__Item *pointers[ITEMS_MAX];
+    size_t n, size;
+    uint64_t read_left;
+};
+
+static void set_peer(struct page *page, const struct peer *peer)
+{
+    Ipc__Control__Peer *message = &page->peers[page->n];
+
+    message->session = peer->session;
+    message->uid = peer->uid;
+    message->gid = peer->gid;
+    message->pid = peer->pid;
+    message->name = (char *)(uintptr_t)peer->name;
+    page->items[page->n].peer = message;
+}
+
+static bool read_cell(struct page *page, struct cell_stats *ret, const struct pairing *pairing)
+{
+    page->read_left -= page->read_left < sizeof(struct ipc_cell) ? page->read_left : sizeof(struct ipc_cell);
+    return stats_of_cell(ret, pairing->cells->fd, pairing->cell, pairing->id);
+}
+
+static void show_session(struct page *page, Ipc__Control__Item *item, const struct session *session)
+{
+    set_peer(page, &session->peer);
+    item->since_ns = session->since_ns;
+    item->bytes = session->board ? sizeof(struct ipc_board) : 0;
+    list_for_each (lane, &session->lanes) {
+        item->topics++;
+        item->bytes += IPC_LAYOUT_PAGE + (uint64_t)list_entry(lane, struct lane, by_session)->ring_size;
+    }
+    list_for_each (subscription, &session->subscriptions) {
+        item->subscriptions++;
+        item->pairings += list_entry(subscription, struct subscription, by_session)->n_pairings;
+    }
+    list_for_each (cells, &session->cells)
+        item->bytes += sizeof(struct ipc_cells);
+}
+
+static void show_lane(struct page *page, Ipc__Control__Item *item, const struct lane *lane)
+{
+    struct lane_stats stats;
+
+    stats_of_lane(&stats, lane->fd, lane->ring_size, &page->read_left);
+    set_peer(page, &lane->writer);
+    item->name = lane->topic->name;
+    item->lane = lane->id;
+    item->ring_size = lane->ring_size;
+    item->bytes = IPC_LAYOUT_PAGE + (uint64_t)lane->ring_size;
+    item->head = stats.head;
+    item->sequence = stats.sequence;
+    item->overrun = stats.overrun;
+    item->readers = item->pairings = lane->readers;
+    item->retain = lane->retain;
+    item->ended = lane->state != LANE_LIVE;
+    list_for_each (node, &lane->pairings) {
+        const struct pairing *pairing = list_entry(node, struct pairing, by_lane);
+        struct cell_stats cell;
+
+        if (!read_cell(page, &cell, pairing))
+            continue;
+        item->lost += cell.lost;
+        if (stats.head > cell.cursor && stats.head - cell.cursor > item->behind)
+            item->behind = stats.head - cell.cursor;
+    }
+}
+
+static void show_subscription(struct page *page, Ipc__Control__Item *item, const struct subscription *subscription)
+{
+    set_peer(page, &subscription->session->peer);
+    item->name = (char *)(uintptr_t)subscription->pattern;
+    item->subscription = subscription->id;
+    item->pairings = subscription->n_pairings;
+    item->start = (Ipc__Control__Start)subscription->start;
+    item->slow = (Ipc__Control__Slow)subscription->slow;
+    list_for_each (node, &subscription->pairings) {
+        const struct pairing *pairing = list_entry(node, struct pairing, by_subscription);
+        struct cell_stats cell;
+
+        if (read_cell(page, &cell, pairing))
+            item->lost += cell.lost;
+    }
+}
+
+static void show_pairing(struct page *page, Ipc__Control__Item *item, const struct pairing *pairing)
+{
+    struct lane_stats lane;
+    struct cell_stats cell;
+
+    stats_of_lane(&lane, pairing->lane->fd, pairing->lane->ring_size, &page->read_left);
+    if (pairing->subscription)
+        set_peer(page, &pairing->subscription->session->peer);
+    item->name = pairing->lane->topic->name;
+    item->lane = pairing->lane_id;
+    item->subscription = pairing->subscription_id;
+    item->ring_size = pairing->lane->ring_size;
+    item->start = (Ipc__Control__Start)pairing->start;
+    item->slow = (Ipc__Control__Slow)pairing->slow;
+    item->ended = !pairing->subscription || pairing->lane->state != LANE_LIVE;
+    item->head = lane.head;
+    item->sequence = lane.sequence;
+    if (read_cell(page, &cell, pairing)) {
+        item->lost = cell.lost;
+        item->behind = lane.head > cell.cursor ? lane.head - cell.cursor : 0;
+    }
+}
+
+static void show_user(const struct broker *broker, struct page *page, Ipc__Control__Item *item,
+                      const struct user *user)
+{
+    page->peers[page->n].uid = user->uid;
+    item->peer = &page->peers[page->n];
+    item->sessions = user->used[LIMIT_SESSIONS];
+    item->topics = user->used[LIMIT_TOPICS];
+    item->subscriptions = user->used[LIMIT_SUBSCRIPTIONS];
+    item->pairings = user->used[LIMIT_LANES];
+    item->bytes = user->used[LIMIT_SEGMENT_BYTES];
+    item->limit_bytes = broker->options.config->per_user[LIMIT_SEGMENT_BYTES];
+    item->refused = user->refused;
+}
+
+/* The record at a node of the kind's list: its number, and whether it is to be shown. */
+static uint64_t identify(const struct page *page, struct list *node, bool *ret_wanted)
+{
+    const char *pattern = page->wish->pattern, *name = NULL;
+    uint64_t id = 0;
+
+    switch (page->wish->kind) {
+    case IPC__CONTROL__LIST_KIND__LIST_SESSIONS:
+        id = list_entry(node, struct session, link)->peer.session;
+        break;
+    case IPC__CONTROL__LIST_KIND__LIST_TOPICS:
+        id = list_entry(node, struct lane, link)->id;
+        name = list_entry(node, struct lane, link)->topic->name;
+        break;
+    case IPC__CONTROL__LIST_KIND__LIST_SUBSCRIPTIONS:
+        id = list_entry(node, struct subscription, link)->id;
+        name = list_entry(node, struct subscription, link)->pattern;
+        break;
+    case IPC__CONTROL__LIST_KIND__LIST_PAIRINGS:
+        id = list_entry(node, struct pairing, link)->id;
+        name = list_entry(node, struct pairing, link)->lane->topic->name;
+        break;
+    default:
+        id = (uint64_t)list_entry(node, struct user, link)->uid + 1;
+        break;
+    }
+    *ret_wanted = !name || !*pattern || strcmp(name, pattern) == 0 || ipc_name_match(pattern, name);
+    return id;
+}
+
+static void show(const struct broker *broker, struct page *page, Ipc__Control__Item *item, struct list *node)
+{
+    switch (page->wish->kind) {
+    case IPC__CONTROL__LIST_KIND__LIST_SESSIONS:
+        show_session(page, item, list_entry(node, struct session, link));
+        break;
+    case IPC__CONTROL__LIST_KIND__LIST_TOPICS:
+        show_lane(page, item, list_entry(node, struct lane, link));
+        break;
+    case IPC__CONTROL__LIST_KIND__LIST_SUBSCRIPTIONS:
+        show_subscription(page, item, list_entry(node, struct subscription, link));
+        break;
+    case IPC__CONTROL__LIST_KIND__LIST_PAIRINGS:
+        show_pairing(page, item, list_entry(node, struct pairing, link));
+        break;
+    default:
+        show_user(broker, page, item, list_entry(node, struct user, link));
+        break;
+    }
+}
+
+static struct list *head_of(struct broker *broker, unsigned kind)
+{
+    switch (kind) {
+    case IPC__CONTROL__LIST_KIND__LIST_SESSIONS:
+        return &broker->sessions;
+    case IPC__CONTROL__LIST_KIND__LIST_TOPICS:
+        return &broker->lanes;
+    case IPC__CONTROL__LIST_KIND__LIST_SUBSCRIPTIONS:
+        return &broker->subscriptions;
+    case IPC__CONTROL__LIST_KIND__LIST_PAIRINGS:
+        return &broker->pairings;
+    case IPC__CONTROL__LIST_KIND__LIST_USERS:
+        return &broker->quota.users;
+    default:
+        return NULL;
+    }
+}
+
+/* Where to go on after a number: behind its record if that is still there, else wherever the numbers are larger. */
+static struct list *start_after(struct broker *broker, const struct page *page, struct list *head)
+{
+    uint64_t after = page->wish->after;
+    struct list *node = NULL;
+    bool wanted;
+
+    if (page->wish->kind == IPC__CONTROL__LIST_KIND__LIST_TOPICS && registry_lane(broker, after))
+        node = &registry_lane(broker, after)->link;
+    else if (page->wish->kind == IPC__CONTROL__LIST_KIND__LIST_PAIRINGS && registry_pairing(broker, after))
+        node = &registry_pairing(broker, after)->link;
+    if (node)
+        return node->next;
+    for (node = head->next; node != head && identify(page, node, &wanted) <= after;)
+        node = node->next;
+    return node;
+}
+
+/* Add one item. Returns false if the page is full: then it was not added. */
+static bool add(const struct broker *broker, struct page *page, struct list *node, uint64_t id)
+{
+    Ipc__Control__Item *item = &page->items[page->n];
+    size_t size;
+
+    if (page->n == ITEMS_MAX || (page->n > 0 && page->read_left < READ_LEFT))
+        return false;
+    ipc__control__item__init(item);
+    ipc__control__peer__init(&page->peers[page->n]);
+    item->id = id;
+    show(broker, page, item, node);
+    size = ipc__control__item__get_packed_size(item) + 4; /* tag and length */
+    if (page->n > 0 && page->size + size > PAGE_SIZE_MAX)
+        return false;
+    page->size += size;
+    page->pointers[page->n++] = item;
+    return true;
+}
+
+void request_list(struct broker *broker, struct session *session, uint64_t id, const Ipc__Control__List *list)
+{
+    struct list *head = head_of(broker, list->kind);
+    Ipc__Control__Page message = IPC__CONTROL__PAGE__INIT;
+    struct page page;
+    const char *wrong = *list->pattern ? ipc_name_check(list->pattern, true) : NULL;
+
+    if (!head || wrong) {
+        session_fail(broker, session, id, -EINVAL, head ? "the pattern is not valid: %s" : "no such kind of list%s",
+                     head ? wrong : "");
+        return;
+    }
+    page.wish = list;
+    page.n = page.size = 0;
+    page.read_left = READ_MAX;
+    for (struct list *node = start_after(broker, &page, head); node != head; node = node->next) {
+        bool wanted;
+        uint64_t item = identify(&page, node, &wanted);
+
+        if (wanted && !add(broker, &page, node, item)) {
+            message.next = page.items[page.n - 1].id;
+            break;
+        }
+    }
+    message.items = page.pointers;
+    message.n_items = page.n;
+    session_reply(broker, session, IPC__CONTROL__TYPE__PAGE, id, &message.base, -1);
+}
+
+static uint64_t resident_bytes(void)
+{
+    unsigned long size, resident;
+    FILE *file = fopen("/proc/self/statm", "re");
+    uint64_t bytes = 0;
+
+    if (!file)
+        return 0;
+    if (fscanf(file, "%lu %lu", &size, &resident) == 2)
+        bytes = (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
+    (void)fclose(file);
+    return bytes;
+}
+
+void request_status(struct broker *broker, struct session *session, uint64_t id)
+{
+    Ipc__Control__StatusReply status = IPC__CONTROL__STATUS_REPLY__INIT;
+    const struct quota *quota = &broker->quota;
+
+    status.version = (char[]){IPCD_VERSION};
+    status.instance = broker->instance;
+    status.pid = (uint32_t)getpid();
+    status.started_ns = broker->started_ns;
+    status.sessions = quota->used[LIMIT_SESSIONS];
+    status.topics = broker->n_topics;
+    status.subscriptions = quota->used[LIMIT_SUBSCRIPTIONS];
+    status.pairings = quota->used[LIMIT_LANES];
+    status.segments = broker->n_topics;
+    list_for_each (node, &broker->sessions) {
+        const struct session *other = list_entry(node, struct session, link);
+
+        status.segments += other->board != NULL;
+        list_for_each (cells, &other->cells)
+            status.segments++;
+    }
+    status.segment_bytes = quota->used[LIMIT_SEGMENT_BYTES];
+    status.descriptors = quota->used[LIMIT_DESCRIPTORS] + IPC_CORE_FDS_BASE;
+    status.descriptors_max = quota->config->total[LIMIT_DESCRIPTORS] + IPC_CORE_FDS_BASE;
+    status.refused = quota->refused;
+    status.ended_badly = broker->ended_badly;
+    status.membarrier = broker->options.membarrier;
+    status.guardian = (char *)(uintptr_t)broker->options.guardian;
+    status.rss_bytes = resident_bytes();
+    status.requests = broker->requests;
+    session_reply(broker, session, IPC__CONTROL__TYPE__STATUS_REPLY, id, &status.base, -1);
+}

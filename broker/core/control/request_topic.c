@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Advertising and subscribing.
+ */
+#include "broker/core/control/request.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <ipc/error.h>
+
+#include "broker/core/control/lane.h"
+#include "broker/core/control/notice.h"
+#include "broker/core/control/pairing.h"
+#include "broker/core/control/registry.h"
+#include "broker/core/control/segment.h"
+#include "broker/core/control/session.h"
+#include "broker/core/control/worker.h"
+#include "broker/core/util/fd.h"
+#include "broker/core/util/log.h"
+#include "broker/core/util/text.h"
+#include "proto/name.h"
+
+static void answer_done(struct broker *broker, struct session *session, uint64_t id)
+{
+    const Ipc__Control__Done done = IPC__CONTROL__DONE__INIT;
+
+    session_reply(broker, session, IPC__CONTROL__TYPE__DONE, id, &done.base, -1);
+}
+
+static bool deny_admin(struct broker *broker, struct session *session, uint64_t id)
+{
+    if (session->admin)
+        session_fail(broker, session, id, -EPERM, "an admin session only looks: connect without admin to take part");
+    return session->admin;
+}
+
+/* The ring that a client gets for what it asked, or 0 if it asked too much. */
+static uint32_t ring_size_of(const struct broker *broker, uint32_t wanted)
+{
+    uint32_t size = IPC_MIN_RING_SIZE;
+
+    if (wanted == 0)
+        wanted = IPC_RING_SIZE_DEFAULT < broker->options.config->ring_size_max
+                     ? IPC_RING_SIZE_DEFAULT
+                     : (uint32_t)broker->options.config->ring_size_max;
+    if (wanted > broker->options.config->ring_size_max || wanted > IPC_MAX_RING_SIZE)
+        return 0;
+    while (size < wanted)
+        size *= 2;
+    return size;
+}
+
+/* A lane of that name that excludes others, or that excludes an exclusive one. */
+static const struct lane *rival(struct broker *broker, const char *name, bool exclusive)
+{
+    struct topic *topic = registry_topic(broker, name, false);
+
+    if (!topic)
+        return NULL;
+    list_for_each (node, &topic->lanes) {
+        const struct lane *lane = list_entry(node, struct lane, by_topic);
+
+        if (lane->state == LANE_LIVE && (exclusive || lane->exclusive))
+            return lane;
+    }
+    return NULL;
+}
+
+static void advertise_failed(struct broker *broker, struct session *session, uint64_t id, int result,
+                             uint32_t ring_size)
+{
+    char size[32];
+
+    text_from_number(size, sizeof(size), ring_size, true);
+    session_fail(broker, session, id, result,
+                 "the broker could not make a lane with a ring of %s bytes: %s; ask for a smaller ring", size,
+                 strerror(-result));
+}
+
+static void finish(struct broker *broker, struct session *session, const struct job *job, int *fd, int result)
+{
+    const struct lane_wish wish = {job->name, job->ring_size, job->retain, job->exclusive};
+    const struct charge charge = lane_charge(job->ring_size);
+    Ipc__Control__Advertised advertised = IPC__CONTROL__ADVERTISED__INIT;
+    struct lane *lane = NULL;
+
+    if (result == 0)
+        result = segment_seal(*fd, IPC_SEGMENT_LANE, job->ring_size, ++broker->segment_last);
+    if (result == 0) {
+        lane = lane_new(broker, session, &wish, fd);
+        result = lane ? 0 : -ENOMEM;
+    }
+    if (!lane) {
+        quota_return(&broker->quota, session->user, &charge);
+        advertise_failed(broker, session, job->request, result, job->ring_size);
+        return;
+    }
+    advertised.lane = lane->id;
+    advertised.ring_size = lane->ring_size;
+    /* The answer first: it names the lane that the notices speak of. */
+    session_reply(broker, session, IPC__CONTROL__TYPE__ADVERTISED, job->request, &advertised.base, lane->fd);
+    if (session->state != SESSION_ENDED)
+        pairing_join_lane(broker, lane);
+}
+
+static int hand_over(struct broker *broker, struct session *session, const struct job *template, int *fd)
+{
+    struct job *job;
+
+    if (!broker->worker)
+        broker->worker = worker_new(broker->worker_fd);
+    job = broker->worker ? malloc(sizeof(*job)) : NULL;
+    if (!job)
+        return -ENOMEM;
+    *job = *template;
+    list_init(&job->link);
+    job->fd = fd_steal(fd);
+    session->busy = true;
+    session_update_events(broker, session);
+    worker_push(broker->worker, job);
+    return 0;
+}
+
+void request_advertise(struct broker *broker, struct session *session, uint64_t id,
+                       const Ipc__Control__Advertise *advertise)
+{
+    const char *wrong = ipc_name_check(advertise->topic, false);
+    uint32_t ring_size = ring_size_of(broker, advertise->ring_size);
+    struct charge charge = lane_charge(ring_size);
+    const struct lane *other;
+    struct refusal refusal;
+    struct job job;
+    _cleanup_(fd_closep) int fd = -1;
+
+    if (deny_admin(broker, session, id))
+        return;
+    if (wrong) {
+        session_fail(broker, session, id, -EINVAL, "the topic name is not valid: %s", wrong);
+        return;
+    }
+    if (!ring_size) {
+        session_fail(broker, session, id, -EINVAL,
+                     "a ring of %" PRIu32 " bytes is larger than the %" PRIu64
+                     " that are allowed; ask for less, or raise ring-size-max in [limits] of ipcd.conf",
+                     advertise->ring_size, broker->options.config->ring_size_max);
+        return;
+    }
+    other = rival(broker, advertise->topic, advertise->exclusive);
+    if (other) {
+        session_fail(broker, session, id, -EEXIST,
+                     "topic %s is published by session %" PRIu64 " (%s, pid %" PRIu32 ") already, and one of the two "
+                     "wants to be the only one",
+                     advertise->topic, other->writer.session, other->writer.name, other->writer.pid);
+        return;
+    }
+    if (quota_take(&broker->quota, session->user, &charge, &refusal) < 0) {
+        session_refuse(broker, session, id, &refusal);
+        return;
+    }
+    job = (struct job){.session = session->peer.session,
+                       .request = id,
+                       .user = session->user,
+                       .size = segment_size(IPC_SEGMENT_LANE, ring_size),
+                       .ring_size = ring_size,
+                       .retain = advertise->retain,
+                       .exclusive = advertise->exclusive};
+    (void)snprintf(job.name, sizeof(job.name), "%s", advertise->topic);
+    fd = segment_create(IPC_SEGMENT_LANE);
+    if (fd >= 0 && job.size >= WORKER_SIZE_MIN && hand_over(broker, session, &job, &fd) == 0)
+        return;
+    finish(broker, session, &job, &fd, fd < 0 ? fd : segment_allocate(fd, job.size));
+}
+
+void request_advertise_finish(struct broker *broker, struct job *job)
+{
+    struct session *session = registry_session(broker, job->session);
+    struct charge charge = lane_charge(job->ring_size);
+    const struct lane *other = session ? rival(broker, job->name, job->exclusive) : NULL;
+
+    if (!session || other) {
+        job->fd = segment_destroy(job->fd, job->size);
+        quota_return(&broker->quota, job->user, &charge);
+        if (session)
+            session_fail(broker, session, job->request, -EEXIST, "topic %s is published by session %" PRIu64 " already",
+                         job->name, other->writer.session);
+    } else {
+        finish(broker, session, job, &job->fd, job->result);
+        fd_close(job->fd);
+    }
+    if (session) {
+        session->busy = false;
+        session_update_events(broker, session);
+    }
+    free(job);
+}
+
+void request_unadvertise(struct broker *broker, struct session *session, uint64_t id,
+                         const Ipc__Control__Unadvertise *unadvertise)
+{
+    struct lane *lane = registry_lane(broker, unadvertise->lane);
+
+    if (!lane || lane->session != session) {
+        session_fail(broker, session, id, -ENOENT, "this session has no lane %" PRIu64, unadvertise->lane);
+        return;
+    }
+    pairing_end_lane(broker, lane, IPC_REASON_CLOSED);
+    answer_done(broker, session, id);
+}
+
+void request_subscribe(struct broker *broker, struct session *session, uint64_t id,
+                       const Ipc__Control__Subscribe *subscribe)
+{
+    const char *wrong = ipc_name_check(subscribe->pattern, true);
+    Ipc__Control__Subscribed subscribed = IPC__CONTROL__SUBSCRIBED__INIT;
+    struct subscription *subscription;
+    struct refusal refusal;
+    int result;
+
+    if (deny_admin(broker, session, id))
+        return;
+    if (wrong) {
+        session_fail(broker, session, id, -EINVAL, "the pattern is not valid: %s", wrong);
+        return;
+    }
+    if ((unsigned)subscribe->start > IPC__CONTROL__START__START_OLDEST || (unsigned)subscribe->slow > IPC__CONTROL__SLOW__SLOW_DISCONNECT) {
+        session_fail(broker, session, id, -EINVAL, "start %u or slow %u is not known to this broker (ipcd %s)",
+                     (unsigned)subscribe->start, (unsigned)subscribe->slow, IPCD_VERSION);
+        return;
+    }
+    subscription = registry_subscription_new(broker, session, subscribe->pattern);
+    if (!subscription) {
+        session_fail(broker, session, id, -ENOMEM, "the broker is out of memory");
+        return;
+    }
+    subscription->start = (uint8_t)subscribe->start;
+    subscription->slow = (uint8_t)subscribe->slow;
+    subscription->self = subscribe->self;
+    subscription->tap = subscribe->tap;
+    if (subscription->tap && subscription->slow == IPC__CONTROL__SLOW__SLOW_BLOCK)
+        subscription->slow = IPC__CONTROL__SLOW__SLOW_DROP_OLDEST; /* an observer holds up nobody */
+    result = pairing_join_subscription(broker, subscription, &subscribed.matched, &refusal);
+    if (result < 0) {
+        registry_subscription_free(broker, subscription);
+        session_refuse(broker, session, id, &refusal);
+        return;
+    }
+    subscribed.subscription = subscription->id;
+    /* Notices about it go out only with the next flush, behind this answer. */
+    session_reply(broker, session, IPC__CONTROL__TYPE__SUBSCRIBED, id, &subscribed.base, -1);
+}
+
+void request_unsubscribe(struct broker *broker, struct session *session, uint64_t id,
+                         const Ipc__Control__Unsubscribe *unsubscribe)
+{
+    struct subscription *subscription = registry_subscription(broker, unsubscribe->subscription);
+
+    if (!subscription || subscription->session != session) {
+        session_fail(broker, session, id, -ENOENT, "this session has no subscription %" PRIu64,
+                     unsubscribe->subscription);
+        return;
+    }
+    pairing_end_subscription(broker, subscription, IPC_REASON_CLOSED);
+    answer_done(broker, session, id);
+}
+
+void request_bell(struct broker *broker, struct session *session, uint64_t id, const Ipc__Control__Bell *bell)
+{
+    struct subscription *subscription = registry_subscription(broker, bell->subscription);
+    struct refusal refusal;
+
+    if (!subscription || subscription->session != session) {
+        session_fail(broker, session, id, -ENOENT, "this session has no subscription %" PRIu64, bell->subscription);
+        return;
+    }
+    if (pairing_ask_bells(broker, subscription, &refusal) < 0) {
+        session_refuse(broker, session, id, &refusal);
+        return;
+    }
+    answer_done(broker, session, id);
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One client's connection, from accept to end. Control thread only.
+ */
+#ifndef IPCD_CORE_CONTROL_SESSION_H
+#define IPCD_CORE_CONTROL_SESSION_H
+
+#include "broker/core/control/broker.h"
+
+/* Take over an accepted socket: find out who it is, charge, watch. Over a limit it waits for its first frame to be told
+ * so. The descriptor is the session's on success. Returns 0 or a negative errno. */
+int session_new(struct broker *broker, int *fd);
+
+/* HELLO was good. Makes the board unless it is an admin. Returns 0, or a negative errno and the refusal. */
+int session_open(struct broker *broker, struct session *session, struct refusal *refusal);
+
+/* End it: what it declared goes, its peers are told, and its record is freed at the end of the round. With `text` the
+ * client is told the reason. */
+void session_end(struct broker *broker, struct session *session, unsigned reason, const char *text);
+
+/* Free the records of sessions that ended. */
+void session_bury(struct broker *broker);
+
+/* Answer a request. `fd` (or -1) stays the caller's. A client that does not read its answers is ended: reason slow. */
+void session_reply(struct broker *broker, struct session *session, unsigned type, uint64_t id,
+                   const ProtobufCMessage *message, int fd);
+
+/* Answer a request by FAILURE. */
+void session_fail(struct broker *broker, struct session *session, uint64_t id, int code, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
+
+/* The same with a refusal, which is logged. */
+void session_refuse(struct broker *broker, struct session *session, uint64_t id, const struct refusal *refusal);
+
+/* Something it may be told, or its socket, changed. */
+int session_flush_outbox(struct session *session);
+void session_send_failed(struct broker *broker, struct session *session, int result);
+void session_update_events(struct broker *broker, struct session *session);
+
+/* Events of the loop. */
+void session_on_socket(struct broker *broker, struct session *session, uint32_t events);
+void session_on_process(struct broker *broker, struct session *session);
+
+/* Try again with those for whom something was lacking. */
+void session_retry_stalled(struct broker *broker);
+
+/* Work on one frame (request.c). */
+void request_handle(struct broker *broker, struct session *session, const void *packet, size_t size);
+
+#endif

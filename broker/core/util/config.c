@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One table of settings drives parsing, checks and printing. inih splits the lines; it tells neither line numbers
+ * nor empty sections, so the reader that feeds it does.
+ */
+#include "broker/core/util/config.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include <ini.h>
+
+#include "broker/core/util/log.h"
+#include "broker/core/util/text.h"
+
+#define MISTAKES_MAX 50u
+#define LINE_MAX_SIZE 190u /* what inih takes on its stack */
+
+const struct limit_about limit_about[LIMIT_COUNT] = {
+#define LIMIT_ABOUT(id, setting, what, bytes, ...) LIMIT_ABOUT_(setting, what, bytes, __VA_ARGS__)
+#define LIMIT_ABOUT_(setting, what, bytes, user, total, most, advice) {setting, what, advice, bytes},
+    LIMITS(LIMIT_ABOUT)
+#undef LIMIT_ABOUT
+#undef LIMIT_ABOUT_
+};
+
+enum kind { KIND_PATH, KIND_LEVEL, KIND_MODE, KIND_COUNT, KIND_SIZE };
+
+static const struct setting {
+    const char *section, *key;
+    enum kind kind;
+    size_t offset;
+    uint64_t least, most;
+} settings[] = {
+    {"broker", "address", KIND_PATH, offsetof(struct config, address), 0, 0},
+    {"broker", "log-level", KIND_LEVEL, offsetof(struct config, log_level), 0, 0},
+    {"broker", "socket-mode", KIND_MODE, offsetof(struct config, socket_mode), 0, 0777},
+#define SETTING_USER(id, setting, what, bytes, user, total_default, highest, advice)                         \
+    {"limits",     setting, (bytes) ? KIND_SIZE : KIND_COUNT, offsetof(struct config, per_user[LIMIT_##id]),  \
+     (bytes) ? BYTES_LEAST : 1, highest},
+#define SETTING_TOTAL(id, setting, what, bytes, user, total_default, highest, advice)                        \
+    {"limits",         "total-" setting, (bytes) ? KIND_SIZE : KIND_COUNT,                                   \
+     offsetof(struct config, total[LIMIT_##id]), (bytes) ? BYTES_LEAST : 1, highest},
+#define BYTES_LEAST 4096
+    LIMITS(SETTING_USER) LIMITS(SETTING_TOTAL)
+#undef SETTING_USER
+#undef SETTING_TOTAL
+    {"limits", "connects-per-second", KIND_COUNT, offsetof(struct config, connects_per_second), 1, 1000000},
+    {"limits", "ring-size-max", KIND_SIZE, offsetof(struct config, ring_size_max), IPC_MIN_RING_SIZE,
+     IPC_MAX_RING_SIZE},
+};
+#define N_SETTINGS (sizeof(settings) / sizeof(settings[0]))
+static_assert(N_SETTINGS <= CONFIG_SETTINGS_MAX, "origin has a place for each setting");
+
+void config_init(struct config *config)
+{
+    *config = (struct config){
+        .log_level = LOG_INFO,
+        .connects_per_second = IPC_CONNECTS_DEFAULT,
+        .ring_size_max = IPC_MAX_RING_SIZE,
+#define DEFAULT_OF(id, setting, what, bytes, user, total_default, most, advice)                              \
+    .per_user[LIMIT_##id] = (user), .total[LIMIT_##id] = (total_default),
+        LIMITS(DEFAULT_OF)
+#undef DEFAULT_OF
+    };
+}
+
+struct parser {
+    struct config *config;
+    const char *path;
+    const char *at, *end; /* what was not read yet */
+    unsigned line, mistakes;
+    FILE *errors;
+    char section[64];
+    unsigned set_at[CONFIG_SETTINGS_MAX]; /* line in this file, or 0 */
+};
+
+static void mistake(struct parser *parser, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void mistake(struct parser *parser, const char *format, ...)
+{
+    va_list arguments;
+
+    if (parser->mistakes++ >= MISTAKES_MAX)
+        return;
+    fprintf(parser->errors, "%s:%u: ", parser->path, parser->line);
+    va_start(arguments, format);
+    vfprintf(parser->errors, format, arguments);
+    va_end(arguments);
+    fputc('\n', parser->errors);
+}
+
+static void check_section(struct parser *parser, const char *line)
+{
+    size_t size = strcspn(line + 1, "]\r\n");
+    char quoted[80];
+
+    if (line[1 + size] != ']')
+        return; /* inih complains */
+    (void)snprintf(parser->section, sizeof(parser->section), "%.*s", (int)(size < 63 ? size : 63), line + 1);
+    if (strcmp(parser->section, "broker") == 0 || strcmp(parser->section, "limits") == 0)
+        return;
+    text_quote(quoted, sizeof(quoted), parser->section);
+    mistake(parser, "unknown section [%s]; there are [broker] and [limits]", quoted);
+}
+
+/* The next line for inih, without the space before it (which would continue the line before). A line that inih would
+ * split, or that has a zero byte, is reported and handed over empty. */
+static char *read_line(char *line, int capacity, void *user)
+{
+    struct parser *parser = user;
+    const char *newline, *start = parser->at;
+    size_t size;
+
+    if (start >= parser->end)
+        return NULL;
+    newline = memchr(start, '\n', (size_t)(parser->end - start));
+    parser->at = newline ? newline + 1 : parser->end;
+    parser->line++;
+    size = (size_t)((newline ? newline : parser->end) - start);
+    while (size > 0 && (*start == ' ' || *start == '\t' || *start == '\r')) {
+        start++;
+        size--;
+    }
+    if (memchr(start, '\0', size)) {
+        mistake(parser, "the line has a zero byte");
+        size = 0;
+    } else if (size > LINE_MAX_SIZE || size + 2 > (size_t)capacity) {
+        mistake(parser, "the line has %zu bytes, more than the %u that are allowed", size, LINE_MAX_SIZE);
+        size = 0;
+    }
+    memcpy(line, start, size);
+    line[size] = '\0';
+    if (line[0] == '[')
+        check_section(parser, line);
+    line[size] = '\n';
+    line[size + 1] = '\0';
+    return line;
+}
+
+static void parse_number(struct parser *parser, const struct setting *setting, const char *value, uint64_t *field)
+{
+    bool size = setting->kind == KIND_SIZE;
+    char least[32], most[32], quoted[64];
+    uint64_t number = 0;
+    int result = text_to_number(value, size, &number);
+
+    if (result == 0 && number >= setting->least && number <= setting->most) {
+        *field = number;
+        return;
+    }
+    text_from_number(least, sizeof(least), setting->least, size);
+    text_from_number(most, sizeof(most), setting->most, size);
+    text_quote(quoted, sizeof(quoted), value);
+    mistake(parser, "%s = %s: a whole number from %s to %s is allowed%s", setting->key, quoted, least, most,
+            size ? ", with K, M or G for 1024, 1024^2, 1024^3 bytes" : "");
+}
+
+static void parse_mode(struct parser *parser, const char *value, uint64_t *field)
+{
+    uint64_t mode = 0;
+    size_t size = strlen(value);
+    char quoted[64];
+
+    if (size < 3 || size > 4 || strspn(value, "01234567") != size || (size == 4 && value[0] != '0')) {
+        text_quote(quoted, sizeof(quoted), value);
+        mistake(parser, "socket-mode = %s: three octal digits are allowed, such as 660", quoted);
+        return;
+    }
+    for (; *value; value++)
+        mode = mode << 3 | (uint64_t)(*value - '0');
+    *field = mode;
+}
+
+static void parse_value(struct parser *parser, const struct setting *setting, const char *value)
+{
+    char *field = (char *)parser->config + setting->offset;
+    char quoted[64];
+
+    text_quote(quoted, sizeof(quoted), value);
+    switch (setting->kind) {
+    case KIND_PATH:
+        if (value[0] != '/')
+            mistake(parser, "%s = %s: an absolute path is expected", setting->key, quoted);
+        else if (strlen(value) > IPC_MAX_ADDRESS_SIZE)
+            mistake(parser, "%s: a path of at most %u bytes is allowed", setting->key, IPC_MAX_ADDRESS_SIZE);
+        else
+            (void)snprintf(field, IPC_MAX_ADDRESS_SIZE + 1, "%s", value);
+        break;
+    case KIND_LEVEL:
+        if (log_level_from_word(value) < 0)
+            mistake(parser, "%s = %s: error, warning, notice, info and debug are allowed", setting->key, quoted);
+        else
+            *(uint64_t *)(void *)field = (uint64_t)log_level_from_word(value);
+        break;
+    case KIND_MODE:
+        parse_mode(parser, value, (uint64_t *)(void *)field);
+        break;
+    case KIND_COUNT:
+    case KIND_SIZE:
+        parse_number(parser, setting, value, (uint64_t *)(void *)field);
+        break;
+    }
+}
+
+static void unknown_key(struct parser *parser, const char *section, const char *key)
+{
+    char quoted[80];
+
+    text_quote(quoted, sizeof(quoted), key);
+    if (section[0] == '\0') {
+        mistake(parser, "'%s' stands before any section; write [broker] or [limits] first", quoted);
+        return;
+    }
+    if (strcmp(section, "broker") != 0 && strcmp(section, "limits") != 0)
+        return; /* the section was reported */
+    if (parser->mistakes++ >= MISTAKES_MAX)
+        return;
+    fprintf(parser->errors, "%s:%u: unknown setting '%s' in [%s]; there are:", parser->path, parser->line, quoted,
+            section);
+    for (size_t i = 0; i < N_SETTINGS; i++) {
+        if (strcmp(settings[i].section, section) == 0)
+            fprintf(parser->errors, " %s", settings[i].key);
+    }
+    fputc('\n', parser->errors);
+}
+
+static int parse_setting(void *user, const char *section, const char *key, const char *value)
+{
+    struct parser *parser = user;
+
+    for (size_t i = 0; i < N_SETTINGS; i++) {
+        if (strcmp(settings[i].section, section) != 0 || strcmp(settings[i].key, key) != 0)
+            continue;
+        if (parser->set_at[i]) {
+            mistake(parser, "%s was set already in line %u of this file", key, parser->set_at[i]);
+            return 1;
+        }
+        parser->set_at[i] = parser->line;
+        parse_value(parser, &settings[i], value);
+        (void)snprintf(parser->config->origin[i], sizeof(parser->config->origin[i]), "%s:%u", parser->path,
+                       parser->line);
+        return 1;
+    }
+    unknown_key(parser, section, key);
+    return 1;
+}
+
+unsigned config_parse(struct config *config, const char *path, const char *text, size_t size, FILE *errors)
+{
+    struct parser parser = {.config = config, .path = path, .at = text, .end = text + size, .errors = errors};
+    int line = ini_parse_stream(read_line, &parser, parse_setting, &parser);
+
+    if (line != 0) {
+        parser.line = line > 0 ? (unsigned)line : 0;
+        mistake(&parser, "'setting = value', '[section]', or a comment after '#' is expected");
+    }
+    if (parser.mistakes > MISTAKES_MAX)
+        fprintf(errors, "%s: %u more mistakes\n", path, parser.mistakes - MISTAKES_MAX);
+    return parser.mistakes;
+}
+
+void config_resolve(struct config *config, size_t open_files_max)
+{
+    uint64_t open_files = open_files_max > 2 * IPC_CORE_FDS_BASE ? open_files_max - IPC_CORE_FDS_BASE
+                                                                 : IPC_CORE_FDS_BASE;
+    struct sysinfo memory = {0};
+
+    if (config->total[LIMIT_DESCRIPTORS] == 0 || config->total[LIMIT_DESCRIPTORS] > open_files)
+        config->total[LIMIT_DESCRIPTORS] = open_files;
+    if (config->per_user[LIMIT_DESCRIPTORS] == 0)
+        config->per_user[LIMIT_DESCRIPTORS] = open_files - open_files / 4;
+    if (config->total[LIMIT_SEGMENT_BYTES] == 0) {
+        uint64_t all = sysinfo(&memory) == 0 ? (uint64_t)memory.totalram * memory.mem_unit : UINT64_C(1) << 32;
+
+        config->total[LIMIT_SEGMENT_BYTES] = all / 2;
+    }
+    if (config->socket_mode == 0)
+        config->socket_mode = geteuid() == 0 ? 0666 : 0600;
+}
+
+void config_print(const struct config *config, FILE *out)
+{
+    const char *section = "";
+
+    for (size_t i = 0; i < N_SETTINGS; i++) {
+        const char *field = (const char *)config + settings[i].offset;
+        uint64_t number = 0;
+        char text[IPC_MAX_ADDRESS_SIZE + 1];
+
+        if (strcmp(section, settings[i].section) != 0)
+            fprintf(out, "%s[%s]\n", *section ? "\n" : "", settings[i].section);
+        section = settings[i].section;
+        if (settings[i].kind != KIND_PATH)
+            memcpy(&number, field, sizeof(number));
+        switch (settings[i].kind) {
+        case KIND_PATH:
+            (void)snprintf(text, sizeof(text), "%s", field);
+            break;
+        case KIND_LEVEL:
+            (void)snprintf(text, sizeof(text), "%s", log_level_word((int)number));
+            break;
+        case KIND_MODE:
+            (void)snprintf(text, sizeof(text), "%03" PRIo64, number);
+            break;
+        case KIND_COUNT:
+        case KIND_SIZE:
+            text_from_number(text, sizeof(text), number, settings[i].kind == KIND_SIZE);
+            break;
+        }
+        fprintf(out, "# %s\n%s = %s\n", config->origin[i][0] ? config->origin[i] : "default", settings[i].key, text);
+    }
+}

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The configuration: defaults, then a file, then its drop-ins (FILE.d/ *.conf in lexical order, each may change what
+ * came before). Every mistake is reported with file and line; nothing is used unless there is none.
+ */
+#ifndef IPCD_CORE_UTIL_CONFIG_H
+#define IPCD_CORE_UTIL_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "proto/limits.h"
+
+/* What is counted and limited, per user and in total: id, setting, the words for it, whether it is bytes, default per
+ * user, default in total, most that can be set, and what the user can do. Defaults of 0 are chosen at start. */
+#define LIMITS(X)                                                                                            \
+    X(SESSIONS, "sessions", "sessions", false, IPC_SESSIONS_DEFAULT, IPC_MAX_SESSIONS, IPC_MAX_SESSIONS,     \
+      "close connections")                                                                                   \
+    X(TOPICS, "topics", "advertised topics", false, IPC_TOPICS_DEFAULT, IPC_MAX_TOPICS, IPC_MAX_TOPICS,      \
+      "close publishers")                                                                                    \
+    X(SUBSCRIPTIONS, "subscriptions", "subscriptions", false, IPC_SUBSCRIPTIONS_DEFAULT, IPC_MAX_TOPICS,     \
+      IPC_MAX_TOPICS, "close subscriptions")                                                                 \
+    X(LANES, "lanes", "pairings of a lane and a reader", false, IPC_LANES_DEFAULT, IPC_MAX_PAIRINGS,         \
+      IPC_MAX_PAIRINGS, "subscribe to fewer topics")                                                         \
+    X(DESCRIPTORS, "descriptors", "file descriptors of the broker", false, 0, 0, UINT64_C(1) << 20,          \
+      "close publishers or subscriptions")                                                                   \
+    X(SEGMENT_BYTES, "segment-bytes", "bytes of shared memory", true, IPC_SEGMENT_BYTES_DEFAULT, 0,          \
+      UINT64_C(1) << 46, "advertise with smaller rings")
+
+enum limit {
+#define LIMIT_ENUM(id, ...) LIMIT_##id,
+    LIMITS(LIMIT_ENUM)
+#undef LIMIT_ENUM
+        LIMIT_COUNT
+};
+
+struct limit_about {
+    const char *setting, *what, *advice;
+    bool bytes;
+};
+extern const struct limit_about limit_about[LIMIT_COUNT];
+
+#define CONFIG_SETTINGS_MAX 24u
+
+struct config {
+    char address[IPC_MAX_ADDRESS_SIZE + 1]; /* empty: the default of whoever runs it */
+    uint64_t log_level;                     /* LOG_ERR to LOG_DEBUG */
+    uint64_t socket_mode;
+    uint64_t per_user[LIMIT_COUNT];
+    uint64_t total[LIMIT_COUNT];
+    uint64_t connects_per_second; /* per user */
+    uint64_t ring_size_max;
+    /* Where each setting comes from, in the order of the table in config.c; "" is the default. */
+    char origin[CONFIG_SETTINGS_MAX][96];
+};
+
+void config_init(struct config *config);
+
+/* Read a file and its drop-ins. A file that does not exist is a mistake only if `required`. Mistakes are written to
+ * `errors`, one line each. Returns their number. */
+unsigned config_load(struct config *config, const char *path, bool required, FILE *errors);
+
+/* The file that is read if none is named; free it. NULL: there is no place for one. */
+char *config_default_path(void);
+
+/* As config_load(), for the text of one file. */
+unsigned config_parse(struct config *config, const char *path, const char *text, size_t size, FILE *errors);
+
+/* Fill in what is still 0 from what this process may use. */
+void config_resolve(struct config *config, size_t open_files_max);
+
+/* Write a configuration as a file that would set it. */
+void config_print(const struct config *config, FILE *out);
+
+#endif

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * ipcd-run: arguments.
+ */
+#include <argp.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "broker/core/util/fd.h"
+#include "broker/core/util/log.h"
+#include "broker/run/run.h"
+
+const char *argp_program_version = "ipcd-run " IPCD_VERSION;
+
+enum option_key { OPTION_PRIVATE = 256, OPTION_IPCD, OPTION_LOG_LEVEL };
+
+static const struct argp_option options[] = {
+    {"address", 'a', "PATH", 0, "Listen on PATH (default: where ipcd would)", 0},
+    {"private", OPTION_PRIVATE, NULL, 0, "Listen in a fresh private directory, which is removed at the end", 0},
+    {"config", 'c', "FILE", 0, "Hand FILE to ipcd", 0},
+    {"ipcd", OPTION_IPCD, "PATH", 0, "Run this ipcd (default: the one beside ipcd-run, else from PATH)", 0},
+    {"log-level", OPTION_LOG_LEVEL, "LEVEL", 0, "error, warning, notice, info or debug", 0},
+    {0},
+};
+
+static error_t parse_option(int key, char *value, struct argp_state *state)
+{
+    struct run_options *run = state->input;
+    int level;
+
+    switch (key) {
+    case 'a':
+        run->address = value;
+        break;
+    case 'c':
+        run->config_path = value;
+        break;
+    case OPTION_PRIVATE:
+        run->private = true;
+        break;
+    case OPTION_IPCD:
+        run->ipcd_path = value;
+        break;
+    case OPTION_LOG_LEVEL:
+        level = log_level_from_word(value);
+        if (level < 0)
+            argp_error(state, "--log-level=%s: error, warning, notice, info and debug are allowed", value);
+        run->log_level = value;
+        log_init("ipcd-run", level);
+        break;
+    case ARGP_KEY_ARGS:
+        run->command = state->argv + state->next;
+        state->next = state->argc;
+        break;
+    case ARGP_KEY_END:
+        if (run->private && run->address)
+            argp_error(state, "--private and --address exclude each other");
+        if (run->private && !run->log_level)
+            run->log_level = "warning"; /* it is somebody's tool here, not a service */
+        break;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+/* The ipcd of the folder that this program is in. NULL: there is none. */
+static char *neighbour(void)
+{
+    char self[4096];
+    ssize_t size = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    char *path = NULL, *slash;
+
+    if (size <= 0)
+        return NULL;
+    self[size] = '\0';
+    slash = strrchr(self, '/');
+    if (!slash || asprintf(&path, "%.*s/ipcd", (int)(slash - self), self) < 0)
+        return NULL;
+    if (access(path, X_OK) == 0)
+        return path;
+    free(path);
+    return NULL;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct argp parser = {
+        options, parse_option, "[-- COMMAND ARGUMENT...]",
+        "Run ipcd, and with it COMMAND, which finds it through IPC_ADDRESS."
+        "\vWith COMMAND, its exit status is that of ipcd-run (128+n if signal n killed it), and ipcd ends with it. "
+        "125: ipcd could not be run; 126, 127: COMMAND could not be run; 124: ipcd ended by itself. Without COMMAND, "
+        "ipcd runs until SIGTERM or SIGINT. See ipcd-run(8).",
+        NULL, NULL, NULL};
+    struct run_options run = {0};
+    _cleanup_(freep) char *beside = neighbour();
+
+    log_init("ipcd-run", LOG_WARNING);
+    run.ipcd_path = beside ? beside : "ipcd";
+    (void)argp_parse(&parser, argc, argv, ARGP_IN_ORDER, NULL, &run);
+    return run_supervise(&run);
+}

@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One loop over four descriptors: signals, what ipcd tells, and the pidfds of ipcd and COMMAND. It ends when neither
+ * runs any more.
+ */
+#include "broker/run/run.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <systemd/sd-daemon.h>
+
+#include "broker/core/util/config.h"
+#include "broker/core/util/fd.h"
+#include "broker/core/util/listener.h"
+#include "broker/core/util/log.h"
+#include "broker/core/util/text.h"
+
+/* How long what was told to end may take before it is killed. */
+#define PATIENCE_NS UINT64_C(10000000000)
+
+enum status { STATUS_IPCD_ENDED = 124, STATUS_IPCD_NOT_RUN = 125, STATUS_NOT_EXECUTABLE = 126, STATUS_NOT_FOUND = 127 };
+
+/* Digits enough for any pid; the child writes its own over them. */
+#define PID_PLACE "00000000000"
+
+struct supervisor {
+    const struct run_options *options;
+    struct listener listener;
+    struct notify notify;
+    struct child ipcd, command;
+    int signal_fd;
+    bool ready, told_to_stop, stopping;
+    uint64_t kill_at_ns; /* 0: nobody was told to end */
+    int status;
+    char folder[IPC_MAX_ADDRESS_SIZE + 1];
+};
+
+static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static void say(const char *format, ...)
+{
+    char text[768];
+    va_list arguments;
+
+    va_start(arguments, format);
+    (void)vsnprintf(text, sizeof(text), format, arguments);
+    va_end(arguments);
+    log_write(LOG_CHILD, NULL, "%s", text);
+}
+
+/* Where to listen, and with what mode. Returns 0 or -1 after it said what is wrong. */
+static int find_address(struct supervisor *supervisor, char *ret, size_t capacity, unsigned *ret_mode)
+{
+    const struct run_options *options = supervisor->options;
+    _cleanup_(freep) char *path = options->config_path ? strdup(options->config_path) : config_default_path();
+    struct config config;
+    int size;
+
+    config_init(&config);
+    if (path && config_load(&config, path, options->config_path != NULL, stderr) > 0) {
+        say("the configuration has mistakes; nothing was started");
+        return -1;
+    }
+    config_resolve(&config, 1024);
+    *ret_mode = options->private ? 0600 : (unsigned)config.socket_mode;
+    if (options->private) {
+        int result = folder_make(supervisor->folder, sizeof(supervisor->folder));
+
+        if (result < 0) {
+            say("no private directory could be made in $XDG_RUNTIME_DIR or /tmp: %s", strerror(-result));
+            supervisor->folder[0] = '\0';
+            return -1;
+        }
+        size = snprintf(ret, capacity, "%s/socket", supervisor->folder);
+    } else if (options->address || config.address[0]) {
+        size = snprintf(ret, capacity, "%s", options->address ? options->address : config.address);
+    } else {
+        if (listener_default_address(ret, capacity) < 0) {
+            say("no address to listen on: XDG_RUNTIME_DIR is not set; set it, or give --address or --private");
+            return -1;
+        }
+        return 0;
+    }
+    if (size < 0 || (size_t)size >= capacity) {
+        say("the address is longer than the %u bytes that the path of a socket can have", IPC_MAX_ADDRESS_SIZE);
+        return -1;
+    }
+    return 0;
+}
+
+static int prepare(struct supervisor *supervisor)
+{
+    char address[IPC_MAX_ADDRESS_SIZE + 1], error[512];
+    unsigned mode;
+    sigset_t signals;
+    int result;
+
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
+    sigaddset(&signals, SIGCHLD);
+    (void)sigprocmask(SIG_BLOCK, &signals, NULL);
+    supervisor->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+    result = supervisor->signal_fd < 0 ? -errno : notify_init(&supervisor->notify);
+    if (result < 0) {
+        say("cannot start: %s", strerror(-result));
+        return -1;
+    }
+    if (find_address(supervisor, address, sizeof(address), &mode) < 0)
+        return -1;
+    if (listener_open(&supervisor->listener, address, mode, error, sizeof(error)) < 0) {
+        say("%s", error);
+        return -1;
+    }
+    return 0;
+}
+
+static int start_ipcd(struct supervisor *supervisor)
+{
+    const struct run_options *options = supervisor->options;
+    const char *argv[6] = {options->ipcd_path};
+    size_t n = 1;
+    const struct environment_change changes[] = {
+        {"LISTEN_FDS", "1"},
+        {"LISTEN_PID", PID_PLACE},
+        {"LISTEN_FDNAMES", "ipcd.socket"},
+        {"NOTIFY_SOCKET", supervisor->notify.address},
+        {"WATCHDOG_PID", NULL}, /* WATCHDOG_USEC stays: its pings are passed on */
+        {"IPCD_GUARDIAN", "ipcd-run"},
+    };
+    char **environment = environment_new(changes, sizeof(changes) / sizeof(changes[0]));
+    const struct child_plan plan = {
+        .argv = argv, .environment = environment, .listen_fd = supervisor->listener.fd, .foreground_signals = true};
+    int result;
+
+    if (options->config_path) {
+        argv[n++] = "--config";
+        argv[n++] = options->config_path;
+    }
+    if (options->log_level) {
+        argv[n++] = "--log-level";
+        argv[n++] = options->log_level;
+    }
+    argv[n] = NULL;
+    result = environment ? child_start(&supervisor->ipcd, &plan) : -ENOMEM;
+
+    environment_free(environment);
+    if (result < 0)
+        say("%s cannot be run: %s; say where it is with --ipcd PATH", options->ipcd_path, strerror(-result));
+    return result;
+}
+
+static void stop_ipcd(struct supervisor *supervisor)
+{
+    supervisor->told_to_stop = true;
+    if (supervisor->ipcd.pid == 0)
+        return;
+    child_signal(&supervisor->ipcd, SIGTERM);
+    supervisor->kill_at_ns = time_monotonic_ns() + PATIENCE_NS;
+}
+
+static void start_command(struct supervisor *supervisor)
+{
+    const struct run_options *options = supervisor->options;
+    const struct environment_change changes[] = {
+        {"IPC_ADDRESS", supervisor->listener.path}, {"NOTIFY_SOCKET", NULL}, {"WATCHDOG_PID", NULL},
+        {"WATCHDOG_USEC", NULL},                    {"LISTEN_FDS", NULL},    {"LISTEN_PID", NULL},
+        {"LISTEN_FDNAMES", NULL},
+    };
+    char **environment = environment_new(changes, sizeof(changes) / sizeof(changes[0]));
+    const struct child_plan plan = {
+        .argv = (const char *const *)options->command, .environment = environment, .listen_fd = -1};
+    int result = environment ? child_start(&supervisor->command, &plan) : -ENOMEM;
+
+    environment_free(environment);
+    if (result == 0)
+        return;
+    say("%s cannot be run: %s", options->command[0], strerror(-result));
+    supervisor->status = result == -ENOENT ? STATUS_NOT_FOUND : STATUS_NOT_EXECUTABLE;
+    stop_ipcd(supervisor);
+}
+
+static void on_notify(struct supervisor *supervisor)
+{
+    struct notify_news news;
+
+    while (notify_read(&supervisor->notify, supervisor->ipcd.pid, &news) > 0) {
+        supervisor->stopping = supervisor->stopping || news.stopping;
+        if (news.status[0])
+            (void)sd_notifyf(0, "STATUS=%s", news.status);
+        if (news.watchdog)
+            (void)sd_notify(0, "WATCHDOG=1");
+        if (news.stopping)
+            (void)sd_notify(0, "STOPPING=1");
+        if (!news.ready || supervisor->ready)
+            continue;
+        supervisor->ready = true;
+        (void)sd_notify(0, "READY=1");
+        if (supervisor->options->command && !supervisor->told_to_stop)
+            start_command(supervisor);
+    }
+}
+
+/* Children that are not ours by name come to us if we are the first process of a container. */
+static void reap_strangers(const struct supervisor *supervisor)
+{
+    for (;;) {
+        siginfo_t info = {0};
+
+        if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || info.si_pid == 0 ||
+            info.si_pid == supervisor->ipcd.pid || info.si_pid == supervisor->command.pid)
+            return;
+        (void)waitpid(info.si_pid, NULL, WNOHANG);
+    }
+}
+
+static void on_signal(struct supervisor *supervisor)
+{
+    struct signalfd_siginfo info;
+
+    while (read(supervisor->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+        if (info.ssi_signo == SIGCHLD) {
+            reap_strangers(supervisor);
+        } else if (supervisor->command.pid == 0) {
+            if (supervisor->told_to_stop)
+                child_signal(&supervisor->ipcd, SIGKILL); /* asked twice */
+            stop_ipcd(supervisor);
+        } else if (info.ssi_code != SI_KERNEL) {
+            /* The terminal's own signals reach COMMAND without us. */
+            child_signal(&supervisor->command, (int)info.ssi_signo);
+        }
+    }
+}
+
+static void on_ipcd_end(struct supervisor *supervisor)
+{
+    char how[80];
+    int status;
+
+    on_notify(supervisor);
+    status = child_reap(&supervisor->ipcd, how, sizeof(how));
+    if (supervisor->told_to_stop) {
+        if (status != 0)
+            say("ipcd %s while it was stopping", how);
+        return;
+    }
+    if (!supervisor->ready) {
+        say("ipcd (%s) could not start: it %s", supervisor->options->ipcd_path, how);
+        supervisor->status = STATUS_IPCD_NOT_RUN;
+        return;
+    }
+    if (supervisor->stopping && status == 0 && !supervisor->options->command)
+        return; /* somebody stopped it in good order */
+    say("ipcd ended by itself: it %s; every session is over%s", how,
+        supervisor->command.pid ? ", and COMMAND is told to end" : "");
+    supervisor->status = STATUS_IPCD_ENDED;
+    child_signal(&supervisor->command, SIGTERM);
+    child_signal(&supervisor->command, SIGCONT);
+    supervisor->kill_at_ns = time_monotonic_ns() + PATIENCE_NS;
+}
+
+static void on_command_end(struct supervisor *supervisor)
+{
+    char how[80];
+    int status = child_reap(&supervisor->command, how, sizeof(how));
+
+    if (supervisor->status == 0)
+        supervisor->status = status;
+    stop_ipcd(supervisor);
+}
+
+static void on_deadline(struct supervisor *supervisor)
+{
+    supervisor->kill_at_ns = 0;
+    say("%s does not end and is killed", supervisor->ipcd.pid ? "ipcd" : "COMMAND");
+    child_signal(&supervisor->ipcd, SIGKILL);
+    if (!supervisor->ipcd.pid)
+        child_signal(&supervisor->command, SIGKILL);
+}
+
+static void loop(struct supervisor *supervisor)
+{
+    while (supervisor->ipcd.pid || supervisor->command.pid) {
+        struct pollfd polls[] = {
+            {.fd = supervisor->signal_fd, .events = POLLIN},
+            {.fd = supervisor->notify.fd, .events = POLLIN},
+            {.fd = supervisor->ipcd.pidfd, .events = POLLIN},
+            {.fd = supervisor->command.pidfd, .events = POLLIN},
+        };
+        uint64_t now_ns = time_monotonic_ns(), at_ns = supervisor->kill_at_ns;
+        int timeout = at_ns == 0 ? -1 : at_ns <= now_ns ? 0 : (int)((at_ns - now_ns) / 1000000) + 1;
+
+        if (poll(polls, sizeof(polls) / sizeof(polls[0]), timeout) == 0) {
+            on_deadline(supervisor);
+            continue;
+        }
+        if (polls[1].revents)
+            on_notify(supervisor);
+        if (polls[3].revents && supervisor->command.pid)
+            on_command_end(supervisor);
+        if (polls[2].revents)
+            on_ipcd_end(supervisor);
+        if (polls[0].revents)
+            on_signal(supervisor);
+    }
+}
+
+int run_supervise(const struct run_options *options)
+{
+    struct supervisor supervisor = {.options = options,
+                                    .listener = LISTENER_INIT,
+                                    .notify = {.fd = -1},
+                                    .ipcd = CHILD_INIT,
+                                    .command = CHILD_INIT,
+                                    .signal_fd = -1};
+
+    if (prepare(&supervisor) < 0 || start_ipcd(&supervisor) < 0)
+        supervisor.status = STATUS_IPCD_NOT_RUN;
+    else
+        loop(&supervisor);
+    listener_close(&supervisor.listener);
+    if (supervisor.folder[0])
+        folder_remove(supervisor.folder);
+    notify_done(&supervisor.notify);
+    fd_close(supervisor.signal_fd);
+    return supervisor.status;
+}
