@@ -64,7 +64,7 @@ static inline void lane_copy_out(void *to, const void *ring, size_t size) {
 #else
 /* A call into libc for each small message costs more than the copy: sizes up to 64 are done here by two
  * overlapping halves of constant size. */
-static inline void lane_copy(void *to, const void *from, size_t size) {
+__attribute__((always_inline)) static inline void lane_copy(void *to, const void *from, size_t size) {
     unsigned char *t = to;
     const unsigned char *f = from;
     if (size > 128 || size < 8) {
@@ -96,10 +96,10 @@ static inline void lane_copy(void *to, const void *from, size_t size) {
         memcpy(t + size - 64, b, 64);
     }
 }
-static inline void lane_copy_in(void *ring, const void *from, size_t size) {
+__attribute__((always_inline)) static inline void lane_copy_in(void *ring, const void *from, size_t size) {
     lane_copy(ring, from, size);
 }
-static inline void lane_copy_out(void *to, const void *ring, size_t size) {
+__attribute__((always_inline)) static inline void lane_copy_out(void *to, const void *ring, size_t size) {
     lane_copy(to, ring, size);
 }
 #endif

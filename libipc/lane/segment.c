@@ -45,9 +45,9 @@ static int check(int fd, size_t size) {
 int lane_segment_map(void **ret, int fd, enum ipc_segment_kind kind, uint32_t ring_size, bool writable) {
     bool ring_good = ring_size >= IPC_MIN_RING_SIZE && ring_size <= IPC_MAX_RING_SIZE &&
                      (ring_size & (ring_size - 1)) == 0;
-    if (kind == IPC_SEGMENT_LANE ? !ring_good : ring_size != 0)
-        return -EPROTO;
     size_t size = lane_segment_size(kind, ring_size);
+    if (size == 0 || (kind == IPC_SEGMENT_LANE ? !ring_good : ring_size != 0))
+        return -EPROTO;
     int result = check(fd, size);
     if (result < 0)
         return result;

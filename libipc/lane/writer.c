@@ -303,6 +303,14 @@ void lane_writer_ring_armed(struct lane_writer *writer) {
 #endif
         if (!(armed & 1) || armed == peer->rung)
             continue;
+        /* It stored where it sleeps before it armed. (Its cursor stays behind while it holds records in place.)
+         * If nothing is there yet, what we look after is a record that it has read: a ring now could come before
+         * it sleeps and leave the word as it is, and the ring that it needs would be withheld. */
+        uint64_t asleep = atomic_load_explicit(&peer->cell->asleep, memory_order_relaxed);
+#ifndef IPC_PLANT_RING_STALE
+        if (asleep == writer->position)
+            continue;
+#endif
         if (armed & 2) {
             if (peer->bell < 0)
                 continue; /* it is on its way: the notice that brings it rings */
@@ -310,9 +318,7 @@ void lane_writer_ring_armed(struct lane_writer *writer) {
             lane_bell_ring(peer->bell);
         } else {
             peer->rung = armed;
-            /* It stored where it sleeps before it armed. (Its cursor stays behind while it holds records in
-             * place.) A wrong position wakes nobody, within our own ring. */
-            uint64_t asleep = atomic_load_explicit(&peer->cell->asleep, memory_order_relaxed);
+            /* A wrong position wakes nobody, within our own ring. */
 #ifdef IPC_PLANT_RING_CURSOR
             asleep = atomic_load_explicit(&peer->cell->cursor, memory_order_relaxed);
 #endif

@@ -66,11 +66,12 @@ static void join(struct ipc_subscription *sub, struct notice *notice) {
     snprintf(lane->topic, sizeof(lane->topic), "%s", notice->topic);
     struct ipc_cells *cells = notice->cells->segment;
     lane_reader_init(&lane->reader, lane->map, lane_segment_ring(lane->map), lane->ring_size, notice->slot,
-                     &cells->cells[notice->cell], lane->pairing, sub->start, sub->slow == IPC_SLOW_BLOCK,
+                     &cells->cells[notice->cell], lane->pairing, notice->start, sub->slow == IPC_SLOW_BLOCK,
                      notice->ended);
     lane->reader.fence = notice->fence || !lane_barrier_register();
     notice->lane = NULL;
     notice->cells = NULL;
+    sub->now = NULL;
     sub->lanes[sub->lane_count++] = lane;
     pthread_mutex_lock(&connection->lock);
     event_add(connection, IPC_EVENT_WRITER_JOINED, 0, &lane->sender, lane->topic);
@@ -80,6 +81,7 @@ static void join(struct ipc_subscription *sub, struct notice *notice) {
 void subscription_break(struct ipc_subscription *sub, struct sub_lane *lane, unsigned reason) {
     if (lane->broken)
         return;
+    sub->now = NULL;
     lane->broken = true;
     if (lane->left)
         return;
@@ -91,6 +93,7 @@ void subscription_drop(struct ipc_subscription *sub, unsigned index) {
     struct ipc_connection *connection = sub->handle.connection;
     struct sub_lane *lane = sub->lanes[index];
     bool foreign = guard_foreign(connection);
+    sub->now = NULL;
     sub->lanes[index] = sub->lanes[--sub->lane_count];
     sub->left_count -= lane->left || lane->broken;
     sub->lost_departed += lane->reader.lost;
@@ -110,7 +113,7 @@ void subscription_drop(struct ipc_subscription *sub, unsigned index) {
 
 void subscription_news(struct ipc_subscription *sub) {
     struct ipc_connection *connection = sub->handle.connection;
-    sub->handle.mail_seen = pump_try(connection);
+    sub->handle.mail_seen = pump_try(connection, sub->handle.mail_seen);
     struct notice *next;
     for (struct notice *notice = inbox_take(&sub->handle); notice; notice = next) {
         next = notice->next;

@@ -61,15 +61,18 @@ struct held {
 
 #define HELD_MAX 1024u
 
+/* Records read from one lane in a row while others wait. */
+#define BURST_MAX 64u
+
 struct ipc_subscription {
     struct handle handle;
-    unsigned start;
     unsigned slow;
     int64_t spin_max_ns;
     struct sub_lane **lanes;
     unsigned lane_count;
     unsigned lane_capacity;
     unsigned current;    /* index of the lane that is read now */
+    struct sub_lane *now; /* that lane, if it can be read straight away; NULL after any change of the lanes */
     unsigned burst;      /* records taken from it in a row */
     unsigned left_count; /* lanes that are left or broken and not dropped yet */
     bool keep; /* a batch is being put together: its lanes stay */

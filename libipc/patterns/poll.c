@@ -10,8 +10,6 @@
 
 #include "libipc/patterns/patterns.h"
 
-/* Records read from one lane in a row while others wait. */
-#define BURST_MAX 64u
 /* A reader that has caught up in a stream steps back for a moment, so that the writer's cache lines are not
  * pulled from under it. At most this many pauses (about 2 us); measured, see docs/performance.md. */
 #define BACKOFF_MAX 128u
@@ -62,11 +60,14 @@ static int find_on(struct ipc_subscription *sub, struct sub_lane *candidate, str
 int subscription_find(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane) {
     if (__builtin_expect(handle_has_mail(&sub->handle), 0))
         subscription_news(sub);
+    if (__builtin_expect(sub->left_count > 0 && sub->burst >= BURST_MAX && !sub->keep, 0))
+        sweep(sub); /* a subscription that never runs dry lets go of those that left, too */
     unsigned count = sub->lane_count;
     if (__builtin_expect(count == 0, 0))
         return 0;
     if (sub->burst < BURST_MAX || count == 1) {
         if (find_on(sub, sub->lanes[sub->current], record, lane) > 0) {
+            sub->now = *lane;
             sub->burst++;
             return 1;
         }
@@ -75,6 +76,7 @@ int subscription_find(struct ipc_subscription *sub, struct lane_record *record, 
     for (unsigned i = 0; i < count && count > 1; i++) {
         at = at + 1 < count ? at + 1 : 0;
         if (find_on(sub, sub->lanes[at], record, lane) > 0) {
+            sub->now = *lane;
             sub->current = at;
             sub->burst = 1;
             return 1;
@@ -208,22 +210,19 @@ static int sleep_by_bell(struct ipc_subscription *sub, struct lane_record *recor
 /* Sleep on the records that come next. Returns as subscription_find(). */
 static int sleep_by_futex(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane,
                           uint64_t deadline) {
-    struct ipc_connection *connection = sub->handle.connection;
     struct lane_word words[IPC_MAX_WAITV];
-    unsigned count = 0;
-    uint32_t news = atomic_load_explicit(&connection->news, memory_order_seq_cst);
+    unsigned count = 2;
+    handle_words(&sub->handle, words);
     int result = arm_and_look(sub, record, lane, false);
     if (result == 0) {
-        bool quiet_lanes = all_armed(sub);
+        bool quiet_lanes = all_armed(sub) && sub->lane_count <= IPC_WAIT_LANES_MAX && !handle_ended(&sub->handle);
         for (unsigned i = 0; i < sub->lane_count && quiet_lanes; i++) {
             if (sub->lanes[i]->broken)
                 continue;
             quiet_lanes = lane_reader_sleeps_on(&sub->lanes[i]->reader, &words[count].word, &words[count].value);
             words[count++].private = false;
         }
-        words[count++] = (struct lane_word){&connection->board->mail, sub->handle.mail_seen, false};
-        words[count++] = (struct lane_word){&connection->news, news, true};
-        if (quiet_lanes && sub->lane_count <= IPC_WAIT_LANES_MAX && !handle_ended(&sub->handle)) {
+        if (quiet_lanes) {
             sub->sleeps++;
             lane_sleep(words, count, deadline);
         }
@@ -282,14 +281,19 @@ int subscription_wait(struct ipc_subscription *sub, struct lane_record *record, 
     }
     const uint64_t start = lane_now();
     const uint64_t deadline = timeout_ns < 0 ? LANE_NEVER : start + (uint64_t)timeout_ns;
-    uint64_t now = start;
+    uint64_t now = start, check = start + IPC_NET_NS;
     uint64_t spin_until = budget < deadline - start ? start + budget : deadline;
     bool slept = false;
-    while ((result = spin(sub, record, lane, spin_until, &now)) == 0) {
+    while ((result = spin(sub, record, lane, spin_until < check ? spin_until : check, &now)) == 0) {
         if (handle_ended(&sub->handle))
             return subscription_find(sub, record, lane) > 0 ? 1 : -EPIPE;
         if (now >= deadline)
             return -ETIMEDOUT;
+        if (now >= check) { /* a broker that was killed sends no mail */
+            ipc_connection_dispatch(sub->handle.connection);
+            check = now + IPC_NET_NS;
+            continue;
+        }
         uint64_t net = now + IPC_NET_NS;
         uint64_t until = deadline < net ? deadline : net;
         result = by_bell(sub) ? sleep_by_bell(sub, record, lane, until) : sleep_by_futex(sub, record, lane, until);
@@ -302,8 +306,6 @@ int subscription_wait(struct ipc_subscription *sub, struct lane_record *record, 
         if (result != 0)
             break;
         spin_until = 0;
-        if (now >= net) /* a broker that was killed sends no mail */
-            ipc_connection_dispatch(sub->handle.connection);
     }
     if (result < 0)
         return result;

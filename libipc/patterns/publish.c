@@ -63,7 +63,7 @@ static int wait_for_room(struct ipc_publisher *publisher, uint32_t stride) {
     struct lane_writer *writer = &publisher->writer;
     struct ipc_connection *connection = publisher->handle.connection;
     uint64_t now = lane_now();
-    uint64_t deadline = lane_deadline(publisher->block_max_ns);
+    uint64_t deadline = lane_deadline(publisher->block_max_ns), check = now + IPC_NET_NS;
     bool timed_out = false;
     publisher->waits++;
     for (;;) {
@@ -71,27 +71,28 @@ static int wait_for_room(struct ipc_publisher *publisher, uint32_t stride) {
             publisher->net += timed_out;
             return 0;
         }
-        uint32_t news = atomic_load_explicit(&connection->news, memory_order_seq_cst);
+        struct lane_word words[3];
+        handle_words(&publisher->handle, words + 1);
+        if (handle_has_mail(&publisher->handle))
+            publisher_news(publisher);
+        if (handle_ended(&publisher->handle))
+            return -EPIPE;
         const struct lane_peer *slowest;
         uint64_t raw;
         uint64_t want = lane_writer_want(writer, stride, &slowest, &raw);
         now = lane_now();
         timed_out = false;
-        if (slowest && !handle_has_mail(&publisher->handle) && now < deadline) {
-            struct lane_word words[] = {{lane_low_half(&slowest->cell->cursor), (uint32_t)raw, false},
-                                        {&connection->board->mail, publisher->handle.mail_seen, false},
-                                        {&connection->news, news, true}};
+        if (slowest && now < deadline) {
+            words[0] = (struct lane_word){lane_low_half(&slowest->cell->cursor), (uint32_t)raw, false};
             uint64_t net = now + IPC_NET_NS;
             timed_out = lane_sleep(words, 3, deadline < net ? deadline : net) == -ETIMEDOUT && net <= deadline;
             now = lane_now();
         }
         lane_writer_want_clear(writer);
-        if (timed_out)
+        if (now >= check) { /* a broker that was killed sends no mail */
             ipc_connection_dispatch(connection);
-        if (handle_has_mail(&publisher->handle))
-            publisher_news(publisher);
-        if (handle_ended(&publisher->handle))
-            return -EPIPE;
+            check = now + IPC_NET_NS;
+        }
         if (now >= deadline) {
             lane_writer_fault_slow(writer, want);
             publisher_report_faults(publisher);

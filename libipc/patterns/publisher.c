@@ -142,14 +142,10 @@ static void reader_admit(struct ipc_publisher *publisher, struct notice *notice)
     struct reader_ref *known = publisher->readers;
     while (known && known->pairing != notice->pairing)
         known = known->next;
-    int old_bell = -1;
-    for (uint32_t i = 0; known && notice->bell >= 0 && i < publisher->writer.peer_count; i++)
-        if (publisher->writer.peers[i].pairing == notice->pairing)
-            old_bell = publisher->writer.peers[i].bell;
     struct reader_ref *reader = known ? NULL : calloc(1, sizeof(*reader));
     int result = known || reader ? lane_writer_add(&publisher->writer, &peer, notice->start) : -ENOMEM;
     if (result == 0) {
-        notice->bell = old_bell; /* ours now is the writer's; the one it replaces is closed with the notice */
+        notice->bell = -1; /* the writer's now */
         if (reader) {
             *reader = (struct reader_ref){.next = publisher->readers,
                                           .pairing = notice->pairing,
@@ -170,7 +166,7 @@ static void reader_admit(struct ipc_publisher *publisher, struct notice *notice)
 
 void publisher_news(struct ipc_publisher *publisher) {
     struct ipc_connection *connection = publisher->handle.connection;
-    publisher->handle.mail_seen = pump_try(connection);
+    publisher->handle.mail_seen = pump_try(connection, publisher->handle.mail_seen);
     struct notice *next;
     for (struct notice *notice = inbox_take(&publisher->handle); notice; notice = next) {
         next = notice->next;
@@ -247,9 +243,10 @@ int ipc_publisher_wait_readers(ipc_publisher *publisher, unsigned count, int64_t
     if (result < 0)
         return result;
     struct ipc_connection *connection = publisher->handle.connection;
-    uint64_t deadline = lane_deadline(timeout_ns);
+    uint64_t deadline = lane_deadline(timeout_ns), net = lane_now() + IPC_NET_NS;
     for (;;) {
-        uint32_t news = atomic_load_explicit(&connection->news, memory_order_seq_cst);
+        struct lane_word words[2];
+        handle_words(&publisher->handle, words);
         if (handle_has_mail(&publisher->handle))
             publisher_news(publisher);
         unsigned readers = lane_writer_readers(&publisher->writer);
@@ -260,11 +257,11 @@ int ipc_publisher_wait_readers(ipc_publisher *publisher, unsigned count, int64_t
         uint64_t now = lane_now();
         if (now >= deadline)
             return -ETIMEDOUT;
-        struct lane_word words[] = {{&connection->board->mail, publisher->handle.mail_seen, false},
-                                    {&connection->news, news, true}};
-        uint64_t net = now + IPC_NET_NS;
-        if (lane_sleep(words, 2, deadline < net ? deadline : net) == -ETIMEDOUT)
-            ipc_connection_dispatch(connection); /* a broker that was killed sends no mail */
+        lane_sleep(words, 2, deadline < net ? deadline : net);
+        if (now >= net) { /* a broker that was killed sends no mail */
+            ipc_connection_dispatch(connection);
+            net = now + IPC_NET_NS;
+        }
     }
 }
 

@@ -95,13 +95,39 @@ static ssize_t copy_record(struct ipc_subscription *sub, struct sub_lane *lane, 
     return (ssize_t)size;
 }
 
-ssize_t ipc_subscription_receive(ipc_subscription *sub, void *buffer, size_t capacity, struct ipc_message *message,
-                                 int64_t timeout_ns) {
-    if (__builtin_expect(!sub || (!buffer && capacity), 0))
-        return -EINVAL;
-    int result = handle_enter(&sub->handle);
-    if (__builtin_expect(result < 0, 0))
-        return result;
+/* Done with a record that was copied; one that was taken before and is held keeps its place. */
+static inline void copied(struct sub_lane *lane, const struct lane_record *record) {
+    if (__builtin_expect(lane->held > 0, 0))
+        lane_reader_hold(&lane->reader, record);
+    else
+        lane_reader_advance(&lane->reader, record);
+}
+
+/* A plain record on the lane that was read last: most messages. Otherwise false, and nothing has changed. */
+__attribute__((always_inline)) static inline bool receive_plain(struct ipc_subscription *sub, void *buffer, size_t capacity,
+                                 struct ipc_message *message, ssize_t *size) {
+    struct sub_lane *lane = sub->now;
+    struct lane_record record;
+    if (!lane || sub->burst >= BURST_MAX || handle_has_mail(&sub->handle) || lane->reader.just_lost ||
+        lane_reader_peek(&lane->reader, &record) <= 0 || record.flags || record.size > capacity)
+        return false;
+    lane_copy_out(buffer, record.body, record.size);
+    if (!lane_reader_check(&lane->reader))
+        return false;
+    if (message)
+        describe(message, lane, &record, buffer, record.size);
+    copied(lane, &record);
+    sub->burst += sub->lane_count > 1;
+    sub->run++;
+    sub->received++;
+    *size = (ssize_t)record.size;
+    return true;
+}
+
+/* Everything else: out of line, so that the usual way needs few registers. */
+__attribute__((noinline)) static ssize_t receive_any(struct ipc_subscription *sub, void *buffer, size_t capacity,
+                                                     struct ipc_message *message, int64_t timeout_ns) {
+    int result;
     sub->scratch_size = 0;
     for (;;) {
         struct lane_record record;
@@ -127,11 +153,24 @@ ssize_t ipc_subscription_receive(ipc_subscription *sub, void *buffer, size_t cap
         }
         if (__builtin_expect(size < 0, 0))
             return size;
-        lane_reader_advance(&lane->reader, &record);
+        copied(lane, &record);
         sub->run++;
         sub->received++;
         return size;
     }
+}
+
+ssize_t ipc_subscription_receive(ipc_subscription *sub, void *buffer, size_t capacity, struct ipc_message *message,
+                                 int64_t timeout_ns) {
+    if (__builtin_expect(!sub || (!buffer && capacity), 0))
+        return -EINVAL;
+    int result = handle_enter(&sub->handle);
+    if (__builtin_expect(result < 0, 0))
+        return result;
+    ssize_t size;
+    if (__builtin_expect(receive_plain(sub, buffer, capacity, message, &size), 1))
+        return size;
+    return receive_any(sub, buffer, capacity, message, timeout_ns);
 }
 
 ssize_t ipc_subscription_receive_batch(ipc_subscription *sub, void *buffer, size_t capacity,
@@ -166,11 +205,11 @@ ssize_t ipc_subscription_receive_batch(ipc_subscription *sub, void *buffer, size
             subscription_break(sub, lane, IPC_REASON_CORRUPT);
             continue;
         }
-        if (size == -EMSGSIZE && n > 0)
+        if (size < 0 && n > 0)
             break;
         describe(&messages[n], lane, &record, at, record.size - (size_t)(block > 0 ? block : 0));
         if (size < 0)
-            return n ? (ssize_t)n : size;
+            return size;
         if (block > 0) { /* an offset for now: the scratch memory may still move */
             messages[n].fields_size = (size_t)block;
             messages[n].fields = (const void *)(uintptr_t)sub->scratch_size;
@@ -179,7 +218,7 @@ ssize_t ipc_subscription_receive_batch(ipc_subscription *sub, void *buffer, size
         size_t taken = ((size_t)size + 7) & ~(size_t)7;
         at += taken < capacity ? taken : capacity;
         capacity -= taken < capacity ? taken : capacity;
-        lane_reader_advance(&lane->reader, &record);
+        copied(lane, &record);
         sub->run++;
         n++;
     }
@@ -273,8 +312,12 @@ int ipc_subscription_release(ipc_subscription *sub, size_t count) {
     for (size_t i = 0; i < count; i++) {
         struct held *held = &sub->held[sub->held_tail++ % HELD_MAX];
         held->lane->held--;
-        if (!held->lane->broken)
-            lane_reader_release(&held->lane->reader, held->next);
+        /* With the last one go the records that were copied while it was held; a reader that was overtaken before
+         * it was admitted is further on already. */
+        struct lane_reader *reader = &held->lane->reader;
+        uint64_t until = held->lane->held ? held->next : reader->position;
+        if (!held->lane->broken && until > reader->consumed)
+            lane_reader_release(reader, until);
         free(held->copy);
         held->copy = NULL;
     }

@@ -61,9 +61,6 @@ static int hello(struct ipc_connection *connection, const char *name, struct ipc
     if (result < 0)
         return result;
     const Ipc__Control__Welcome *welcome = (const void *)reply;
-    connection->identity = (struct ipc_peer){
-        .session = welcome->session, .uid = welcome->uid, .gid = getegid(), .pid = (uint32_t)getpid()};
-    snprintf(connection->identity.name, sizeof(connection->identity.name), "%s", client);
     void *board;
     result = lane_segment_map(&board, fd, IPC_SEGMENT_BOARD, 0, false);
     close(fd);
@@ -71,6 +68,10 @@ static int hello(struct ipc_connection *connection, const char *name, struct ipc
         struct ipc_board *none = connection->board;
         connection->board = board;
         free(none);
+        /* destroy() takes it that who has an identity has a board. */
+        connection->identity = (struct ipc_peer){
+            .session = welcome->session, .uid = welcome->uid, .gid = getegid(), .pid = (uint32_t)getpid()};
+        snprintf(connection->identity.name, sizeof(connection->identity.name), "%s", client);
     } else {
         error_set(error, result, "cannot map the session's board: %s", strerror(-result));
     }
@@ -173,6 +174,8 @@ void handle_remove(struct ipc_connection *connection, struct handle *handle) {
 int ipc_connection_identity(const ipc_connection *connection, struct ipc_peer *ret) {
     if (!connection || !ret)
         return -EINVAL;
+    if (guard_foreign(connection))
+        return -ECHILD;
     *ret = connection->identity;
     return 0;
 }

@@ -50,8 +50,10 @@ static struct segment_ref *segment_get(struct ipc_connection *connection, uint64
 void notice_free(struct ipc_connection *connection, struct notice *notice) {
     if (notice->bell >= 0)
         close(notice->bell);
-    lane_segment_unmap(notice->lane, IPC_SEGMENT_LANE, notice->ring_size);
-    segment_unref(connection, notice->cells);
+    if (!guard_foreign(connection)) { /* a forked child has no mappings of its parent's */
+        lane_segment_unmap(notice->lane, IPC_SEGMENT_LANE, notice->ring_size);
+        segment_unref(connection, notice->cells);
+    }
     free(notice);
 }
 
@@ -79,8 +81,8 @@ static void inbox_put(struct handle *handle, struct notice *notice) {
         (void)!write(handle->self, &(uint64_t){1}, sizeof(uint64_t));
 }
 
-/* Send now if nothing waits, else keep it. Confirms are the only thing that is kept, at most one per notice that
- * the core has sent, so the core bounds the outbox. */
+/* Send now if nothing waits, else keep it. What is kept are answers to what the core has sent (confirms, the undoing
+ * of late answers) and one detach per pairing, so the core bounds the outbox. */
 static void send_or_keep(struct ipc_connection *connection, const void *packet, size_t size) {
     if (connection->outbox_size == 0 &&
         send(connection->socket, packet, size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size)
@@ -232,6 +234,7 @@ static void on_lane_add(struct ipc_connection *connection, struct notice *notice
                               .cell = message->cell,
                               .ring_size = message->ring_size,
                               .ended = message->ended,
+                              .start = message->start,
                               .fence = message->fence,
                               .bell = -1};
     copy_peer(&notice->peer, message->peer);
@@ -243,8 +246,9 @@ static void on_lane_add(struct ipc_connection *connection, struct notice *notice
     struct handle *handle = handle_find(connection, message->subscription, true);
     bool sane = message->slot < IPC_LANE_SLOTS && message->cell < IPC_CELLS_PER_SEGMENT;
     int result = sane ? 0 : -EPROTO;
-    if (sane && handle) {
+    if (sane) /* even if the subscription has left: the core sends each cells segment once */
         notice->cells = segment_get(connection, message->cells, cells_fd, true);
+    if (sane && handle) {
         result = notice->cells ? lane_segment_map(&notice->lane, lane_fd, IPC_SEGMENT_LANE, notice->ring_size, false)
                                : -ENOMEM;
     }
@@ -276,8 +280,34 @@ static void on_simple(struct ipc_connection *connection, struct notice *notice, 
     deliver(connection, handle, notice);
 }
 
-/* One frame that is no reply. */
+/* The answer to a request that timed out: what it made is nobody's. */
+static void on_late(struct ipc_connection *connection, const struct ipc_frame *frame) {
+    Ipc__Control__Unadvertise unadvertise = IPC__CONTROL__UNADVERTISE__INIT;
+    Ipc__Control__Unsubscribe unsubscribe = IPC__CONTROL__UNSUBSCRIBE__INIT;
+    const ProtobufCMessage *message = NULL;
+    uint16_t type = 0;
+    if (frame->type == IPC__CONTROL__TYPE__ADVERTISED) {
+        unadvertise.lane = ((const Ipc__Control__Advertised *)(const void *)frame->message)->lane;
+        type = IPC__CONTROL__TYPE__UNADVERTISE;
+        message = &unadvertise.base;
+    } else if (frame->type == IPC__CONTROL__TYPE__SUBSCRIBED) {
+        unsubscribe.subscription = ((const Ipc__Control__Subscribed *)(const void *)frame->message)->subscription;
+        type = IPC__CONTROL__TYPE__UNSUBSCRIBE;
+        message = &unsubscribe.base;
+    }
+    if (!message)
+        return;
+    unsigned char packet[128];
+    int size = ipc_frame_pack(packet, sizeof(packet), type, ++connection->request_id, message);
+    send_or_keep(connection, packet, (size_t)size);
+}
+
+/* One frame that is not the reply somebody waits for. */
 static void dispatch(struct ipc_connection *connection, const struct ipc_frame *frame, int *fds, unsigned fd_count) {
+    if (frame->id != 0) {
+        on_late(connection, frame);
+        return;
+    }
     if (frame->type == IPC__CONTROL__TYPE__ENDED) {
         const Ipc__Control__Ended *message = (const void *)frame->message;
         pump_end(connection, message->reason);
@@ -383,13 +413,13 @@ void pump(struct ipc_connection *connection) {
     }
 }
 
-uint32_t pump_try(struct ipc_connection *connection) {
+uint32_t pump_try(struct ipc_connection *connection, uint32_t seen) {
     uint32_t mail = atomic_load_explicit(&connection->board->mail, memory_order_seq_cst);
-    if (pthread_mutex_trylock(&connection->lock) == 0) {
-        if (atomic_load_explicit(&connection->mail_pumped, memory_order_relaxed) != mail)
-            pump(connection);
-        pump_unlock(connection);
-    }
+    if (pthread_mutex_trylock(&connection->lock) != 0)
+        return seen;
+    if (atomic_load_explicit(&connection->mail_pumped, memory_order_relaxed) != mail)
+        pump(connection);
+    pump_unlock(connection);
     return mail;
 }
 

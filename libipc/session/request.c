@@ -71,14 +71,10 @@ static int await_reply(struct ipc_connection *connection, uint64_t id, uint16_t 
             pump_end(connection, result == -EPIPE ? IPC_REASON_SHUTDOWN : IPC_REASON_PROTOCOL);
             return ended_error(connection, error);
         }
-        if (frame.id == 0) {
+        if (frame.id != id) { /* a notice, or the late answer to a request that timed out */
             receive_dispatch(connection, &frame, fds, count);
             if (atomic_load_explicit(&connection->ended, memory_order_relaxed))
                 return ended_error(connection, error);
-            continue;
-        }
-        if (frame.id != id) { /* the late answer to a request that timed out */
-            receive_close(fds, count);
             continue;
         }
         if (frame.type == IPC__CONTROL__TYPE__FAILURE) {

@@ -113,8 +113,9 @@ void event_add(struct ipc_connection *connection, unsigned kind, unsigned reason
 
 /* pump.c. Read the socket until it is empty and hand out what came; under lock. */
 void pump(struct ipc_connection *connection);
-/* Take in mail if no other thread is at it. Returns the mail counter as it stood before; never blocks long. */
-uint32_t pump_try(struct ipc_connection *connection);
+/* Take in mail, unless another thread is at it. Returns the mail counter as it stood before, or `seen` if it was not
+ * this thread that looked: then look again when the news count changes. Never blocks long. */
+uint32_t pump_try(struct ipc_connection *connection, uint32_t seen);
 /* Let go of the lock; take in what came while others could not. */
 void pump_unlock(struct ipc_connection *connection);
 /* Send without an answer (confirm, detach); any thread; kept for later if the socket is full. */
@@ -138,10 +139,19 @@ void request_done(struct ipc_connection *connection);
 void handle_add(struct ipc_connection *connection, struct handle *handle);
 void handle_remove(struct ipc_connection *connection, struct handle *handle);
 
-/* A handle's answer to mail: pump, and remember what was seen. */
+/* Whatever reaches an inbox comes with mail, which each handle sees for itself. */
 static inline bool handle_has_mail(const struct handle *handle) {
-    return atomic_load_explicit(&handle->connection->board->mail, LANE_LOOK) != handle->mail_seen ||
-           atomic_load_explicit(&handle->inbox, memory_order_relaxed) != NULL;
+    return atomic_load_explicit(&handle->connection->board->mail, LANE_LOOK) != handle->mail_seen;
+}
+
+/* What a thread sleeps on beside its lanes, loaded before it looks for the last time: mail, and the news
+ * count, which tells what other threads of this process took in for it. */
+static inline void handle_words(const struct handle *handle, struct lane_word *words) {
+    struct ipc_connection *connection = handle->connection;
+    uint32_t news = atomic_load_explicit(&connection->news, memory_order_seq_cst);
+    uint32_t mail = atomic_load_explicit(&connection->board->mail, memory_order_seq_cst);
+    words[0] = (struct lane_word){&connection->board->mail, mail, false};
+    words[1] = (struct lane_word){&connection->news, news, true};
 }
 
 #endif

@@ -47,24 +47,34 @@ static uint64_t first_request(struct broker *broker, int fd)
     return size > 0 && ipc_frame_unpack(&frame, &broker->arena, broker->rx, (size_t)size) == 0 ? frame.id : 0;
 }
 
-static void turn_away(struct broker *broker, int code)
+/* Tell a client that there are no descriptors for it. It is not waited for: if its first frame is not there yet, the
+ * answer has the number 0. */
+static void tell_full(struct broker *broker, int fd, int code)
 {
     Ipc__Control__Failure message = IPC__CONTROL__FAILURE__INIT;
-    int fd, size;
+    int size;
+
+    message.code = code;
+    message.text = (char[]){"the broker has used up the file descriptors or the memory that it may use; raise its limit of "
+                            "open files (LimitNOFILE=), or lower sessions, topics or descriptors in [limits] of ipcd.conf"};
+    size = ipc_frame_pack(broker->tx, sizeof(broker->tx), IPC__CONTROL__TYPE__FAILURE, first_request(broker, fd),
+                          &message.base);
+    if (size > 0)
+        (void)fd_send(fd, broker->tx, (size_t)size, NULL, 0);
+    broker->quota.refused++;
+    log_write(LOG_REFUSED, NULL, "a connection was turned away: %s", strerror(-code));
+}
+
+/* Out of descriptors: take the next connection in the place of the one in reserve, only to tell it. */
+static void turn_away(struct broker *broker, int code)
+{
+    int fd;
 
     broker->reserve_fd = fd_close(broker->reserve_fd);
     fd = accept4(broker->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd >= 0) {
-        message.code = -code;
-        message.text = (char[]){"the broker has used up the file descriptors that it may open; raise its limit of open "
-                                "files (LimitNOFILE=), or lower sessions, topics or descriptors in [limits] of ipcd.conf"};
-        size = ipc_frame_pack(broker->tx, sizeof(broker->tx), IPC__CONTROL__TYPE__FAILURE, first_request(broker, fd),
-                              &message.base);
-        if (size > 0)
-            (void)fd_send(fd, broker->tx, (size_t)size, NULL, 0);
+        tell_full(broker, fd, -code);
         fd_close(fd);
-        broker->quota.refused++;
-        log_write(LOG_REFUSED, NULL, "a connection was turned away: the broker may not open more file descriptors");
     }
     broker->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (broker->reserve_fd < 0)
@@ -88,6 +98,6 @@ void accept_on_event(struct broker *broker)
         }
         result = session_new(broker, &fd);
         if (result == -EMFILE || result == -ENFILE || result == -ENOMEM)
-            log_write(LOG_SYSTEM, NULL, "a connection was dropped: %s", strerror(-result));
+            tell_full(broker, fd, result);
     }
 }

@@ -99,6 +99,7 @@ static int send_lane_add(struct broker *broker, struct session *session, struct 
     message.cells_new = !pairing->cells->known;
     message.bell_new = pairing->bell && pairing->bell->read_fd >= 0;
     message.fence = pairing->lane->fence;
+    message.start = (Ipc__Control__Start)pairing->start;
     if (message.cells_new)
         fds[n_fds++] = pairing->cells->fd;
     if (message.bell_new)
@@ -196,9 +197,10 @@ static void post(struct session *session, bool left)
 
 void notice_flush(struct broker *broker)
 {
-    struct list later;
+    struct list now;
 
-    list_init(&later);
+    /* Who is marked on the way, by what is sent here, has its turn in the next round. */
+    list_init(&now);
     list_for_each (node, &broker->dirty) {
         struct session *session = list_entry(node, struct session, dirty);
         unsigned budget = FLUSH_MAX;
@@ -212,8 +214,12 @@ void notice_flush(struct broker *broker)
         post(session, !list_empty(&session->dels) || !list_empty(&session->writer_adds));
         session_send_failed(broker, session, result);
     }
-    while (!list_empty(&broker->dirty)) {
-        struct session *session = list_entry(broker->dirty.next, struct session, dirty);
+    list_for_each_safe (node, &broker->dirty) {
+        list_remove(node);
+        list_append(&now, node);
+    }
+    while (!list_empty(&now)) {
+        struct session *session = list_entry(now.next, struct session, dirty);
         unsigned budget = FLUSH_MAX;
         int result = 0;
 
@@ -230,10 +236,6 @@ void notice_flush(struct broker *broker)
         if (result == 0 && (!list_empty(&session->dels) ||
                             (session->window < IPC_NOTICE_WINDOW &&
                              (!list_empty(&session->writer_adds) || !list_empty(&session->reader_adds)))))
-            list_append(&later, &session->dirty);
-    }
-    list_for_each_safe (node, &later) {
-        list_remove(node);
-        list_append(&broker->dirty, node);
+            notice_mark(broker, session);
     }
 }

@@ -143,7 +143,8 @@ static bool finish(struct broker *broker, struct pairing *pairing)
 }
 
 /* Fill in and start a record; charge, cell and (if the subscription wants one) bell are there. */
-static void join(struct broker *broker, struct pairing *pairing, struct lane *lane, struct subscription *subscription)
+static void join(struct broker *broker, struct pairing *pairing, struct lane *lane, struct subscription *subscription,
+                 unsigned start_at)
 {
     struct session *reader = subscription->session;
 
@@ -157,7 +158,7 @@ static void join(struct broker *broker, struct pairing *pairing, struct lane *la
     pairing->user = reader->user;
     pairing->reader_session = reader->peer.session;
     pairing->reader_uid = reader->peer.uid;
-    pairing->start = subscription->start;
+    pairing->start = (uint8_t)start_at;
     pairing->slow = subscription->slow;
     pairing->tap = subscription->tap;
     pairing->fence = !(reader->features & IPC_FEATURE_MEMBARRIER);
@@ -253,7 +254,7 @@ int pairing_join_subscription(struct broker *broker, struct subscription *subscr
         struct pairing *pairing = list_entry(fresh.next, struct pairing, link);
 
         list_remove(&pairing->link);
-        join(broker, pairing, lane, subscription);
+        join(broker, pairing, lane, subscription, subscription->start);
         *ret_matched += lane->state == LANE_LIVE;
     }
     return 0;
@@ -282,7 +283,8 @@ static int join_one(struct broker *broker, struct lane *lane, struct subscriptio
             refusal_set(refusal, -ENOMEM, "the broker is out of memory");
         return refusal->code;
     }
-    join(broker, pairing, lane, subscription);
+    /* A lane that is younger than the subscription: whatever is in it was published after that. */
+    join(broker, pairing, lane, subscription, IPC__CONTROL__START__START_OLDEST);
     return 0;
 }
 

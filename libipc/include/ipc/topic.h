@@ -174,7 +174,8 @@ IPC_PUBLIC int ipc_publisher_stats(ipc_publisher *publisher, struct ipc_publishe
 
 /** Where a subscription starts in each lane that it joins. */
 enum ipc_start {
-    IPC_START_NEXT = 0,   /**< with the next message published after the subscription reached the lane */
+    IPC_START_NEXT = 0,   /**< with the next message published after the subscription reached the lane; of a publisher
+                               that is opened later: with its first one, always */
     IPC_START_LAST = 1,   /**< with the last one already published, if it is still there */
     IPC_START_OLDEST = 2, /**< with the oldest one still there */
 };
@@ -227,8 +228,9 @@ struct ipc_message {
     uint64_t sequence;             /**< counts up by 1 per message of a publisher, from 0 */
     uint64_t lost;                 /**< messages of this publisher that this subscription missed just before */
     uint64_t timestamp_ns;         /**< CLOCK_REALTIME of publishing; 0: not stamped */
-    const char *topic;             /**< its name; valid as long as the subscription */
-    const struct ipc_peer *sender; /**< told by the broker, not by the sender; valid as long as the subscription */
+    const char *topic;             /**< its name; valid until the next call on this subscription, or, of a message
+                                        that was taken, until its release */
+    const struct ipc_peer *sender; /**< told by the broker, not by the sender; valid as long as topic */
     const char *content_type;      /**< terminated; NULL: none */
     const void *fields;            /**< for ipc_message_header() */
     size_t fields_size;

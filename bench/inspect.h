@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What a process holds, read from /proc.
+ */
+#ifndef BENCH_INSPECT_H
+#define BENCH_INSPECT_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+struct inspection {
+    uint64_t rss_bytes;     /* resident, shared memory included */
+    uint64_t private_bytes; /* resident, without shared memory */
+    uint64_t pss_bytes;     /* resident, what is shared divided by who shares it */
+    uint64_t memfd_bytes;   /* allocated in the memfds that it holds descriptors of */
+    uint64_t cpu_ticks;     /* user and system */
+    unsigned descriptors;
+    unsigned mappings;
+};
+
+/* 0, or -1 if the process is gone or may not be looked at. */
+int inspect(struct inspection *ret, pid_t pid);
+
+/* The process of the broker behind IPC_ADDRESS; -1 if it cannot be told. */
+pid_t inspect_broker(void);
+
+#endif

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The raw ring at work: streams and round trips.
+ */
+#include <string.h>
+
+#include "bench/bench.h"
+#include "bench/limit.h"
+#include "bench/limit_ring.h"
+
+#define READERS_MAX 16u
+
+struct stream {
+    struct raw_ring *rings[READERS_MAX];
+    unsigned readers;
+    uint64_t count;
+};
+
+static int stream_write(struct bench_seat *seat, void *argument)
+{
+    struct stream *stream = argument;
+    struct raw_writer writers[READERS_MAX];
+    unsigned char *data = bench_alloc(stream->rings[0]->size);
+
+    for (unsigned i = 0; i < stream->readers; i++)
+        raw_writer_init(&writers[i], stream->rings[i]);
+    bench_begin(seat);
+    for (uint64_t n = 0; n < stream->count; n++) {
+        memcpy(data, &n, sizeof(n));
+        for (unsigned i = 0; i < stream->readers; i++)
+            raw_put(&writers[i], data);
+    }
+    bench_end(seat);
+    return 0;
+}
+
+static int stream_read(struct bench_seat *seat, void *argument)
+{
+    struct stream *stream = argument;
+    struct raw_reader reader;
+    unsigned char *data = bench_alloc(stream->rings[0]->size);
+
+    raw_reader_init(&reader, stream->rings[seat->index - 1]);
+    bench_begin(seat);
+    for (uint64_t n = 0; n < stream->count; n++) {
+        uint64_t got;
+        raw_get(&reader, data);
+        memcpy(&got, data, sizeof(got));
+        if (got != n)
+            return bench_fail(seat, "raw ring: message %llu came as %llu", (unsigned long long)n,
+                              (unsigned long long)got);
+    }
+    bench_end(seat);
+    return 0;
+}
+
+int limit_ring_stream(struct limit_stream *ret, uint32_t size, uint32_t ring_size, uint32_t spins,
+                      uint64_t count, unsigned readers)
+{
+    struct stream stream = {.readers = readers, .count = count};
+    struct bench_role roles[READERS_MAX + 1] = {{readers > 1 ? BENCH_ANYWHERE : 0, stream_write, &stream}};
+    struct bench_seat seats[READERS_MAX + 1];
+
+    for (unsigned i = 0; i < readers; i++) {
+        stream.rings[i] = raw_ring_new(size, ring_size, spins);
+        roles[i + 1] = (struct bench_role){readers > 1 ? BENCH_ANYWHERE : 1, stream_read, &stream};
+    }
+    int result = bench_play(roles, readers + 1, seats);
+    for (unsigned i = 0; i < readers; i++)
+        raw_ring_free(stream.rings[i]);
+    if (result < 0)
+        return -1;
+    ret->rate = (double)(count * readers) / bench_elapsed_s(seats, readers + 1);
+    ret->cpu_s_million = bench_cpu_s(seats, readers + 1) * 1e6 / (double)count;
+    return 0;
+}
+
+struct pair {
+    struct raw_ring *there, *back;
+    uint64_t count;
+};
+
+static int pair_ping(struct bench_seat *seat, void *argument)
+{
+    struct pair *pair = argument;
+    struct raw_writer writer;
+    struct raw_reader reader;
+    struct bench_sample sample;
+    unsigned char *data = bench_alloc(pair->there->size);
+
+    bench_sample_init(&sample, pair->count);
+    raw_writer_init(&writer, pair->there);
+    raw_reader_init(&reader, pair->back);
+    bench_begin(seat);
+    uint64_t before = bench_ticks();
+    for (uint64_t n = 0; n < pair->count; n++) {
+        uint64_t got;
+        memcpy(data, &n, sizeof(n));
+        raw_put(&writer, data);
+        raw_get(&reader, data);
+        memcpy(&got, data, sizeof(got));
+        if (got != n)
+            return bench_fail(seat, "raw ring: a reply is wrong");
+        uint64_t after = bench_ticks();
+        bench_sample_add(&sample, after - before);
+        before = after;
+    }
+    bench_end(seat);
+    seat->values[0] = bench_sample_quantile(&sample, 0.5);
+    seat->values[1] = bench_sample_quantile(&sample, 0.99);
+    return 0;
+}
+
+static int pair_pong(struct bench_seat *seat, void *argument)
+{
+    struct pair *pair = argument;
+    struct raw_writer writer;
+    struct raw_reader reader;
+    unsigned char *data = bench_alloc(pair->there->size);
+
+    raw_writer_init(&writer, pair->back);
+    raw_reader_init(&reader, pair->there);
+    bench_begin(seat);
+    for (uint64_t n = 0; n < pair->count; n++) {
+        raw_get(&reader, data);
+        raw_put(&writer, data);
+    }
+    bench_end(seat);
+    return 0;
+}
+
+int limit_ring_round_trip(double *ret_p50, double *ret_p99, uint32_t size, uint32_t spins, uint64_t count)
+{
+    struct pair pair = {raw_ring_new(size, 1u << 18, spins), raw_ring_new(size, 1u << 18, spins), count};
+    struct bench_role roles[] = {{0, pair_ping, &pair}, {1, pair_pong, &pair}};
+    struct bench_seat seats[2];
+    int result = bench_play(roles, 2, seats);
+
+    raw_ring_free(pair.there);
+    raw_ring_free(pair.back);
+    if (result < 0)
+        return -1;
+    *ret_p50 = seats[0].values[0];
+    *ret_p99 = seats[0].values[1];
+    return 0;
+}

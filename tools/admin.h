@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The broker's own view of itself: LIST and STATUS over an admin session (no board, no lanes).
+ */
+#ifndef IPC_TOOLS_ADMIN_H
+#define IPC_TOOLS_ADMIN_H
+
+#include "proto/frame.h"
+#include "tools/ipcctl.h"
+
+struct admin;
+
+/* Open an admin session. Returns TOOL_OK, or says why not and returns the status to end with. */
+int admin_open(struct admin **ret, const struct tool *tool);
+struct admin *admin_close(struct admin *admin);
+static inline void admin_closep(struct admin **admin)
+{
+    admin_close(*admin);
+}
+#define _cleanup_admin_ __attribute__((cleanup(admin_closep)))
+
+/* Valid until the next call. Results as admin_open(). */
+int admin_status(struct admin *admin, const Ipc__Control__StatusReply **ret);
+
+/* Rows of one kind, copied; never NULL peers or names. */
+struct admin_list {
+    Ipc__Control__Item **items;
+    size_t count;
+};
+#define ADMIN_LIST_INIT \
+ {                      \
+  NULL, 0               \
+ }
+void admin_list_done(struct admin_list *list);
+#define _cleanup_admin_list_ __attribute__((cleanup(admin_list_done)))
+
+/* All rows of a kind; pattern: NULL for all names. Results as admin_open(). */
+int admin_list(struct admin *admin, struct admin_list *ret, Ipc__Control__ListKind kind, const char *pattern);
+
+/* The path of the broker's socket that is in use. */
+const char *admin_address(const struct admin *admin);
+
+/* The words of the protocol's numbers, as in the options of `ipcctl sub`. */
+const char *admin_slow_word(Ipc__Control__Slow slow);
+const char *admin_start_word(Ipc__Control__Start start);
+
+#endif
