@@ -201,8 +201,9 @@ double bench_median(const double *values, size_t count);
 
 enum bench_state { BENCH_STATE_UNKNOWN, BENCH_STATE_TWO_CORES, BENCH_STATE_ONE_CORE };
 const char *bench_state_word(enum bench_state state);
-/* Measure the cache-line round trip between the cpus 0 and 1, in nanoseconds. */
-enum bench_state bench_probe(double *ret_ns);
+/* Measure the cache-line round trip between the cpus 0 and 1, in nanoseconds. Disturbed: other processes took
+ * these cpus meanwhile. */
+enum bench_state bench_probe(double *ret_ns, bool *ret_disturbed);
 
 /* ---- the table (table.c) --------------------------------------------------------------------------------- */
 
@@ -210,7 +211,7 @@ struct bench_line {
     const struct bench_case *of;
     const struct bench_row *row;
     double value, limit, ratio; /* shown units; BENCH_NONE: not measured, none */
-    unsigned reps;
+    unsigned reps, disturbed;   /* repetitions, and how many of them shared the cpus with other processes */
     enum bench_state state;
     double line_ns; /* cache-line round trip, median over the repetitions that count */
     char waived[160];

@@ -166,7 +166,8 @@ static int limits_run(double *values)
     struct bench_seat seat;
     double p99;
 
-    bench_probe(&values[V_LINE]);
+    bool disturbed;
+    bench_probe(&values[V_LINE], &disturbed);
     if (bench_play(&role, 1, &seat) < 0)
         return -1;
     values[V_SYSCALL] = bench_elapsed_s(&seat, 1) * 1e9 / (double)calls;

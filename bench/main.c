@@ -51,6 +51,7 @@ void bench_waive(unsigned value, const char *format, ...)
 
 struct repetition {
     enum bench_state state;
+    bool disturbed;
     double line_ns;
     double values[BENCH_VALUES_MAX];
 };
@@ -60,15 +61,18 @@ static int measure_once(const struct bench_case *of, struct repetition *ret, boo
     double before_ns = BENCH_NONE, after_ns = BENCH_NONE;
     enum bench_state before = BENCH_STATE_UNKNOWN, after = BENCH_STATE_UNKNOWN;
 
+    bool first = false, second = false;
+
     for (size_t i = 0; i < BENCH_VALUES_MAX; i++)
         ret->values[i] = BENCH_NONE;
     if (of->flags & BENCH_PROBED)
-        before = bench_probe(&before_ns);
+        before = bench_probe(&before_ns, &first);
     if (of->run(ret->values) < 0)
         return -1;
     if (of->flags & BENCH_PROBED)
-        after = bench_probe(&after_ns);
+        after = bench_probe(&after_ns, &second);
     *ret_straddled = before != after || (of->flags & BENCH_PROBED && before == BENCH_STATE_UNKNOWN);
+    ret->disturbed = first || second;
     ret->state = before;
     ret->line_ns = (before_ns + after_ns) / 2;
     return 0;
@@ -113,12 +117,14 @@ static void make_line(struct bench_line *line, const struct bench_case *of, cons
 {
     double values[BENCH_REPS_MAX] = {0}, limits[BENCH_REPS_MAX] = {0};
     double ratios[BENCH_REPS_MAX] = {0}, line_ns[BENCH_REPS_MAX] = {0};
+    unsigned disturbed = 0;
 
     for (unsigned i = 0; i < count; i++) {
         values[i] = kept[i].values[row->value] * row->scale;
         limits[i] = row->limit >= 0 ? kept[i].values[row->limit] * row->scale : row->limit_fixed;
         ratios[i] = row->limit_name && limits[i] != 0 ? values[i] / limits[i] : BENCH_NONE;
         line_ns[i] = kept[i].line_ns;
+        disturbed += kept[i].disturbed;
     }
     *line = (struct bench_line){.of = of,
                                 .row = row,
@@ -126,6 +132,7 @@ static void make_line(struct bench_line *line, const struct bench_case *of, cons
                                 .limit = bench_median(limits, count),
                                 .ratio = bench_median(ratios, count),
                                 .reps = count,
+                                .disturbed = disturbed,
                                 .state = count ? kept[0].state : BENCH_STATE_UNKNOWN,
                                 .line_ns = bench_median(line_ns, count)};
     snprintf(line->waived, sizeof(line->waived), "%s", waived[row->value]);
@@ -134,7 +141,7 @@ static void make_line(struct bench_line *line, const struct bench_case *of, cons
 static int run_case(const struct bench_case *of)
 {
     static struct repetition kept[BENCH_REPS_MAX];
-    unsigned thrown = 0;
+    unsigned thrown = 0, disturbed = 0;
     uint64_t start = bench_now_ns();
 
     memset(waived, 0, sizeof(waived));
@@ -143,8 +150,12 @@ static int run_case(const struct bench_case *of)
            (double)(bench_now_ns() - start) * 1e-9, thrown ? "" : ")\n");
     if (thrown)
         printf("; %u thrown away: the cores changed place, or were busy)\n", thrown);
-    for (unsigned i = 0; i < count; i++)
+    for (unsigned i = 0; i < count; i++) {
         states[kept[i].state]++;
+        disturbed += kept[i].disturbed;
+    }
+    if (disturbed)
+        printf("  %u of %u repetitions shared the cpus with other processes: noise\n", disturbed, count);
     if (of->flags & BENCH_PROBED && count < bench.reps && count)
         printf("  only %u of %u repetitions: the cores changed place too often, or were busy\n", count,
                bench.reps);
@@ -173,6 +184,14 @@ static void summary(void)
     }
     printf("\n%u targets met, %u short, %u short for a reason that is given, %u figures not measured\n", ok,
            is_short, excused, missing);
+    if (states[BENCH_STATE_ONE_CORE] && states[BENCH_STATE_TWO_CORES])
+        printf("The cores changed place between cases: compare within a case only.\n");
+    else if (states[BENCH_STATE_ONE_CORE])
+        printf(
+            "All in the state 'one core' (two threads of one): what two cores do did not show in this run.\n");
+    for (size_t i = 0; i < line_count; i++)
+        if (*lines[i].waived)
+            printf("%s: %s\n", lines[i].row->name, lines[i].waived);
 }
 
 /* ---- the broker ------------------------------------------------------------------------------------------ */

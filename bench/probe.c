@@ -2,7 +2,7 @@
  *
  * Where are we? Two virtual cpus are sometimes two cores and sometimes two threads of one, and everything that
  * crosses between them costs several times more in the first case. The time of a cache line there and back
- * tells which it is.
+ * tells which it is. Both processes spin, so one that did not have its cpu all the time was disturbed by others.
  */
 #include <sched.h>
 #include <stdatomic.h>
@@ -14,6 +14,7 @@
 #define CHUNKS          31u
 #define TWO_CORES_NS    300.0
 #define ONE_CORE_NS     200.0
+#define UNDISTURBED     0.9 /* of the time, both have their cpu */
 
 struct ball {
     _Alignas(BENCH_LINE) _Atomic uint32_t ping;
@@ -55,7 +56,7 @@ static int probe_back(struct bench_seat *seat, void *argument)
     return 0;
 }
 
-enum bench_state bench_probe(double *ret_ns)
+enum bench_state bench_probe(double *ret_ns, bool *ret_disturbed)
 {
     struct ball *ball = bench_shared(sizeof(*ball));
     struct bench_role roles[] = {{0, probe_there, ball}, {1, probe_back, ball}};
@@ -65,9 +66,14 @@ enum bench_state bench_probe(double *ret_ns)
     munmap(ball, sizeof(*ball));
     if (result < 0) {
         *ret_ns = BENCH_NONE;
+        *ret_disturbed = true;
         return BENCH_STATE_UNKNOWN;
     }
     *ret_ns = seats[0].values[0];
+    *ret_disturbed = false;
+    for (unsigned i = 0; i < 2; i++)
+        if ((double)seats[i].cpu_ns < UNDISTURBED * (double)(seats[i].end_ns - seats[i].start_ns))
+            *ret_disturbed = true;
     if (*ret_ns > TWO_CORES_NS)
         return BENCH_STATE_TWO_CORES;
     return *ret_ns < ONE_CORE_NS ? BENCH_STATE_ONE_CORE : BENCH_STATE_UNKNOWN;

@@ -107,6 +107,7 @@ static json_t *line_object(const struct bench_line *line)
     json_object_set_new(object, "pass", judged(line, &pass) ? json_boolean(pass) : json_null());
     json_object_set_new(object, "waived", *line->waived ? json_string(line->waived) : json_null());
     json_object_set_new(object, "repetitions", json_integer(line->reps));
+    json_object_set_new(object, "disturbed", json_integer(line->disturbed));
     json_object_set_new(object, "cores",
                         line->of->flags & BENCH_PROBED ? json_string(bench_state_word(line->state))
                                                        : json_null());

@@ -34,10 +34,14 @@ struct arguments {
 };
 
 static const struct argp_option options[] = {
-    {"config", 'c', "FILE", 0, "Read FILE and FILE.d/*.conf (default: /etc/ipcd/ipcd.conf, or for a user "
-                               "~/.config/ipcd/ipcd.conf, if it is there)", 0},
-    {"address", 'a', "PATH", 0, "Listen on PATH (default: $XDG_RUNTIME_DIR/ipcd/socket, or /run/ipcd/socket for root)", 0},
-    {"check", OPTION_CHECK, NULL, 0, "Print the configuration that holds, or every mistake in it, and exit", 0},
+    {"config", 'c', "FILE", 0,
+     "Read FILE and FILE.d/*.conf (default: /etc/ipcd/ipcd.conf, or for a user "
+     "~/.config/ipcd/ipcd.conf, if it is there)",
+     0},
+    {"address", 'a', "PATH", 0,
+     "Listen on PATH (default: $XDG_RUNTIME_DIR/ipcd/socket, or /run/ipcd/socket for root)", 0},
+    {"check", OPTION_CHECK, NULL, 0, "Print the configuration that holds, or every mistake in it, and exit",
+     0},
     {"log-level", OPTION_LOG_LEVEL, "LEVEL", 0, "error, warning, notice, info or debug", 0},
     {"membarrier", OPTION_MEMBARRIER, "auto|off", 0, "Whether clients may rely on membarrier(2)", 0},
     {"no-pidfd-peer", OPTION_NO_PEER_PIDFD, NULL, 0, "Do not use SO_PEERPIDFD, as on a kernel before 6.5", 0},
@@ -99,7 +103,8 @@ static const char *guardian(void)
 /* Returns the number of mistakes, which were printed. */
 static unsigned configure(struct config *config, const struct arguments *arguments)
 {
-    _cleanup_(freep) char *path = arguments->config_path ? strdup(arguments->config_path) : config_default_path();
+    _cleanup_(freep) char *path = arguments->config_path ? strdup(arguments->config_path)
+                                                         : config_default_path();
     unsigned mistakes = 0;
 
     config_init(config);
@@ -132,7 +137,8 @@ static int serve(const struct config *config, const struct broker_options *broke
         result = -ENOENT;
     }
     if (result == 0)
-        result = listener_open(&listener, config->address, (unsigned)config->socket_mode, error, sizeof(error));
+        result =
+            listener_open(&listener, config->address, (unsigned)config->socket_mode, error, sizeof(error));
     if (result < 0) {
         log_write(LOG_SYSTEM, NULL, "%s", error);
         listener_close(&listener);
@@ -160,9 +166,13 @@ static int serve(const struct config *config, const struct broker_options *broke
 int main(int argc, char **argv)
 {
     static const struct argp parser = {
-        options, parse_option, NULL,
+        options,
+        parse_option,
+        NULL,
         "The message broker for the processes of this machine.\vStopped by SIGTERM or SIGINT. See ipcd(8) and ipcd.conf(5).",
-        NULL, NULL, NULL};
+        NULL,
+        NULL,
+        NULL};
     static struct config config;
     struct arguments arguments = {.log_level = -1, .membarrier = true, .peer_pidfd = true};
     struct broker_options broker_options = {.config = &config};

@@ -19,7 +19,8 @@ enum option_key { OPTION_PRIVATE = 256, OPTION_IPCD, OPTION_LOG_LEVEL };
 
 static const struct argp_option options[] = {
     {"address", 'a', "PATH", 0, "Listen on PATH (default: where ipcd would)", 0},
-    {"private", OPTION_PRIVATE, NULL, 0, "Listen in a fresh private directory, which is removed at the end", 0},
+    {"private", OPTION_PRIVATE, NULL, 0, "Listen in a fresh private directory, which is removed at the end",
+     0},
     {"config", 'c', "FILE", 0, "Hand FILE to ipcd", 0},
     {"ipcd", OPTION_IPCD, "PATH", 0, "Run this ipcd (default: the one beside ipcd-run, else from PATH)", 0},
     {"log-level", OPTION_LOG_LEVEL, "LEVEL", 0, "error, warning, notice, info or debug", 0},
@@ -89,12 +90,16 @@ static char *neighbour(void)
 int main(int argc, char **argv)
 {
     static const struct argp parser = {
-        options, parse_option, "[-- COMMAND ARGUMENT...]",
+        options,
+        parse_option,
+        "[-- COMMAND ARGUMENT...]",
         "Run ipcd, and with it COMMAND, which finds it through IPC_ADDRESS."
         "\vWith COMMAND, its exit status is that of ipcd-run (128+n if signal n killed it), and ipcd ends with it. "
         "125: ipcd could not be run; 126, 127: COMMAND could not be run; 124: ipcd ended by itself. Without COMMAND, "
         "ipcd runs until SIGTERM or SIGINT. See ipcd-run(8).",
-        NULL, NULL, NULL};
+        NULL,
+        NULL,
+        NULL};
     struct run_options run = {0};
     _cleanup_(freep) char *beside = neighbour();
 

@@ -53,7 +53,8 @@ void notify_parse(const char *text, struct notify_news *ret)
         size_t size = strcspn(text, "\n");
         char line[320];
 
-        (void)snprintf(line, sizeof(line), "%.*s", (int)(size < sizeof(line) - 1 ? size : sizeof(line) - 1), text);
+        (void)snprintf(line, sizeof(line), "%.*s", (int)(size < sizeof(line) - 1 ? size : sizeof(line) - 1),
+                       text);
         if (strcmp(line, "READY=1") == 0)
             ret->ready = true;
         else if (strcmp(line, "STOPPING=1") == 0)

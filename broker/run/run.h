@@ -42,13 +42,17 @@ struct child {
     int pidfd;
 };
 
-#define CHILD_INIT {.pid = 0, .pidfd = -1}
+#define CHILD_INIT      \
+ {                      \
+  .pid = 0, .pidfd = -1 \
+ }
 
 struct child_plan {
     const char *const *argv;
     char *const *environment;
     int listen_fd; /* becomes descriptor 3 of the child, or -1 */
-    bool foreground_signals; /* keep SIGINT of the terminal for us: the child gets a process group of its own */
+    bool
+        foreground_signals; /* keep SIGINT of the terminal for us: the child gets a process group of its own */
 };
 
 /* Start a program. Returns 0; or a negative errno: then exec failed, and nothing runs. */

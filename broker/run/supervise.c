@@ -27,7 +27,12 @@
 /* How long what was told to end may take before it is killed. */
 #define PATIENCE_NS UINT64_C(10000000000)
 
-enum status { STATUS_IPCD_ENDED = 124, STATUS_IPCD_NOT_RUN = 125, STATUS_NOT_EXECUTABLE = 126, STATUS_NOT_FOUND = 127 };
+enum status {
+    STATUS_IPCD_ENDED = 124,
+    STATUS_IPCD_NOT_RUN = 125,
+    STATUS_NOT_EXECUTABLE = 126,
+    STATUS_NOT_FOUND = 127
+};
 
 /* Digits enough for any pid; the child writes its own over them. */
 #define PID_PLACE "00000000000"
@@ -90,7 +95,8 @@ static int find_address(struct supervisor *supervisor, char *ret, size_t capacit
         return 0;
     }
     if (size < 0 || (size_t)size >= capacity) {
-        say("the address is longer than the %u bytes that the path of a socket can have", IPC_MAX_ADDRESS_SIZE);
+        say("the address is longer than the %u bytes that the path of a socket can have",
+            IPC_MAX_ADDRESS_SIZE);
         return -1;
     }
     return 0;
@@ -138,8 +144,10 @@ static int start_ipcd(struct supervisor *supervisor)
         {"IPCD_GUARDIAN", "ipcd-run"},
     };
     char **environment = environment_new(changes, sizeof(changes) / sizeof(changes[0]));
-    const struct child_plan plan = {
-        .argv = argv, .environment = environment, .listen_fd = supervisor->listener.fd, .foreground_signals = true};
+    const struct child_plan plan = {.argv = argv,
+                                    .environment = environment,
+                                    .listen_fd = supervisor->listener.fd,
+                                    .foreground_signals = true};
     int result;
 
     if (options->config_path) {
@@ -172,8 +180,12 @@ static void start_command(struct supervisor *supervisor)
 {
     const struct run_options *options = supervisor->options;
     const struct environment_change changes[] = {
-        {"IPC_ADDRESS", supervisor->listener.path}, {"NOTIFY_SOCKET", NULL}, {"WATCHDOG_PID", NULL},
-        {"WATCHDOG_USEC", NULL},                    {"LISTEN_FDS", NULL},    {"LISTEN_PID", NULL},
+        {"IPC_ADDRESS", supervisor->listener.path},
+        {"NOTIFY_SOCKET", NULL},
+        {"WATCHDOG_PID", NULL},
+        {"WATCHDOG_USEC", NULL},
+        {"LISTEN_FDS", NULL},
+        {"LISTEN_PID", NULL},
         {"LISTEN_FDNAMES", NULL},
     };
     char **environment = environment_new(changes, sizeof(changes) / sizeof(changes[0]));

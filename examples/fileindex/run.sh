@@ -15,68 +15,70 @@ fail() {
     exit 2
 }
 
+# keep NAME PROGRAM...: run a program; tell of its beginning and its end.
+keep() {
+    local name=$1
+    shift
+    "$@" {ends}>&- &
+    printf 'began %s %d\n' "$name" $! >&"$ends"
+    trap '' INT TERM HUP # it ends with its program, which job() ends
+    exec 2>/dev/null     # where bash would say what job() says
+    wait $!
+    printf 'ended %s %d\n' "$name" $? >&"$ends"
+}
+
+end_all() {
+    ((${#pids[@]} == 0)) || kill -KILL "${pids[@]}" "-${pids[collect]:-${pids[*]: -1}}" 2>/dev/null
+    wait 2>/dev/null
+}
+
 # Inside the private broker: start the programs, wait for them, judge.
 job() {
-    local bin=$1/examples/fileindex folder=$2 name pid status failed='' count_arguments=()
-    local -A names=() pids=()
+    local bin=$1/examples/fileindex folder=$2 what name value failed='' count_arguments=()
+    declare -gA pids=() # global: the trap sees it
 
     # From coreutils 9.5 on, wc counts words of unprintable bytes, too.
     [[ $(printf '\1' | LC_ALL=C wc -w) -eq 0 ]] || count_arguments=(--any-byte)
 
-    # Leave nobody behind, whichever way this ends.
-    trap '((${#names[@]} == 0)) || kill -KILL "${!names[@]}" "-${pids[collect]:-0}" 2>/dev/null
-          wait 2>/dev/null' EXIT
+    exec {ends}<> <(:) # a pipe, both ends of it
+    trap end_all EXIT  # leave nobody behind, whichever way this ends
     trap 'trap "" INT TERM HUP; say interrupted; exit 130' INT TERM HUP
 
-    # They find each other by topic: any order will do.
-    for name in collect digest count identifiers walk; do
-        case $name in
-            # A process group of its own, with the tools that it starts.
-            collect) setsid "$bin/collect" & ;;
-            count) "$bin/count" "${count_arguments[@]}" & ;;
-            walk) "$bin/walk" "$folder" & ;;
-            *) "$bin/$name" & ;;
-        esac
-        pids[$name]=$!
-        names[$!]=$name
+    # They find each other by topic: any order will do. collect gets a process group, for the tools that it runs.
+    keep collect setsid "$bin/collect" &
+    keep digest "$bin/digest" &
+    keep count "$bin/count" "${count_arguments[@]}" &
+    keep identifiers "$bin/identifiers" &
+    keep walk "$bin/walk" "$folder" &
+    while ((${#pids[@]} < 5)) && read -r what name value <&"$ends"; do
+        if [[ $what == began ]]; then
+            pids[$name]=$value
+        else # already: keep it for later
+            printf '%s %s %s\n' "$what" "$name" "$value" >&"$ends"
+        fi
     done
     printf 'Indexing %s with five programs and a private broker:\n\n' "${folder@Q}"
     printf '  walk (%d)  -> files.>    ->  digest (%d), count (%d), identifiers (%d)\n' \
         "${pids[walk]}" "${pids[digest]}" "${pids[count]}" "${pids[identifiers]}"
-    printf '  %s -> results.>  ->  collect (%d)\n\n' "all of them     " "${pids[collect]}"
+    printf '  all of them      -> results.>  ->  collect (%d)\n\n' "${pids[collect]}"
 
-    while ((${#names[@]})); do
-        wait -n -p pid "${!names[@]}"
-        status=$?
-        [[ -n ${pid:-} ]] || break
-        name=${names[$pid]}
-        unset "names[$pid]"
-        ((status)) || continue
-        [[ -z $failed ]] || continue
-        failed="$name ended with status $status"
-        if ((status > 128)); then failed="$name was ended by SIG$(kill -l $((status - 128)))"; fi
-        # The others notice by themselves. Should one not, it does not hold up the end.
-        watch "${!names[@]}" &
-        names[$!]=watch
+    # Should one fail, the others notice by themselves, and are given 10 s for it.
+    while ((${#pids[@]})); do
+        if ! read -r ${failed:+-t 10} what name value <&"$ends"; then
+            say "still running, and ended: ${!pids[*]}"
+            break
+        fi
+        unset "pids[$name]"
+        if ((value > 128)); then
+            failed="$name was ended by SIG$(kill -l $((value - 128)))" # told rather than who gave up for it
+        elif ((value)); then
+            failed=${failed:-$name ended with status $value}
+        fi
     done
-    trap - EXIT
     [[ -z $failed ]] || {
         say "failed: $failed"
         exit 1
     }
-}
-
-# End what still runs after a while; come back as soon as nothing does.
-watch() {
-    local pid tick
-
-    for ((tick = 0; tick < 100; tick++)); do
-        for pid; do
-            kill -0 "$pid" 2>/dev/null && sleep 0.1 && continue 2
-        done
-        return 0
-    done
-    kill -KILL "$@" 2>/dev/null
 }
 
 if [[ ${1:-} == --job ]]; then

@@ -11,7 +11,7 @@
 #include "worker.h"
 
 struct lane {
-    const char *topic;
+    char *topic;
     bool ended;
     uint64_t sequence; /* of the next message */
     char *path;        /* of the file in progress; NULL: none */
@@ -44,7 +44,7 @@ static struct lane *job_lane(struct job *job, const struct ipc_message *message)
     if (job->lane_count == LANES)
         die("a message on %s, one topic too many", message->topic);
     lane = &job->lanes[job->lane_count++];
-    lane->topic = message->topic; /* valid as long as the subscription */
+    lane->topic = must(strdup(message->topic));
     lane->state = must(calloc(1, job->worker->state_size));
     return lane;
 }
@@ -209,6 +209,7 @@ int worker_run(const struct worker *worker)
 
     ipc_connection_close(connection); /* ends the publisher and the subscription, too */
     for (unsigned i = 0; i < job->lane_count; i++) {
+        free(job->lanes[i].topic);
         free(job->lanes[i].path);
         free(job->lanes[i].state);
     }

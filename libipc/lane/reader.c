@@ -65,13 +65,20 @@ void lane_reader_init(struct lane_reader *reader, const struct ipc_lane *lane, c
                                    .pins = pins,
                                    .checks = !ended};
     uint64_t admitted = ended ? 0 : atomic_load_explicit(&lane->slots[slot].start, memory_order_acquire);
+    if (!(admitted & 1)) {
+        choose_start(reader, start);
+#ifndef IPC_PLANT_START_NOT_REREAD
+        /* Admitted meanwhile: what was published since then is promised to us. Not yet: the writer will find our
+         * choice, or choose a place that does not come before it. */
+        if (!ended)
+            admitted = atomic_load_explicit(&lane->slots[slot].start, memory_order_acquire);
+#endif
+    }
     if (admitted & 1) {
         reader->position = admitted & ~(uint64_t)(IPC_RECORD_ALIGN - 1);
         reader->sequence = atomic_load_explicit(&lane->slots[slot].start_sequence, memory_order_relaxed);
         reader->knows = true;
         reader->checks = !pins;
-    } else {
-        choose_start(reader, start);
     }
     reader->reported = reader->consumed = reader->position;
     reader->start = ended ? UINT64_MAX : reader->position;
@@ -79,14 +86,20 @@ void lane_reader_init(struct lane_reader *reader, const struct ipc_lane *lane, c
     atomic_store_explicit(&cell->lost, 0, memory_order_relaxed);
     atomic_store_explicit(&cell->cursor, reader->position, memory_order_release);
     /* The release pairs with the acquire in peer_cursor(): who sees our pairing sees our cursor. */
-    atomic_store_explicit(&cell->owner, pairing, memory_order_release);
+    atomic_store_explicit(&cell->owner, pairing, LANE_PUBLISH);
+    /* A writer that waits for room took the cell as it was before for our cursor. Pairs with the barrier in
+     * lane_writer_want(). */
+    lane_publish_fence(true);
+    if (atomic_load_explicit(&lane->want, LANE_LOOK) != 0)
+        lane_wake(lane_low_half(&cell->cursor), false);
 }
 
 bool lane_reader_in_place(struct lane_reader *reader) {
     if (reader->checks && reader->pins) {
         uint64_t admitted =
             atomic_load_explicit(&reader->lane->slots[reader->slot].start, memory_order_acquire);
-        if ((admitted & 1) && reader->position >= (admitted & ~(uint64_t)(IPC_RECORD_ALIGN - 1)))
+        if ((admitted & 1) && reader->position >= (admitted & ~(uint64_t)(IPC_RECORD_ALIGN - 1)) &&
+            tail_of(reader) <= reader->position)
             reader->checks = false;
     }
     return !reader->checks;

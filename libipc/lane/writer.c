@@ -38,8 +38,15 @@ static uint64_t peer_cursor(struct lane_writer *writer, struct lane_peer *peer, 
     uint64_t cursor = atomic_load_explicit(&peer->cell->cursor, LANE_PUBLISH == memory_order_seq_cst
                                                                     ? memory_order_seq_cst
                                                                     : memory_order_acquire);
-    if (raw)
+    if (raw) {
+        /* To be slept on: if the reader attached between the two loads, it may have reported and rung already. */
+        if (owner != peer->pairing &&
+            atomic_load_explicit(&peer->cell->owner, memory_order_acquire) == peer->pairing) {
+            owner = peer->pairing;
+            cursor = atomic_load_explicit(&peer->cell->cursor, memory_order_acquire);
+        }
         *raw = cursor;
+    }
 #ifdef IPC_PLANT_CURSOR_UNCHECKED
     return cursor;
 #endif

@@ -55,10 +55,11 @@ static void tell_full(struct broker *broker, int fd, int code)
     int size;
 
     message.code = code;
-    message.text = (char[]){"the broker has used up the file descriptors or the memory that it may use; raise its limit of "
-                            "open files (LimitNOFILE=), or lower sessions, topics or descriptors in [limits] of ipcd.conf"};
-    size = ipc_frame_pack(broker->tx, sizeof(broker->tx), IPC__CONTROL__TYPE__FAILURE, first_request(broker, fd),
-                          &message.base);
+    message.text = (char[]){
+        "the broker has used up the file descriptors or the memory that it may use; raise its limit of "
+        "open files (LimitNOFILE=), or lower sessions, topics or descriptors in [limits] of ipcd.conf"};
+    size = ipc_frame_pack(broker->tx, sizeof(broker->tx), IPC__CONTROL__TYPE__FAILURE,
+                          first_request(broker, fd), &message.base);
     if (size > 0)
         (void)fd_send(fd, broker->tx, (size_t)size, NULL, 0);
     broker->quota.refused++;

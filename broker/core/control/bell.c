@@ -11,7 +11,8 @@ static const struct charge bell_charge = {.of = {[LIMIT_DESCRIPTORS] = 2}};
 
 struct bell *bell_find(const struct subscription *subscription, uint32_t uid)
 {
-    list_for_each (node, &subscription->bells) {
+    list_for_each(node, &subscription->bells)
+    {
         struct bell *bell = list_entry(node, struct bell, link);
 
         if (bell->uid == uid)
@@ -48,7 +49,8 @@ int bell_make(struct broker *broker, struct subscription *subscription, uint32_t
 
 void bell_free_all(struct broker *broker, struct subscription *subscription)
 {
-    list_for_each_safe (node, &subscription->bells) {
+    list_for_each_safe(node, &subscription->bells)
+    {
         struct bell *bell = list_entry(node, struct bell, link);
 
         list_remove(&bell->link);

@@ -12,7 +12,8 @@
 struct bell *bell_find(const struct subscription *subscription, uint32_t uid);
 
 /* Make it if it is not there. 0, or a negative errno and the refusal. */
-int bell_make(struct broker *broker, struct subscription *subscription, uint32_t uid, struct refusal *refusal);
+int bell_make(struct broker *broker, struct subscription *subscription, uint32_t uid,
+              struct refusal *refusal);
 
 void bell_free_all(struct broker *broker, struct subscription *subscription);
 

@@ -90,7 +90,8 @@ int broker_new(struct broker **ret, const struct broker_options *options)
         return result;
     }
     memcpy(broker->secret, random, sizeof(broker->secret));
-    (void)snprintf(broker->instance, sizeof(broker->instance), "%016" PRIx64 "%016" PRIx64, random[2], random[3]);
+    (void)snprintf(broker->instance, sizeof(broker->instance), "%016" PRIx64 "%016" PRIx64, random[2],
+                   random[3]);
     *ret = broker;
     return 0;
 }
@@ -106,13 +107,14 @@ struct broker *broker_free(struct broker *broker)
     if (!broker)
         return NULL;
     broker->worker = worker_free(broker->worker, drop_job);
-    list_for_each_safe (node, &broker->sessions)
+    list_for_each_safe(node, &broker->sessions)
         session_end(broker, list_entry(node, struct session, link), IPC_REASON_SHUTDOWN, NULL);
-    list_for_each_safe (refused, &broker->refused)
+    list_for_each_safe(refused, &broker->refused)
         session_end(broker, list_entry(refused, struct session, link), IPC_REASON_SHUTDOWN, NULL);
     session_bury(broker);
     /* What is left now are lanes that were retained. */
-    list_for_each_safe (left, &broker->lanes) {
+    list_for_each_safe(left, &broker->lanes)
+    {
         struct lane *lane = list_entry(left, struct lane, link);
 
         lane->state = LANE_DRAINING;

@@ -69,7 +69,8 @@ void lane_release(struct broker *broker, struct lane *lane)
 
 void lane_retain(struct broker *broker, struct lane *lane)
 {
-    list_for_each_safe (node, &lane->topic->lanes) {
+    list_for_each_safe(node, &lane->topic->lanes)
+    {
         struct lane *older = list_entry(node, struct lane, by_topic);
 
         if (older->state != LANE_RETAINED || older->user != lane->user)
@@ -105,7 +106,8 @@ static uint64_t cells_free(const struct session *session)
 {
     uint64_t n = 0;
 
-    list_for_each (node, &session->cells) {
+    list_for_each(node, &session->cells)
+    {
         const struct cells *cells = list_entry(node, struct cells, link);
 
         n += IPC_CELLS_PER_SEGMENT - (unsigned)__builtin_popcountll(cells->used);
@@ -115,8 +117,8 @@ static uint64_t cells_free(const struct session *session)
 
 static struct charge charge_of_segments(uint64_t n)
 {
-    return (struct charge){.of = {[LIMIT_DESCRIPTORS] = n,
-                                  [LIMIT_SEGMENT_BYTES] = n * segment_size(IPC_SEGMENT_CELLS, 0)}};
+    return (struct charge){
+        .of = {[LIMIT_DESCRIPTORS] = n, [LIMIT_SEGMENT_BYTES] = n * segment_size(IPC_SEGMENT_CELLS, 0)}};
 }
 
 struct charge cells_charge(const struct session *session, uint64_t n)
@@ -152,7 +154,8 @@ int cells_reserve(struct broker *broker, struct session *session, uint64_t n, ui
 
 struct cells *cells_take(struct session *session, uint32_t *ret_cell)
 {
-    list_for_each (node, &session->cells) {
+    list_for_each(node, &session->cells)
+    {
         struct cells *cells = list_entry(node, struct cells, link);
 
         if (cells->used == CELLS_ALL)

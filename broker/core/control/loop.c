@@ -29,7 +29,8 @@
 #define RETRY_NS         50000000L
 #define ID_BITS          56
 
-static int control(struct broker *broker, int operation, int fd, uint32_t events, enum loop_source source, uint64_t id)
+static int control(struct broker *broker, int operation, int fd, uint32_t events, enum loop_source source,
+                   uint64_t id)
 {
     struct epoll_event event = {.events = events, .data.u64 = (uint64_t)source << ID_BITS | id};
 
@@ -66,8 +67,8 @@ static void on_signal(struct broker *broker)
 
     if (read(broker->signal_fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
         return;
-    log_write(LOG_STOPPED, NULL, "stopping: signal %s from pid %u", info.ssi_signo == SIGTERM ? "TERM" : "INT",
-              info.ssi_pid);
+    log_write(LOG_STOPPED, NULL, "stopping: signal %s from pid %u",
+              info.ssi_signo == SIGTERM ? "TERM" : "INT", info.ssi_pid);
     broker->stopping = true;
 }
 
@@ -130,10 +131,10 @@ static void on_event(struct broker *broker, const struct epoll_event *event)
 static void stop(struct broker *broker)
 {
     (void)sd_notify(0, "STOPPING=1\nSTATUS=Telling the sessions.");
-    list_for_each_safe (node, &broker->refused)
+    list_for_each_safe(node, &broker->refused)
         session_end(broker, list_entry(node, struct session, link), IPC_REASON_SHUTDOWN, NULL);
     /* Nobody is told about anybody's end but his own: there is no flush in between. */
-    list_for_each_safe (other, &broker->sessions)
+    list_for_each_safe(other, &broker->sessions)
         session_end(broker, list_entry(other, struct session, link), IPC_REASON_SHUTDOWN, "the broker stops");
     session_bury(broker);
 }

@@ -137,7 +137,7 @@ static int flush_adds(struct broker *broker, struct session *session, bool write
 {
     struct list *head = writer ? &session->writer_adds : &session->reader_adds;
 
-    while (!list_empty(head) && session->window < IPC_NOTICE_WINDOW && *budget > 0) {
+    while (!list_empty(head) && session->window<IPC_NOTICE_WINDOW && * budget> 0) {
         struct side *side = list_entry(head->next, struct side, due);
         int result = writer ? send_reader_add(broker, session, pairing_of_writer_side(side))
                             : send_lane_add(broker, session, pairing_of_reader_side(side));
@@ -201,7 +201,8 @@ void notice_flush(struct broker *broker)
 
     /* Who is marked on the way, by what is sent here, has its turn in the next round. */
     list_init(&now);
-    list_for_each (node, &broker->dirty) {
+    list_for_each(node, &broker->dirty)
+    {
         struct session *session = list_entry(node, struct session, dirty);
         unsigned budget = FLUSH_MAX;
         int result = session->wants_out ? -EAGAIN : session_flush_outbox(session);
@@ -214,7 +215,8 @@ void notice_flush(struct broker *broker)
         post(session, !list_empty(&session->dels) || !list_empty(&session->writer_adds));
         session_send_failed(broker, session, result);
     }
-    list_for_each_safe (node, &broker->dirty) {
+    list_for_each_safe(node, &broker->dirty)
+    {
         list_remove(node);
         list_append(&now, node);
     }

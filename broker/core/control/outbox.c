@@ -30,8 +30,7 @@ static void drop(struct outbox *outbox, struct frame *frame)
 
 void outbox_done(struct outbox *outbox)
 {
-    list_for_each_safe (node, &outbox->frames)
-        drop(outbox, list_entry(node, struct frame, link));
+    list_for_each_safe(node, &outbox->frames) drop(outbox, list_entry(node, struct frame, link));
 }
 
 static int keep(struct outbox *outbox, const void *packet, size_t size, int fd)
@@ -68,7 +67,8 @@ int outbox_send(struct outbox *outbox, int socket, const void *packet, size_t si
 
 int outbox_flush(struct outbox *outbox, int socket)
 {
-    list_for_each_safe (node, &outbox->frames) {
+    list_for_each_safe(node, &outbox->frames)
+    {
         struct frame *frame = list_entry(node, struct frame, link);
         int result = fd_send(socket, frame->packet, frame->size, &frame->fd, frame->fd >= 0 ? 1 : 0);
 

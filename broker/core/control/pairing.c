@@ -17,7 +17,7 @@
 #include "broker/core/control/registry.h"
 #include "broker/core/util/log.h"
 
-#define TYPE(name) IPC__CONTROL__TYPE__##name
+#define TYPE(name)   IPC__CONTROL__TYPE__##name
 #define REASON(name) IPC__CONTROL__REASON__REASON_##name
 
 struct pairing *pairing_of_writer_side(struct side *side)
@@ -41,7 +41,9 @@ void pairing_requeue(struct broker *broker, struct session *session, struct side
     }
     if (due == SIDE_NOTICE_NONE)
         return;
-    list_append(due == SIDE_NOTICE_DEL ? &session->dels : side->writer ? &session->writer_adds : &session->reader_adds,
+    list_append(due == SIDE_NOTICE_DEL ? &session->dels
+                : side->writer         ? &session->writer_adds
+                                       : &session->reader_adds,
                 &side->due);
     session->due++;
     notice_mark(broker, session);
@@ -143,8 +145,8 @@ static bool finish(struct broker *broker, struct pairing *pairing)
 }
 
 /* Fill in and start a record; charge, cell and (if the subscription wants one) bell are there. */
-static void join(struct broker *broker, struct pairing *pairing, struct lane *lane, struct subscription *subscription,
-                 unsigned start_at)
+static void join(struct broker *broker, struct pairing *pairing, struct lane *lane,
+                 struct subscription *subscription, unsigned start_at)
 {
     struct session *reader = subscription->session;
 
@@ -179,12 +181,13 @@ static void join(struct broker *broker, struct pairing *pairing, struct lane *la
         list_append(&lane->pairings, &pairing->by_lane);
         start(broker, pairing);
     } else {
-        const struct log_about about = {reader->peer.session, reader->peer.uid, reader->peer.pid, reader->peer.name,
-                                        "limit"};
+        const struct log_about about = {reader->peer.session, reader->peer.uid, reader->peer.pid,
+                                        reader->peer.name, "limit"};
 
         list_append(&lane->waiting, &pairing->by_lane);
         log_write(LOG_PAIRING_FAILED, &about,
-                  "lane %" PRIu64 " of topic %s has %u readers, as many as a lane can have: subscription %" PRIu64
+                  "lane %" PRIu64
+                  " of topic %s has %u readers, as many as a lane can have: subscription %" PRIu64
                   " waits until one leaves",
                   lane->id, lane->topic->name, IPC_LANE_SLOTS, subscription->id);
     }
@@ -242,8 +245,7 @@ int pairing_join_subscription(struct broker *broker, struct subscription *subscr
             result = -ENOMEM;
     }
     if (result < 0) {
-        list_for_each_safe (node, &fresh)
-            free(list_entry(node, struct pairing, link));
+        list_for_each_safe(node, &fresh) free(list_entry(node, struct pairing, link));
         quota_return(&broker->quota, session->user, &kept);
         if (result == -ENOMEM)
             refusal_set(refusal, -ENOMEM, "the broker is out of memory for %" PRIu32 " pairings", n);
@@ -309,7 +311,8 @@ int pairing_ask_bells(struct broker *broker, struct subscription *subscription, 
 {
     if (subscription->bell)
         return 0;
-    list_for_each (node, &subscription->pairings) {
+    list_for_each(node, &subscription->pairings)
+    {
         const struct pairing *pairing = list_entry(node, struct pairing, by_subscription);
         int result = 0;
 
@@ -319,7 +322,8 @@ int pairing_ask_bells(struct broker *broker, struct subscription *subscription, 
             return result;
     }
     subscription->bell = true;
-    list_for_each (node, &subscription->pairings) {
+    list_for_each(node, &subscription->pairings)
+    {
         struct pairing *pairing = list_entry(node, struct pairing, by_subscription);
 
         if (pairing->late || !pairing->lane->session)
@@ -381,8 +385,9 @@ void pairing_confirm(struct broker *broker, struct session *session, struct pair
         const struct log_about about = {session->peer.session, session->peer.uid, session->peer.pid,
                                         session->peer.name, "limit"};
 
-        log_write(LOG_PAIRING_FAILED, &about, "it could not use its side of pairing %" PRIu64 " of topic %s: %s",
-                  pairing->id, lane->topic->name, strerror(result > INT32_MIN ? -result : 0));
+        log_write(LOG_PAIRING_FAILED, &about,
+                  "it could not use its side of pairing %" PRIu64 " of topic %s: %s", pairing->id,
+                  lane->topic->name, strerror(result > INT32_MIN ? -result : 0));
     }
     if (writer && lane->session == session)
         confirm_writer(broker, session, pairing, add, result);
@@ -407,7 +412,8 @@ void pairing_end_subscription(struct broker *broker, struct subscription *subscr
     const struct charge charge = {.of = {[LIMIT_SUBSCRIPTIONS] = 1}};
     struct user *user = subscription->session->user;
 
-    list_for_each_safe (node, &subscription->pairings) {
+    list_for_each_safe(node, &subscription->pairings)
+    {
         struct pairing *pairing = list_entry(node, struct pairing, by_subscription);
         struct lane *lane = pairing->lane;
 
@@ -430,14 +436,16 @@ void pairing_end_lane(struct broker *broker, struct lane *lane, unsigned reason)
 
     lane->state = LANE_DRAINING;
     lane->reason = (uint8_t)reason;
-    list_for_each_safe (node, &lane->waiting) {
+    list_for_each_safe(node, &lane->waiting)
+    {
         struct pairing *pairing = list_entry(node, struct pairing, by_lane);
 
         writer_gone(broker, pairing, session);
         reader_gone(broker, pairing);
         (void)finish(broker, pairing);
     }
-    list_for_each_safe (node, &lane->pairings) {
+    list_for_each_safe(node, &lane->pairings)
+    {
         struct pairing *pairing = list_entry(node, struct pairing, by_lane);
 
         /* A reader that the writer may have counted gets to see the lane even now. */

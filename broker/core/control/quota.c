@@ -33,8 +33,7 @@ void quota_done(struct quota *quota)
 {
     if (!quota->users_by_uid.buckets)
         return;
-    list_for_each_safe (node, &quota->users)
-        user_free(quota, list_entry(node, struct user, link));
+    list_for_each_safe(node, &quota->users) user_free(quota, list_entry(node, struct user, link));
     hash_done(&quota->users_by_uid);
 }
 
@@ -42,7 +41,8 @@ static void sweep(struct quota *quota)
 {
     uint64_t now_ns = time_monotonic_ns();
 
-    list_for_each_safe (node, &quota->users) {
+    list_for_each_safe(node, &quota->users)
+    {
         struct user *user = list_entry(node, struct user, link);
         bool idle = now_ns - user->connects_at_ns > UINT64_C(1000000000);
 
@@ -102,16 +102,18 @@ static int refuse(struct quota *quota, struct user *user, enum limit limit, bool
     refusal_set(refusal, -EDQUOT,
                 "limit reached: %s%s %" PRIu64 " of %" PRIu64 " %s, and user %" PRIu32 " asked for %" PRIu64
                 " more; %s, or raise %s%s in [limits] of ipcd.conf%s",
-                total ? "all users together have" : who, total ? "" : " has", used, most, about->what, user->uid,
-                wanted, about->advice, total ? "total-" : "", about->setting,
-                total && limit == LIMIT_DESCRIPTORS ? " and the broker's limit of open files (LimitNOFILE=)" : "");
+                total ? "all users together have" : who, total ? "" : " has", used, most, about->what,
+                user->uid, wanted, about->advice, total ? "total-" : "", about->setting,
+                total && limit == LIMIT_DESCRIPTORS ? " and the broker's limit of open files (LimitNOFILE=)"
+                                                    : "");
     return -EDQUOT;
 }
 
 int quota_take(struct quota *quota, struct user *user, const struct charge *charge, struct refusal *refusal)
 {
     for (size_t i = 0; i < LIMIT_COUNT; i++) {
-        uint64_t wanted = charge->of[i], per_user = quota->config->per_user[i], total = quota->config->total[i];
+        uint64_t wanted = charge->of[i], per_user = quota->config->per_user[i],
+                 total = quota->config->total[i];
 
         if (wanted == 0)
             continue;
@@ -150,9 +152,10 @@ int quota_connect(struct quota *quota, struct user *user, uint64_t now_ns, struc
     }
     user->refused++;
     quota->refused++;
-    refusal_set(refusal, -EDQUOT,
-                "limit reached: user %" PRIu32 " has connected more than %" PRIu64
-                " times within a second; connect less often, or raise connects-per-second in [limits] of ipcd.conf",
-                user->uid, quota->config->connects_per_second);
+    refusal_set(
+        refusal, -EDQUOT,
+        "limit reached: user %" PRIu32 " has connected more than %" PRIu64
+        " times within a second; connect less often, or raise connects-per-second in [limits] of ipcd.conf",
+        user->uid, quota->config->connects_per_second);
     return -EDQUOT;
 }

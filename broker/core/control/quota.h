@@ -58,6 +58,7 @@ void quota_return(struct quota *quota, struct user *user, const struct charge *c
 /* One connect more. The same results. */
 int quota_connect(struct quota *quota, struct user *user, uint64_t now_ns, struct refusal *refusal);
 
-void refusal_set(struct refusal *refusal, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+void refusal_set(struct refusal *refusal, int code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 #endif

@@ -43,7 +43,7 @@ struct session {
     struct user *user;
     enum session_state state;
     bool admin;
-    bool busy;     /* a request of it is being worked on: nothing is read meanwhile */
+    bool busy; /* a request of it is being worked on: nothing is read meanwhile */
     bool wants_out;
     uint32_t events; /* of its socket, as epoll knows them */
     uint64_t features;
@@ -93,8 +93,8 @@ struct lane {
     uint32_t readers; /* pairings */
     int fd;
     uint64_t slots[(IPC_LANE_SLOTS + 63) / 64]; /* bit set: in use */
-    struct list pairings;                        /* struct pairing.by_lane */
-    struct list waiting;                         /* the same, for those without a slot */
+    struct list pairings;                       /* struct pairing.by_lane */
+    struct list waiting;                        /* the same, for those without a slot */
 };
 
 /* What wakes one subscription's descriptor, for all writers of one uid. */
@@ -107,7 +107,7 @@ struct bell {
 
 struct subscription {
     struct hash_node node;
-    struct list link;       /* broker.subscriptions */
+    struct list link; /* broker.subscriptions */
     struct list by_session;
     struct list by_match; /* topic.readers, or broker.wildcards */
     uint64_t id;

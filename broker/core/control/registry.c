@@ -67,7 +67,8 @@ struct topic *registry_topic(struct broker *broker, const char *name, bool make)
     uint64_t key = hash_string(broker->secret, name, size);
     struct topic *topic;
 
-    for (struct hash_node *node = hash_find(&broker->topics_by_name, key); node; node = hash_find_next(node)) {
+    for (struct hash_node *node = hash_find(&broker->topics_by_name, key); node;
+         node = hash_find_next(node)) {
         topic = list_entry(node, struct topic, node);
         if (strcmp(topic->name, name) == 0)
             return topic;
@@ -92,7 +93,8 @@ void registry_topic_release(struct broker *broker, struct topic *topic)
     free(topic);
 }
 
-struct subscription *registry_subscription_new(struct broker *broker, struct session *session, const char *pattern)
+struct subscription *registry_subscription_new(struct broker *broker, struct session *session,
+                                               const char *pattern)
 {
     size_t size = strlen(pattern);
     struct subscription *subscription = calloc(1, sizeof(*subscription) + size + 1);
@@ -113,7 +115,8 @@ struct subscription *registry_subscription_new(struct broker *broker, struct ses
     list_init(&subscription->bells);
     list_append(&broker->subscriptions, &subscription->link);
     list_append(&session->subscriptions, &subscription->by_session);
-    list_append(subscription->topic ? &subscription->topic->readers : &broker->wildcards, &subscription->by_match);
+    list_append(subscription->topic ? &subscription->topic->readers : &broker->wildcards,
+                &subscription->by_match);
     hash_add(&broker->subscriptions_by_id, &subscription->node, subscription->id);
     return subscription;
 }

@@ -20,19 +20,22 @@
 
 #define TYPE(name) IPC__CONTROL__TYPE__##name
 
-void request_hello(struct broker *broker, struct session *session, uint64_t id, const Ipc__Control__Hello *hello)
+void request_hello(struct broker *broker, struct session *session, uint64_t id,
+                   const Ipc__Control__Hello *hello)
 {
     Ipc__Control__Welcome welcome = IPC__CONTROL__WELCOME__INIT;
-    struct log_about about = {session->peer.session, session->peer.uid, session->peer.pid, session->peer.name, NULL};
+    struct log_about about = {session->peer.session, session->peer.uid, session->peer.pid, session->peer.name,
+                              NULL};
     struct refusal refusal;
     _cleanup_(fd_closep) int board = -1;
 
     text_clean(session->peer.name, sizeof(session->peer.name), hello->name);
     if (hello->version_min > IPC_CONTROL_VERSION || hello->version_max < IPC_CONTROL_VERSION) {
-        session_fail(broker, session, id, -EPROTONOSUPPORT,
-                     "the client speaks versions %" PRIu32 " to %" PRIu32
-                     " of the control protocol, the broker (ipcd %s) speaks %u: use a libipc of the same release",
-                     hello->version_min, hello->version_max, IPCD_VERSION, IPC_CONTROL_VERSION);
+        session_fail(
+            broker, session, id, -EPROTONOSUPPORT,
+            "the client speaks versions %" PRIu32 " to %" PRIu32
+            " of the control protocol, the broker (ipcd %s) speaks %u: use a libipc of the same release",
+            hello->version_min, hello->version_max, IPCD_VERSION, IPC_CONTROL_VERSION);
         session_end(broker, session, IPC_REASON_PROTOCOL, "no version of the control protocol in common");
         return;
     }
@@ -98,7 +101,8 @@ static void confirm(struct broker *broker, struct session *session, const Ipc__C
 static void detach(struct broker *broker, struct session *session, const Ipc__Control__Detach *message)
 {
     struct pairing *pairing = registry_pairing(broker, message->pairing);
-    struct log_about about = {session->peer.session, session->peer.uid, session->peer.pid, session->peer.name, NULL};
+    struct log_about about = {session->peer.session, session->peer.uid, session->peer.pid, session->peer.name,
+                              NULL};
     unsigned reason = message->reason;
     bool writer;
 
@@ -114,10 +118,10 @@ static void detach(struct broker *broker, struct session *session, const Ipc__Co
                    : reason == IPC_REASON_LIMIT   ? "limit"
                                                   : "closed";
     log_write(LOG_DETACHED, &about,
-              "the %s of topic %s ended pairing %" PRIu64 " of session %" PRIu64 " (writer) and session %" PRIu64
-              " (reader)",
-              writer ? "writer" : "reader", pairing->lane->topic->name, pairing->id, pairing->lane->writer.session,
-              pairing->reader_session);
+              "the %s of topic %s ended pairing %" PRIu64 " of session %" PRIu64
+              " (writer) and session %" PRIu64 " (reader)",
+              writer ? "writer" : "reader", pairing->lane->topic->name, pairing->id,
+              pairing->lane->writer.session, pairing->reader_session);
     pairing_detach(broker, pairing, reason);
 }
 
@@ -157,7 +161,8 @@ static void dispatch(struct broker *broker, struct session *session, const struc
         detach(broker, session, message);
         break;
     default:
-        session_end(broker, session, IPC_REASON_PROTOCOL, "it sent a frame of a type that only the broker sends");
+        session_end(broker, session, IPC_REASON_PROTOCOL,
+                    "it sent a frame of a type that only the broker sends");
         break;
     }
 }
@@ -175,7 +180,8 @@ void request_handle(struct broker *broker, struct session *session, const void *
         return;
     }
     if (session->state == SESSION_REFUSED) {
-        session_fail(broker, session, frame.id, -EDQUOT, "%s", session->refusal ? session->refusal : "a limit is reached");
+        session_fail(broker, session, frame.id, -EDQUOT, "%s",
+                     session->refusal ? session->refusal : "a limit is reached");
         session_end(broker, session, IPC_REASON_LIMIT, NULL);
         return;
     }

@@ -7,7 +7,8 @@
 
 #include "broker/core/control/broker.h"
 
-void request_hello(struct broker *broker, struct session *session, uint64_t id, const Ipc__Control__Hello *hello);
+void request_hello(struct broker *broker, struct session *session, uint64_t id,
+                   const Ipc__Control__Hello *hello);
 void request_advertise(struct broker *broker, struct session *session, uint64_t id,
                        const Ipc__Control__Advertise *advertise);
 void request_unadvertise(struct broker *broker, struct session *session, uint64_t id,
@@ -16,8 +17,10 @@ void request_subscribe(struct broker *broker, struct session *session, uint64_t 
                        const Ipc__Control__Subscribe *subscribe);
 void request_unsubscribe(struct broker *broker, struct session *session, uint64_t id,
                          const Ipc__Control__Unsubscribe *unsubscribe);
-void request_bell(struct broker *broker, struct session *session, uint64_t id, const Ipc__Control__Bell *bell);
-void request_list(struct broker *broker, struct session *session, uint64_t id, const Ipc__Control__List *list);
+void request_bell(struct broker *broker, struct session *session, uint64_t id,
+                  const Ipc__Control__Bell *bell);
+void request_list(struct broker *broker, struct session *session, uint64_t id,
+                  const Ipc__Control__List *list);
 void request_status(struct broker *broker, struct session *session, uint64_t id);
 
 /* The worker has allocated the segment of an ADVERTISE (or could not). */

@@ -16,11 +16,11 @@
 #include "broker/core/control/stats.h"
 #include "proto/name.h"
 
-#define ITEMS_MAX      128u
-#define PAGE_SIZE_MAX  (IPC_MAX_FRAME_SIZE - 64u)
+#define ITEMS_MAX     128u
+#define PAGE_SIZE_MAX (IPC_MAX_FRAME_SIZE - 64u)
 /* What one page may read of shared memory: who has used up most of it ends the page. */
-#define READ_MAX  (UINT64_C(1) << 20)
-#define READ_LEFT (READ_MAX / 16)
+#define READ_MAX      (UINT64_C(1) << 20)
+#define READ_LEFT     (READ_MAX / 16)
 
 struct page {
     const Ipc__Control__List *wish;
@@ -54,16 +54,17 @@ static void show_session(struct page *page, Ipc__Control__Item *item, const stru
     set_peer(page, &session->peer);
     item->since_ns = session->since_ns;
     item->bytes = session->board ? sizeof(struct ipc_board) : 0;
-    list_for_each (lane, &session->lanes) {
+    list_for_each(lane, &session->lanes)
+    {
         item->topics++;
         item->bytes += IPC_LAYOUT_PAGE + (uint64_t)list_entry(lane, struct lane, by_session)->ring_size;
     }
-    list_for_each (subscription, &session->subscriptions) {
+    list_for_each(subscription, &session->subscriptions)
+    {
         item->subscriptions++;
         item->pairings += list_entry(subscription, struct subscription, by_session)->n_pairings;
     }
-    list_for_each (cells, &session->cells)
-        item->bytes += sizeof(struct ipc_cells);
+    list_for_each(cells, &session->cells) item->bytes += sizeof(struct ipc_cells);
 }
 
 static void show_lane(struct page *page, Ipc__Control__Item *item, const struct lane *lane)
@@ -82,7 +83,8 @@ static void show_lane(struct page *page, Ipc__Control__Item *item, const struct 
     item->readers = item->pairings = lane->readers;
     item->retain = lane->retain;
     item->ended = lane->state != LANE_LIVE;
-    list_for_each (node, &lane->pairings) {
+    list_for_each(node, &lane->pairings)
+    {
         const struct pairing *pairing = list_entry(node, struct pairing, by_lane);
         struct cell_stats cell;
 
@@ -94,7 +96,8 @@ static void show_lane(struct page *page, Ipc__Control__Item *item, const struct 
     }
 }
 
-static void show_subscription(struct page *page, Ipc__Control__Item *item, const struct subscription *subscription)
+static void show_subscription(struct page *page, Ipc__Control__Item *item,
+                              const struct subscription *subscription)
 {
     set_peer(page, &subscription->session->peer);
     item->name = (char *)(uintptr_t)subscription->pattern;
@@ -102,7 +105,8 @@ static void show_subscription(struct page *page, Ipc__Control__Item *item, const
     item->pairings = subscription->n_pairings;
     item->start = (Ipc__Control__Start)subscription->start;
     item->slow = (Ipc__Control__Slow)subscription->slow;
-    list_for_each (node, &subscription->pairings) {
+    list_for_each(node, &subscription->pairings)
+    {
         const struct pairing *pairing = list_entry(node, struct pairing, by_subscription);
         struct cell_stats cell;
 
@@ -263,8 +267,8 @@ void request_list(struct broker *broker, struct session *session, uint64_t id, c
     const char *wrong = *list->pattern ? ipc_name_check(list->pattern, true) : NULL;
 
     if (!head || wrong) {
-        session_fail(broker, session, id, -EINVAL, head ? "the pattern is not valid: %s" : "no such kind of list%s",
-                     head ? wrong : "");
+        session_fail(broker, session, id, -EINVAL,
+                     head ? "the pattern is not valid: %s" : "no such kind of list%s", head ? wrong : "");
         return;
     }
     page.wish = list;
@@ -312,12 +316,12 @@ void request_status(struct broker *broker, struct session *session, uint64_t id)
     status.subscriptions = quota->used[LIMIT_SUBSCRIPTIONS];
     status.pairings = quota->used[LIMIT_LANES];
     status.segments = broker->n_topics;
-    list_for_each (node, &broker->sessions) {
+    list_for_each(node, &broker->sessions)
+    {
         const struct session *other = list_entry(node, struct session, link);
 
         status.segments += other->board != NULL;
-        list_for_each (cells, &other->cells)
-            status.segments++;
+        list_for_each(cells, &other->cells) status.segments++;
     }
     status.segment_bytes = quota->used[LIMIT_SEGMENT_BYTES];
     status.descriptors = quota->used[LIMIT_DESCRIPTORS] + IPC_CORE_FDS_BASE;

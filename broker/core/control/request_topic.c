@@ -34,7 +34,8 @@ static void answer_done(struct broker *broker, struct session *session, uint64_t
 static bool deny_admin(struct broker *broker, struct session *session, uint64_t id)
 {
     if (session->admin)
-        session_fail(broker, session, id, -EPERM, "an admin session only looks: connect without admin to take part");
+        session_fail(broker, session, id, -EPERM,
+                     "an admin session only looks: connect without admin to take part");
     return session->admin;
 }
 
@@ -61,7 +62,8 @@ static const struct lane *rival(struct broker *broker, const char *name, bool ex
 
     if (!topic)
         return NULL;
-    list_for_each (node, &topic->lanes) {
+    list_for_each(node, &topic->lanes)
+    {
         const struct lane *lane = list_entry(node, struct lane, by_topic);
 
         if (lane->state == LANE_LIVE && (exclusive || lane->exclusive))
@@ -152,7 +154,8 @@ void request_advertise(struct broker *broker, struct session *session, uint64_t 
     other = rival(broker, advertise->topic, advertise->exclusive);
     if (other) {
         session_fail(broker, session, id, -EEXIST,
-                     "topic %s is published by session %" PRIu64 " (%s, pid %" PRIu32 ") already, and one of the two "
+                     "topic %s is published by session %" PRIu64 " (%s, pid %" PRIu32
+                     ") already, and one of the two "
                      "wants to be the only one",
                      advertise->topic, other->writer.session, other->writer.name, other->writer.pid);
         return;
@@ -185,8 +188,9 @@ void request_advertise_finish(struct broker *broker, struct job *job)
         job->fd = segment_destroy(job->fd, job->size);
         quota_return(&broker->quota, job->user, &charge);
         if (session)
-            session_fail(broker, session, job->request, -EEXIST, "topic %s is published by session %" PRIu64 " already",
-                         job->name, other->writer.session);
+            session_fail(broker, session, job->request, -EEXIST,
+                         "topic %s is published by session %" PRIu64 " already", job->name,
+                         other->writer.session);
     } else {
         finish(broker, session, job, &job->fd, job->result);
         fd_close(job->fd);
@@ -226,9 +230,11 @@ void request_subscribe(struct broker *broker, struct session *session, uint64_t 
         session_fail(broker, session, id, -EINVAL, "the pattern is not valid: %s", wrong);
         return;
     }
-    if ((unsigned)subscribe->start > IPC__CONTROL__START__START_OLDEST || (unsigned)subscribe->slow > IPC__CONTROL__SLOW__SLOW_DISCONNECT) {
-        session_fail(broker, session, id, -EINVAL, "start %u or slow %u is not known to this broker (ipcd %s)",
-                     (unsigned)subscribe->start, (unsigned)subscribe->slow, IPCD_VERSION);
+    if ((unsigned)subscribe->start > IPC__CONTROL__START__START_OLDEST ||
+        (unsigned)subscribe->slow > IPC__CONTROL__SLOW__SLOW_DISCONNECT) {
+        session_fail(broker, session, id, -EINVAL,
+                     "start %u or slow %u is not known to this broker (ipcd %s)", (unsigned)subscribe->start,
+                     (unsigned)subscribe->slow, IPCD_VERSION);
         return;
     }
     subscription = registry_subscription_new(broker, session, subscribe->pattern);
@@ -273,7 +279,8 @@ void request_bell(struct broker *broker, struct session *session, uint64_t id, c
     struct refusal refusal;
 
     if (!subscription || subscription->session != session) {
-        session_fail(broker, session, id, -ENOENT, "this session has no subscription %" PRIu64, bell->subscription);
+        session_fail(broker, session, id, -ENOENT, "this session has no subscription %" PRIu64,
+                     bell->subscription);
         return;
     }
     if (pairing_ask_bells(broker, subscription, &refusal) < 0) {

@@ -10,7 +10,7 @@
 #include "libipc/lane/segment.h"
 
 #ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 0x0008U
+# define MFD_NOEXEC_SEAL 0x0008U
 #endif
 
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
@@ -27,7 +27,8 @@ int segment_create(enum ipc_segment_kind kind)
         [IPC_SEGMENT_CELLS] = "ipc-cells",
         [IPC_SEGMENT_LANE] = "ipc-lane",
     };
-    _cleanup_(fd_closep) int fd = memfd_create(names[kind], MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    _cleanup_(fd_closep) int fd =
+        memfd_create(names[kind], MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
 
     if (fd < 0 && errno == EINVAL) /* a kernel before 6.3 */
         fd = memfd_create(names[kind], MFD_CLOEXEC | MFD_ALLOW_SEALING);

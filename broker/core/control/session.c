@@ -26,7 +26,7 @@
 #include "broker/core/util/text.h"
 
 #ifndef SO_PEERPIDFD
-#define SO_PEERPIDFD 77
+# define SO_PEERPIDFD 77
 #endif
 
 /* Refused clients that wait for their first frame. One more, and the oldest goes. */
@@ -39,9 +39,9 @@ static const struct charge board_charge = {
 static const char *reason_word(unsigned reason)
 {
     switch (reason) {
-#define WORD(name, number, word, text)                                                                       \
-    case IPC_REASON_##name:                                                                                  \
-        return word;
+#define WORD(name, number, word, text) \
+ case IPC_REASON_##name:               \
+  return word;
         IPC_REASONS(WORD)
 #undef WORD
     default:
@@ -51,7 +51,8 @@ static const char *reason_word(unsigned reason)
 
 static struct log_about about_session(const struct session *session, const char *reason)
 {
-    return (struct log_about){session->peer.session, session->peer.uid, session->peer.pid, session->peer.name, reason};
+    return (struct log_about){session->peer.session, session->peer.uid, session->peer.pid, session->peer.name,
+                              reason};
 }
 
 /* The peer's pidfd. Returns a descriptor, -1 if there can be none (it is outside of our pid namespace), or a negative
@@ -196,7 +197,8 @@ int session_open(struct broker *broker, struct session *session, struct refusal 
         return result;
     session->board_fd = segment_make(IPC_SEGMENT_BOARD, 0, ++broker->segment_last);
     if (session->board_fd >= 0) {
-        void *board = mmap(NULL, sizeof(*session->board), PROT_READ | PROT_WRITE, MAP_SHARED, session->board_fd, 0);
+        void *board =
+            mmap(NULL, sizeof(*session->board), PROT_READ | PROT_WRITE, MAP_SHARED, session->board_fd, 0);
 
         if (board != MAP_FAILED)
             session->board = board;
@@ -239,19 +241,19 @@ static void log_ended(struct broker *broker, const struct session *session, unsi
 
     broker->ended_badly += badly;
     if (badly && reason != IPC_REASON_DIED)
-        log_write(LOG_SESSION_EXPELLED, &about, "session ended by the broker: %s", text ? text : reason_word(reason));
+        log_write(LOG_SESSION_EXPELLED, &about, "session ended by the broker: %s",
+                  text ? text : reason_word(reason));
     else
         log_write(LOG_SESSION_ENDED, &about, "session ended");
 }
 
 static void release(struct broker *broker, struct session *session, unsigned reason)
 {
-    list_for_each_safe (node, &session->lanes)
+    list_for_each_safe(node, &session->lanes)
         pairing_end_lane(broker, list_entry(node, struct lane, by_session), reason);
-    list_for_each_safe (node, &session->subscriptions)
+    list_for_each_safe(node, &session->subscriptions)
         pairing_end_subscription(broker, list_entry(node, struct subscription, by_session), reason);
-    list_for_each_safe (node, &session->cells)
-        cells_orphan(broker, list_entry(node, struct cells, link));
+    list_for_each_safe(node, &session->cells) cells_orphan(broker, list_entry(node, struct cells, link));
     if (session->board) {
         munmap(session->board, sizeof(*session->board));
         session->board = NULL;
@@ -294,7 +296,8 @@ void session_end(struct broker *broker, struct session *session, unsigned reason
 
 void session_bury(struct broker *broker)
 {
-    list_for_each_safe (node, &broker->ended) {
+    list_for_each_safe(node, &broker->ended)
+    {
         list_remove(node);
         session_free(list_entry(node, struct session, link));
     }

@@ -26,11 +26,12 @@ void session_reply(struct broker *broker, struct session *session, unsigned type
                    const ProtobufCMessage *message, int fd);
 
 /* Answer a request by FAILURE. */
-void session_fail(struct broker *broker, struct session *session, uint64_t id, int code, const char *format, ...)
-    __attribute__((format(printf, 5, 6)));
+void session_fail(struct broker *broker, struct session *session, uint64_t id, int code, const char *format,
+                  ...) __attribute__((format(printf, 5, 6)));
 
 /* The same with a refusal, which is logged. */
-void session_refuse(struct broker *broker, struct session *session, uint64_t id, const struct refusal *refusal);
+void session_refuse(struct broker *broker, struct session *session, uint64_t id,
+                    const struct refusal *refusal);
 
 /* Something it may be told, or its socket, changed. */
 int session_flush_outbox(struct session *session);

@@ -62,7 +62,8 @@ void session_send_failed(struct broker *broker, struct session *session, int res
 
 void session_retry_stalled(struct broker *broker)
 {
-    list_for_each_safe (node, &broker->stalled) {
+    list_for_each_safe(node, &broker->stalled)
+    {
         list_remove(node);
         notice_mark(broker, list_entry(node, struct session, stalled));
     }
@@ -88,7 +89,8 @@ void session_reply(struct broker *broker, struct session *session, unsigned type
         session_send_failed(broker, session, -EAGAIN);
 }
 
-void session_fail(struct broker *broker, struct session *session, uint64_t id, int code, const char *format, ...)
+void session_fail(struct broker *broker, struct session *session, uint64_t id, int code, const char *format,
+                  ...)
 {
     Ipc__Control__Failure message = IPC__CONTROL__FAILURE__INIT;
     char text[512];
@@ -102,10 +104,11 @@ void session_fail(struct broker *broker, struct session *session, uint64_t id, i
     session_reply(broker, session, IPC__CONTROL__TYPE__FAILURE, id, &message.base, -1);
 }
 
-void session_refuse(struct broker *broker, struct session *session, uint64_t id, const struct refusal *refusal)
+void session_refuse(struct broker *broker, struct session *session, uint64_t id,
+                    const struct refusal *refusal)
 {
-    const struct log_about about = {session->peer.session, session->peer.uid, session->peer.pid, session->peer.name,
-                                    "limit"};
+    const struct log_about about = {session->peer.session, session->peer.uid, session->peer.pid,
+                                    session->peer.name, "limit"};
 
     log_write(LOG_REFUSED, &about, "request refused: %s", refusal->text);
     session_fail(broker, session, id, refusal->code, "%s", refusal->text);

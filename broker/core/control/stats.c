@@ -54,7 +54,8 @@ void stats_of_lane(struct lane_stats *ret, int fd, uint32_t ring_size, uint64_t 
 {
     uint64_t words[4]; /* tail, tail_sequence, head, overrun */
 
-    static_assert(offsetof(struct ipc_lane, overrun) == offsetof(struct ipc_lane, tail) + 24, "four words in a row");
+    static_assert(offsetof(struct ipc_lane, overrun) == offsetof(struct ipc_lane, tail) + 24,
+                  "four words in a row");
     *ret = (struct lane_stats){0};
     if (!read_at(fd, words, sizeof(words), offsetof(struct ipc_lane, tail)))
         return;

@@ -75,10 +75,8 @@ struct worker *worker_free(struct worker *worker, void (*drop)(struct job *job))
     (void)pthread_cond_signal(&worker->changed);
     (void)pthread_mutex_unlock(&worker->lock);
     (void)pthread_join(worker->thread, NULL);
-    list_for_each_safe (node, &worker->waiting)
-        drop(list_entry(node, struct job, link));
-    list_for_each_safe (done, &worker->done)
-        drop(list_entry(done, struct job, link));
+    list_for_each_safe(node, &worker->waiting) drop(list_entry(node, struct job, link));
+    list_for_each_safe(done, &worker->done) drop(list_entry(done, struct job, link));
     (void)pthread_cond_destroy(&worker->changed);
     (void)pthread_mutex_destroy(&worker->lock);
     free(worker);

@@ -17,11 +17,11 @@
 #include "broker/core/util/log.h"
 #include "broker/core/util/text.h"
 
-#define MISTAKES_MAX 50u
+#define MISTAKES_MAX  50u
 #define LINE_MAX_SIZE 190u /* what inih takes on its stack */
 
 const struct limit_about limit_about[LIMIT_COUNT] = {
-#define LIMIT_ABOUT(id, setting, what, bytes, ...) LIMIT_ABOUT_(setting, what, bytes, __VA_ARGS__)
+#define LIMIT_ABOUT(id, setting, what, bytes, ...)                    LIMIT_ABOUT_(setting, what, bytes, __VA_ARGS__)
 #define LIMIT_ABOUT_(setting, what, bytes, user, total, most, advice) {setting, what, advice, bytes},
     LIMITS(LIMIT_ABOUT)
 #undef LIMIT_ABOUT
@@ -39,17 +39,26 @@ static const struct setting {
     {"broker", "address", KIND_PATH, offsetof(struct config, address), 0, 0},
     {"broker", "log-level", KIND_LEVEL, offsetof(struct config, log_level), 0, 0},
     {"broker", "socket-mode", KIND_MODE, offsetof(struct config, socket_mode), 0, 0777},
-#define SETTING_USER(id, setting, what, bytes, user, total_default, highest, advice)                         \
-    {"limits",     setting, (bytes) ? KIND_SIZE : KIND_COUNT, offsetof(struct config, per_user[LIMIT_##id]),  \
-     (bytes) ? BYTES_LEAST : 1, highest},
-#define SETTING_TOTAL(id, setting, what, bytes, user, total_default, highest, advice)                        \
-    {"limits",         "total-" setting, (bytes) ? KIND_SIZE : KIND_COUNT,                                   \
-     offsetof(struct config, total[LIMIT_##id]), (bytes) ? BYTES_LEAST : 1, highest},
+#define SETTING_USER(id, setting, what, bytes, user, total_default, highest, advice) \
+ {"limits",                                                                          \
+  setting,                                                                           \
+  (bytes) ? KIND_SIZE : KIND_COUNT,                                                  \
+  offsetof(struct config, per_user[LIMIT_##id]),                                     \
+  (bytes) ? BYTES_LEAST : 1,                                                         \
+  highest},
+#define SETTING_TOTAL(id, setting, what, bytes, user, total_default, highest, advice) \
+ {"limits",                                                                           \
+  "total-" setting,                                                                   \
+  (bytes) ? KIND_SIZE : KIND_COUNT,                                                   \
+  offsetof(struct config, total[LIMIT_##id]),                                         \
+  (bytes) ? BYTES_LEAST : 1,                                                          \
+  highest},
 #define BYTES_LEAST 4096
     LIMITS(SETTING_USER) LIMITS(SETTING_TOTAL)
 #undef SETTING_USER
 #undef SETTING_TOTAL
-    {"limits", "connects-per-second", KIND_COUNT, offsetof(struct config, connects_per_second), 1, 1000000},
+        {"limits", "connects-per-second", KIND_COUNT, offsetof(struct config, connects_per_second), 1,
+         1000000},
     {"limits", "ring-size-max", KIND_SIZE, offsetof(struct config, ring_size_max), IPC_MIN_RING_SIZE,
      IPC_MAX_RING_SIZE},
 };
@@ -58,13 +67,12 @@ static_assert(N_SETTINGS <= CONFIG_SETTINGS_MAX, "origin has a place for each se
 
 void config_init(struct config *config)
 {
-    *config = (struct config){
-        .log_level = LOG_INFO,
-        .connects_per_second = IPC_CONNECTS_DEFAULT,
-        .ring_size_max = IPC_MAX_RING_SIZE,
-#define DEFAULT_OF(id, setting, what, bytes, user, total_default, most, advice)                              \
-    .per_user[LIMIT_##id] = (user), .total[LIMIT_##id] = (total_default),
-        LIMITS(DEFAULT_OF)
+    *config = (struct config){.log_level = LOG_INFO,
+                              .connects_per_second = IPC_CONNECTS_DEFAULT,
+                              .ring_size_max = IPC_MAX_RING_SIZE,
+#define DEFAULT_OF(id, setting, what, bytes, user, total_default, most, advice) \
+ .per_user[LIMIT_##id] = (user), .total[LIMIT_##id] = (total_default),
+                              LIMITS(DEFAULT_OF)
 #undef DEFAULT_OF
     };
 }
@@ -141,7 +149,8 @@ static char *read_line(char *line, int capacity, void *user)
     return line;
 }
 
-static void parse_number(struct parser *parser, const struct setting *setting, const char *value, uint64_t *field)
+static void parse_number(struct parser *parser, const struct setting *setting, const char *value,
+                         uint64_t *field)
 {
     bool size = setting->kind == KIND_SIZE;
     char least[32], most[32], quoted[64];
@@ -192,7 +201,8 @@ static void parse_value(struct parser *parser, const struct setting *setting, co
         break;
     case KIND_LEVEL:
         if (log_level_from_word(value) < 0)
-            mistake(parser, "%s = %s: error, warning, notice, info and debug are allowed", setting->key, quoted);
+            mistake(parser, "%s = %s: error, warning, notice, info and debug are allowed", setting->key,
+                    quoted);
         else
             *(uint64_t *)(void *)field = (uint64_t)log_level_from_word(value);
         break;
@@ -219,8 +229,8 @@ static void unknown_key(struct parser *parser, const char *section, const char *
         return; /* the section was reported */
     if (parser->mistakes++ >= MISTAKES_MAX)
         return;
-    fprintf(parser->errors, "%s:%u: unknown setting '%s' in [%s]; there are:", parser->path, parser->line, quoted,
-            section);
+    fprintf(parser->errors, "%s:%u: unknown setting '%s' in [%s]; there are:", parser->path, parser->line,
+            quoted, section);
     for (size_t i = 0; i < N_SETTINGS; i++) {
         if (strcmp(settings[i].section, section) == 0)
             fprintf(parser->errors, " %s", settings[i].key);
@@ -274,7 +284,8 @@ void config_resolve(struct config *config, size_t open_files_max)
     if (config->per_user[LIMIT_DESCRIPTORS] == 0)
         config->per_user[LIMIT_DESCRIPTORS] = open_files - open_files / 4;
     if (config->total[LIMIT_SEGMENT_BYTES] == 0) {
-        uint64_t all = sysinfo(&memory) == 0 ? (uint64_t)memory.totalram * memory.mem_unit : UINT64_C(1) << 32;
+        uint64_t all = sysinfo(&memory) == 0 ? (uint64_t)memory.totalram * memory.mem_unit
+                                             : UINT64_C(1) << 32;
 
         config->total[LIMIT_SEGMENT_BYTES] = all / 2;
     }
@@ -311,6 +322,7 @@ void config_print(const struct config *config, FILE *out)
             text_from_number(text, sizeof(text), number, settings[i].kind == KIND_SIZE);
             break;
         }
-        fprintf(out, "# %s\n%s = %s\n", config->origin[i][0] ? config->origin[i] : "default", settings[i].key, text);
+        fprintf(out, "# %s\n%s = %s\n", config->origin[i][0] ? config->origin[i] : "default", settings[i].key,
+                text);
     }
 }

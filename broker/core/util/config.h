@@ -15,19 +15,19 @@
 
 /* What is counted and limited, per user and in total: id, setting, the words for it, whether it is bytes, default per
  * user, default in total, most that can be set, and what the user can do. Defaults of 0 are chosen at start. */
-#define LIMITS(X)                                                                                            \
-    X(SESSIONS, "sessions", "sessions", false, IPC_SESSIONS_DEFAULT, IPC_MAX_SESSIONS, IPC_MAX_SESSIONS,     \
-      "close connections")                                                                                   \
-    X(TOPICS, "topics", "advertised topics", false, IPC_TOPICS_DEFAULT, IPC_MAX_TOPICS, IPC_MAX_TOPICS,      \
-      "close publishers")                                                                                    \
-    X(SUBSCRIPTIONS, "subscriptions", "subscriptions", false, IPC_SUBSCRIPTIONS_DEFAULT, IPC_MAX_TOPICS,     \
-      IPC_MAX_TOPICS, "close subscriptions")                                                                 \
-    X(LANES, "lanes", "pairings of a lane and a reader", false, IPC_LANES_DEFAULT, IPC_MAX_PAIRINGS,         \
-      IPC_MAX_PAIRINGS, "subscribe to fewer topics")                                                         \
-    X(DESCRIPTORS, "descriptors", "file descriptors of the broker", false, 0, 0, UINT64_C(1) << 20,          \
-      "close publishers or subscriptions")                                                                   \
-    X(SEGMENT_BYTES, "segment-bytes", "bytes of shared memory", true, IPC_SEGMENT_BYTES_DEFAULT, 0,          \
-      UINT64_C(1) << 46, "advertise with smaller rings")
+#define LIMITS(X)                                                                                     \
+ X(SESSIONS, "sessions", "sessions", false, IPC_SESSIONS_DEFAULT, IPC_MAX_SESSIONS, IPC_MAX_SESSIONS, \
+   "close connections")                                                                               \
+ X(TOPICS, "topics", "advertised topics", false, IPC_TOPICS_DEFAULT, IPC_MAX_TOPICS, IPC_MAX_TOPICS,  \
+   "close publishers")                                                                                \
+ X(SUBSCRIPTIONS, "subscriptions", "subscriptions", false, IPC_SUBSCRIPTIONS_DEFAULT, IPC_MAX_TOPICS, \
+   IPC_MAX_TOPICS, "close subscriptions")                                                             \
+ X(LANES, "lanes", "pairings of a lane and a reader", false, IPC_LANES_DEFAULT, IPC_MAX_PAIRINGS,     \
+   IPC_MAX_PAIRINGS, "subscribe to fewer topics")                                                     \
+ X(DESCRIPTORS, "descriptors", "file descriptors of the broker", false, 0, 0, UINT64_C(1) << 20,      \
+   "close publishers or subscriptions")                                                               \
+ X(SEGMENT_BYTES, "segment-bytes", "bytes of shared memory", true, IPC_SEGMENT_BYTES_DEFAULT, 0,      \
+   UINT64_C(1) << 46, "advertise with smaller rings")
 
 enum limit {
 #define LIMIT_ENUM(id, ...) LIMIT_##id,

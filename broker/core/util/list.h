@@ -44,8 +44,8 @@ static inline void list_remove(struct list *node)
 #define list_for_each(node, head) for (struct list *node = (head)->next; node != (head); node = node->next)
 
 /* The current node may be removed on the way. */
-#define list_for_each_safe(node, head)                                                                       \
-    for (struct list *node = (head)->next, *node##_next = node->next; node != (head);                        \
-         node = node##_next, node##_next = node->next)
+#define list_for_each_safe(node, head)                                             \
+ for (struct list *node = (head)->next, *node##_next = node->next; node != (head); \
+      node = node##_next, node##_next = node->next)
 
 #endif

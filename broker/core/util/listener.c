@@ -20,7 +20,8 @@
 
 #include "broker/core/util/fd.h"
 
-static int fail(char *error, size_t size, int code, const char *format, ...) __attribute__((format(printf, 4, 5)));
+static int fail(char *error, size_t size, int code, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
 static int fail(char *error, size_t size, int code, const char *format, ...)
 {
     va_list arguments;
@@ -55,11 +56,13 @@ int listener_inherit(struct listener *listener, char *error, size_t error_size)
     if (n != 1)
         return fail(error, error_size, -EINVAL, "%d sockets were passed (LISTEN_FDS); one is expected", n);
     if (sd_is_socket_unix(fd, SOCK_SEQPACKET, 1, NULL, 0) <= 0)
-        return fail(error, error_size, -EINVAL,
-                    "the socket that was passed (LISTEN_FDS) is not a listening Unix socket of type SOCK_SEQPACKET "
-                    "(ListenSequentialPacket=)");
+        return fail(
+            error, error_size, -EINVAL,
+            "the socket that was passed (LISTEN_FDS) is not a listening Unix socket of type SOCK_SEQPACKET "
+            "(ListenSequentialPacket=)");
     if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
-        return fail(error, error_size, -errno, "the socket that was passed cannot be set up: %s", strerror(errno));
+        return fail(error, error_size, -errno, "the socket that was passed cannot be set up: %s",
+                    strerror(errno));
     listener->fd = fd;
     return 1;
 }
@@ -89,7 +92,8 @@ static int take_lock(struct listener *listener, const char *path, char *error, s
             return fail(error, error_size, -errno, "the lock %s cannot be opened: %s", lock, strerror(errno));
         if (flock(fd, LOCK_EX | LOCK_NB) < 0)
             return fail(error, error_size, -EADDRINUSE,
-                        "another broker serves %s (it holds %s): stop it, or choose another --address", path, lock);
+                        "another broker serves %s (it holds %s): stop it, or choose another --address", path,
+                        lock);
         /* Whoever held it before may have removed it in between: then ours is of nobody's concern. */
         if (stat(lock, &there) == 0 && there.st_dev == held.st_dev && there.st_ino == held.st_ino) {
             listener->lock_fd = fd_steal(&fd);
@@ -106,17 +110,20 @@ static int clear_path(const struct sockaddr_un *address, char *error, size_t err
     struct stat st;
 
     if (lstat(address->sun_path, &st) < 0)
-        return errno == ENOENT ? 0
-                               : fail(error, error_size, -errno, "%s: %s", address->sun_path, strerror(errno));
+        return errno == ENOENT
+                   ? 0
+                   : fail(error, error_size, -errno, "%s: %s", address->sun_path, strerror(errno));
     if (!S_ISSOCK(st.st_mode))
-        return fail(error, error_size, -EEXIST, "%s is there and is not a socket: remove it, or choose another --address",
+        return fail(error, error_size, -EEXIST,
+                    "%s is there and is not a socket: remove it, or choose another --address",
                     address->sun_path);
     probe = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (probe < 0)
         return fail(error, error_size, -errno, "no socket to be had: %s", strerror(errno));
     if (connect(probe, (const struct sockaddr *)address, sizeof(*address)) == 0 || errno != ECONNREFUSED)
         return fail(error, error_size, -EADDRINUSE,
-                    "somebody listens on %s already: stop it, or choose another --address", address->sun_path);
+                    "somebody listens on %s already: stop it, or choose another --address",
+                    address->sun_path);
     if (unlink(address->sun_path) < 0 && errno != ENOENT)
         return fail(error, error_size, -errno, "the dead socket %s cannot be removed: %s", address->sun_path,
                     strerror(errno));
@@ -130,8 +137,9 @@ int listener_open(struct listener *listener, const char *path, unsigned mode, ch
     int result;
 
     if (strlen(path) > IPC_MAX_ADDRESS_SIZE)
-        return fail(error, error_size, -ENAMETOOLONG, "%s is longer than the %u bytes that the path of a socket can have",
-                    path, IPC_MAX_ADDRESS_SIZE);
+        return fail(error, error_size, -ENAMETOOLONG,
+                    "%s is longer than the %u bytes that the path of a socket can have", path,
+                    IPC_MAX_ADDRESS_SIZE);
     (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
     result = make_folder(path, error, error_size);
     if (result == 0)
@@ -144,7 +152,9 @@ int listener_open(struct listener *listener, const char *path, unsigned mode, ch
         return result;
     listener->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     mask = umask(0777 & ~mode);
-    result = listener->fd < 0 || bind(listener->fd, (const struct sockaddr *)&address, sizeof(address)) < 0 ? -errno : 0;
+    result = listener->fd < 0 || bind(listener->fd, (const struct sockaddr *)&address, sizeof(address)) < 0
+                 ? -errno
+                 : 0;
     (void)umask(mask);
     if (result == 0) {
         listener->ours = true;

@@ -18,7 +18,10 @@ struct listener {
     char path[IPC_MAX_ADDRESS_SIZE + 1];
 };
 
-#define LISTENER_INIT {.fd = -1, .lock_fd = -1}
+#define LISTENER_INIT     \
+ {                        \
+  .fd = -1, .lock_fd = -1 \
+ }
 
 /* Where a broker of this user listens if nothing else is said. Returns 0, or a negative errno. */
 int listener_default_address(char *ret, size_t capacity);

@@ -47,7 +47,8 @@ static const struct {
     const char *word;
     int level;
 } levels[] = {
-    {"error", LOG_ERR}, {"warning", LOG_WARNING}, {"notice", LOG_NOTICE}, {"info", LOG_INFO}, {"debug", LOG_DEBUG},
+    {"error", LOG_ERR}, {"warning", LOG_WARNING}, {"notice", LOG_NOTICE},
+    {"info", LOG_INFO}, {"debug", LOG_DEBUG},
 };
 
 int log_level_from_word(const char *word)
@@ -126,9 +127,10 @@ static void write_line(enum log_kind kind, const struct log_about *about, const 
         return;
     (void)clock_gettime(CLOCK_REALTIME, &now);
     (void)gmtime_r(&now.tv_sec, &broken);
-    fprintf(out, "time=%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ level=%s program=%s event=%s", broken.tm_year + 1900,
-            broken.tm_mon + 1, broken.tm_mday, broken.tm_hour, broken.tm_min, broken.tm_sec, now.tv_nsec / 1000000,
-            log_level_word(kinds[kind].level), state.program, kinds[kind].name);
+    fprintf(out, "time=%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ level=%s program=%s event=%s",
+            broken.tm_year + 1900, broken.tm_mon + 1, broken.tm_mday, broken.tm_hour, broken.tm_min,
+            broken.tm_sec, now.tv_nsec / 1000000, log_level_word(kinds[kind].level), state.program,
+            kinds[kind].name);
     if (about && about->session)
         fprintf(out, " session=%" PRIu64, about->session);
     if (about)
@@ -162,10 +164,11 @@ static void write_journal(enum log_kind kind, const struct log_about *about, con
                               kinds[kind].id, "IPCD_EVENT=%s", kinds[kind].name, NULL);
         return;
     }
-    (void)sd_journal_send("MESSAGE=%s", text, "PRIORITY=%d", kinds[kind].level, "MESSAGE_ID=%s", kinds[kind].id,
-                          "IPCD_EVENT=%s", kinds[kind].name, "IPCD_SESSION=%" PRIu64, about->session,
-                          "IPCD_UID=%" PRIu32, about->uid, "IPCD_PID=%" PRIu32, about->pid, "IPCD_NAME=%s", name,
-                          "IPCD_REASON=%s", about->reason ? about->reason : "none", NULL);
+    (void)sd_journal_send("MESSAGE=%s", text, "PRIORITY=%d", kinds[kind].level, "MESSAGE_ID=%s",
+                          kinds[kind].id, "IPCD_EVENT=%s", kinds[kind].name, "IPCD_SESSION=%" PRIu64,
+                          about->session, "IPCD_UID=%" PRIu32, about->uid, "IPCD_PID=%" PRIu32, about->pid,
+                          "IPCD_NAME=%s", name, "IPCD_REASON=%s", about->reason ? about->reason : "none",
+                          NULL);
 }
 
 void log_write(enum log_kind kind, const struct log_about *about, const char *format, ...)
@@ -183,7 +186,8 @@ void log_write(enum log_kind kind, const struct log_about *about, const char *fo
     if (size < 0)
         return;
     if (left_out && (size_t)size < sizeof(text))
-        (void)snprintf(text + size, sizeof(text) - (size_t)size, " (%u more of this kind were not logged)", left_out);
+        (void)snprintf(text + size, sizeof(text) - (size_t)size, " (%u more of this kind were not logged)",
+                       left_out);
     if (state.journal)
         write_journal(kind, about, text);
     else

@@ -13,19 +13,19 @@
 #define LOG_BURST 20u
 
 /* kind, level, MESSAGE_ID, name */
-#define LOG_KINDS(X)                                                                                         \
-    X(STARTED, LOG_NOTICE, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e01", "started")                                    \
-    X(STOPPED, LOG_NOTICE, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e02", "stopped")                                    \
-    X(CONFIG, LOG_WARNING, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e03", "configuration")                              \
-    X(SYSTEM, LOG_ERR, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e04", "system")                                         \
-    X(SESSION_BEGUN, LOG_INFO, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e05", "session-begun")                          \
-    X(SESSION_ENDED, LOG_INFO, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e06", "session-ended")                          \
-    X(SESSION_EXPELLED, LOG_WARNING, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e07", "session-expelled")                 \
-    X(REFUSED, LOG_WARNING, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e08", "refused")                                   \
-    X(DETACHED, LOG_NOTICE, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e09", "detached")                                  \
-    X(PAIRING_FAILED, LOG_WARNING, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e0a", "pairing-failed")                     \
-    X(LANE, LOG_DEBUG, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e0b", "lane")                                           \
-    X(CHILD, LOG_ERR, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e0c", "child")
+#define LOG_KINDS(X)                                                                      \
+ X(STARTED, LOG_NOTICE, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e01", "started")                    \
+ X(STOPPED, LOG_NOTICE, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e02", "stopped")                    \
+ X(CONFIG, LOG_WARNING, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e03", "configuration")              \
+ X(SYSTEM, LOG_ERR, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e04", "system")                         \
+ X(SESSION_BEGUN, LOG_INFO, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e05", "session-begun")          \
+ X(SESSION_ENDED, LOG_INFO, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e06", "session-ended")          \
+ X(SESSION_EXPELLED, LOG_WARNING, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e07", "session-expelled") \
+ X(REFUSED, LOG_WARNING, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e08", "refused")                   \
+ X(DETACHED, LOG_NOTICE, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e09", "detached")                  \
+ X(PAIRING_FAILED, LOG_WARNING, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e0a", "pairing-failed")     \
+ X(LANE, LOG_DEBUG, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e0b", "lane")                           \
+ X(CHILD, LOG_ERR, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e0c", "child")
 
 enum log_kind {
 #define LOG_ENUM(kind, level, id, name) LOG_##kind,

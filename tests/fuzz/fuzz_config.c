@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The configuration from any bytes. What is read without a mistake can be printed and read again with the same result.
+ */
+#include <assert.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/core/util/config.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static struct config config, again;
+    char *said = NULL, *text = NULL;
+    size_t said_size = 0, text_size = 0;
+    FILE *errors = open_memstream(&said, &said_size), *out;
+    unsigned mistakes;
+
+    if (!errors)
+        return 0;
+    config_init(&config);
+    mistakes = config_parse(&config, "fuzz.conf", (const char *)data, size, errors);
+    config_resolve(&config, 1024);
+    (void)fflush(errors);
+    assert((mistakes > 0) == (said_size > 0));
+    if (mistakes == 0 && config.address[0] && (out = open_memstream(&text, &text_size))) {
+        config_print(&config, out);
+        (void)fclose(out);
+        config_init(&again);
+        mistakes = config_parse(&again, "printed.conf", text, text_size, errors);
+        assert(mistakes == 0);
+        memset(config.origin, 0, sizeof(config.origin));
+        memset(again.origin, 0, sizeof(again.origin));
+        assert(memcmp(&config, &again, sizeof(config)) == 0);
+    }
+    (void)fclose(errors);
+    free(said);
+    free(text);
+    return 0;
+}

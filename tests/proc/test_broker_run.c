@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * ipcd-run: what it starts, what it says, and what it leaves.
+ */
+#include <dirent.h>
+#include <sys/prctl.h>
+
+#include "tests/proc/test_broker_raw.h"
+
+static char base[64], self[512];
+
+static int start(void **state)
+{
+    watchdog(20, "run");
+    (void)snprintf(base, sizeof(base), "/tmp/ipcd-test.XXXXXX");
+    assert_non_null(mkdtemp(base));
+    assert_return_code(setenv("XDG_RUNTIME_DIR", base, 1), errno);
+    /* Whoever is left behind by its parent comes to us, and is seen. */
+    assert_return_code(prctl(PR_SET_CHILD_SUBREAPER, 1), errno);
+    return 0;
+}
+
+/* Nothing is left: no directory, no process. */
+static int stop(void **state)
+{
+    while (wait(NULL) > 0)
+        continue;
+    assert_return_code(rmdir(base), errno);
+    watchdog(0, NULL);
+    return 0;
+}
+
+struct run {
+    pid_t pid;
+    int output; /* of everybody that it started as well */
+};
+
+static void run_start(struct run *run, const char *const arguments[10])
+{
+    const char *argv[14] = {getenv("IPCD_RUN_BIN"), "--ipcd", getenv("IPCD_BIN")};
+    int ends[2];
+
+    assert_non_null(argv[0]);
+    for (size_t i = 0; i < 10 && arguments[i]; i++)
+        argv[i + 3] = arguments[i];
+    assert_return_code(pipe2(ends, O_CLOEXEC), errno);
+    run->pid = fork_child();
+    if (run->pid == 0) {
+        (void)dup2(ends[1], STDOUT_FILENO);
+        (void)dup2(ends[1], STDERR_FILENO);
+        execv(argv[0], (char *const *)(uintptr_t)argv);
+        _exit(126);
+    }
+    close(ends[1]);
+    run->output = ends[0];
+}
+
+/* Reads until everybody that could write is gone. Returns the exit status. */
+static int run_end(struct run *run, char *output, size_t size)
+{
+    size_t used = 0;
+    ssize_t n;
+
+    while (used + 1 < size && (n = read(run->output, output + used, size - used - 1)) > 0)
+        used += (size_t)n;
+    output[used] = '\0';
+    close(run->output);
+    return wait_child(run->pid);
+}
+
+static void run_expect(const char *const arguments[10], int status, const char *text)
+{
+    static char output[8192];
+    struct run run;
+    int got;
+
+    run_start(&run, arguments);
+    got = run_end(&run, output, sizeof(output));
+    if (got != status || !strstr(output, text))
+        fail_msg("status %d, output: %s", got, output);
+}
+
+static void test_command_runs_with_a_private_broker(void **state)
+{
+    run_expect(
+        (const char *const[10]){"--private", "--", "sh", "-c",
+                                "test -S \"$IPC_ADDRESS\" && stat -c %a $(dirname $IPC_ADDRESS) && exit 7",
+                                NULL},
+        7, "700");
+}
+
+static void test_status_of_a_command_that_is_killed(void **state)
+{
+    run_expect((const char *const[10]){"--private", "--", "sh", "-c", "kill -9 $$", NULL}, 128 + SIGKILL, "");
+}
+
+static void test_command_that_does_not_exist(void **state)
+{
+    run_expect((const char *const[10]){"--private", "--", "/no/such/program", NULL}, 127,
+               "/no/such/program cannot be run: No such file or directory");
+}
+
+static void test_ipcd_that_does_not_exist(void **state)
+{
+    run_expect((const char *const[10]){"--private", "--ipcd", "/no/such/ipcd", "--", "true", NULL}, 125,
+               "/no/such/ipcd cannot be run: No such file or directory");
+}
+
+static void test_ipcd_that_ends_at_once(void **state)
+{
+    run_expect((const char *const[10]){"--private", "--ipcd", "/bin/false", "--", "echo", "never", NULL}, 125,
+               "could not start: it ended with status 1");
+}
+
+static void test_signals_reach_the_command(void **state)
+{
+    static char output[4096];
+    struct run run;
+    char byte;
+
+    run_start(&run, (const char *const[10]){"--private", "--", self, "wait-for-term", NULL});
+    assert_int_equal(read(run.output, &byte, 1), 1);
+    assert_return_code(kill(run.pid, SIGTERM), errno);
+    assert_int_equal(run_end(&run, output, sizeof(output)), 3);
+}
+
+static void test_broker_that_dies_ends_the_command(void **state)
+{
+    static char output[8192];
+    struct run run;
+    int status;
+
+    run_start(&run, (const char *const[10]){
+                        "--private", "--", "sh", "-c",
+                        "for p in /proc/[0-9]*; do read -r _ comm _ parent _ <$p/stat 2>/dev/null; "
+                        "test \"$parent\" = $PPID && test \"$comm\" = '(ipcd)' && kill -9 ${p#/proc/}; "
+                        "done; exec sleep 1000",
+                        NULL});
+    status = run_end(&run, output, sizeof(output));
+    if (status != 124 || !strstr(output, "ipcd ended by itself: it was killed by signal 9"))
+        fail_msg("status %d, output: %s", status, output);
+}
+
+static void test_broker_and_command_end_with_ipcd_run(void **state)
+{
+    static char output[4096];
+    struct run run;
+    char byte;
+
+    run_start(&run, (const char *const[10]){"--private", "--", "sh", "-c", "echo x; exec sleep 1000", NULL});
+    assert_int_equal(read(run.output, &byte, 1), 1);
+    assert_return_code(kill(run.pid, SIGKILL), errno);
+    /* The pipe ends when ipcd and the command are gone as well. */
+    assert_int_equal(run_end(&run, output, sizeof(output)), 128 + SIGKILL);
+
+    /* The directory of the one that was killed is all that it could not remove. */
+    DIR *folder = opendir(base);
+    const struct dirent *entry;
+    while ((entry = readdir(folder))) {
+        static const char *const names[] = {"socket", "socket.lock"};
+        char path[400];
+
+        if (strncmp(entry->d_name, "ipcd-run.", 9) != 0)
+            continue;
+        for (size_t i = 0; i < 2; i++) {
+            (void)snprintf(path, sizeof(path), "%s/%s/%s", base, entry->d_name, names[i]);
+            (void)unlink(path);
+        }
+        (void)snprintf(path, sizeof(path), "%s/%s", base, entry->d_name);
+        assert_return_code(rmdir(path), errno);
+    }
+    (void)closedir(folder);
+}
+
+static void test_service_tells_its_manager_and_stops_on_sigterm(void **state)
+{
+    static char output[4096];
+    struct raw_broker manager;
+    struct raw_client client;
+    struct run run;
+    char notify[96];
+    struct stat st;
+
+    raw_folder(&manager);
+    (void)snprintf(notify, sizeof(notify), "%s/notify", manager.folder);
+    assert_return_code(setenv("NOTIFY_SOCKET", notify, 1), errno);
+    run_start(&run, (const char *const[10]){"--address", manager.address, NULL});
+    assert_return_code(unsetenv("NOTIFY_SOCKET"), errno);
+    raw_wait_notify(&manager, "READY=1");
+    raw_admin(&client, &manager);
+    assert_string_equal(raw_status(&client)->guardian, "ipcd-run");
+    raw_goodbye(&client);
+    assert_return_code(kill(run.pid, SIGTERM), errno);
+    raw_wait_notify(&manager, "STOPPING=1");
+    assert_int_equal(run_end(&run, output, sizeof(output)), 0);
+    assert_int_equal(lstat(manager.address, &st), -1);
+    close(manager.notify_fd);
+    (void)unlink(notify);
+    assert_return_code(rmdir(manager.folder), errno);
+}
+
+/* The command of test_signals_reach_the_command: no signal is missed, whenever it comes. */
+static int wait_for_term(void)
+{
+    sigset_t term;
+    int got;
+
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
+    (void)sigprocmask(SIG_BLOCK, &term, NULL);
+    (void)!write(STDOUT_FILENO, "x", 1);
+    return sigwait(&term, &got) == 0 && got == SIGTERM ? 3 : 1;
+}
+
+int main(int argc, char **argv)
+{
+#define CASE(name) cmocka_unit_test_setup_teardown(name, start, stop)
+    const struct CMUnitTest tests[] = {
+        CASE(test_command_runs_with_a_private_broker),
+        CASE(test_status_of_a_command_that_is_killed),
+        CASE(test_command_that_does_not_exist),
+        CASE(test_ipcd_that_does_not_exist),
+        CASE(test_ipcd_that_ends_at_once),
+        CASE(test_signals_reach_the_command),
+        CASE(test_broker_that_dies_ends_the_command),
+        CASE(test_broker_and_command_end_with_ipcd_run),
+        CASE(test_service_tells_its_manager_and_stops_on_sigterm),
+    };
+
+    if (argc == 2 && strcmp(argv[1], "wait-for-term") == 0)
+        return wait_for_term();
+    if (readlink("/proc/self/exe", self, sizeof(self) - 1) < 0)
+        return 1;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

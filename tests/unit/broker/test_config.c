@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "broker/core/util/config.h"
+#include "broker/core/util/log.h"
+#include "broker/core/util/text.h"
+
+static struct config config;
+static char *said;
+
+/* Parses a text; *said is what it complained of. */
+static unsigned parse(const char *text, size_t size)
+{
+    FILE *errors;
+    size_t said_size;
+    unsigned mistakes;
+
+    free(said);
+    errors = open_memstream(&said, &said_size);
+    assert_non_null(errors);
+    config_init(&config);
+    mistakes = config_parse(&config, "x.conf", text, size, errors);
+    assert_int_equal(fclose(errors), 0);
+    return mistakes;
+}
+
+#define PARSE(text) parse(text, strlen(text))
+
+static void expect_said(const char *part)
+{
+    if (!strstr(said, part))
+        fail_msg("'%s' is not in: %s", part, said);
+}
+
+static int tear_down(void **state)
+{
+    free(said);
+    said = NULL;
+    return 0;
+}
+
+static void test_values(void **state)
+{
+    assert_int_equal(
+        PARSE("# comment\n\n[broker]\naddress = /run/x\nlog-level: debug\nsocket-mode = 0660\n"
+              "[limits]\n  sessions = 3\nsegment-bytes = 2G\ntotal-lanes=9 ; why\nring-size-max = 64K"),
+        0);
+    assert_string_equal(config.address, "/run/x");
+    assert_int_equal(config.log_level, LOG_DEBUG);
+    assert_int_equal(config.socket_mode, 0660);
+    assert_int_equal(config.per_user[LIMIT_SESSIONS], 3);
+    assert_int_equal(config.per_user[LIMIT_SEGMENT_BYTES], UINT64_C(2) << 30);
+    assert_int_equal(config.total[LIMIT_LANES], 9);
+    assert_int_equal(config.ring_size_max, 65536);
+    assert_int_equal(config.per_user[LIMIT_TOPICS], IPC_TOPICS_DEFAULT);
+}
+
+static void test_mistakes_name_line_and_what_is_allowed(void **state)
+{
+    assert_int_equal(PARSE("sessions = 3\n"), 1);
+    expect_said("x.conf:1: 'sessions' stands before any section");
+    assert_int_equal(PARSE("[limits]\nsessions = 0\n"), 1);
+    expect_said("x.conf:2: sessions = 0: a whole number from 1 to 8192 is allowed");
+    assert_int_equal(PARSE("[limits]\nsessions = 8193\n"), 1);
+    assert_int_equal(PARSE("[limits]\nsessions = 8192\n"), 0);
+    assert_int_equal(PARSE("[limits]\nsessions = -1\nsegment-bytes = 1T\ntopics = 99999999999999999999999\n"),
+                     3);
+    assert_int_equal(PARSE("[broker]\naddress = relative\n"), 1);
+    assert_int_equal(PARSE("[broker]\nsocket-mode = 888\n"), 1);
+    assert_int_equal(PARSE("[broker]\nno value\n"), 1);
+    expect_said("x.conf:2: 'setting = value'");
+    assert_int_equal(PARSE("[empty]\n"), 1);
+    expect_said("x.conf:1: unknown section [empty]");
+    assert_int_equal(PARSE("[broker\n"), 1);
+    assert_int_equal(parse("[broker]\nlog-level = in\0fo\n", 27), 1);
+    expect_said("zero byte");
+}
+
+static void test_long_lines_and_many_mistakes(void **state)
+{
+    char text[4096] = "[limits]\n";
+    size_t used = strlen(text);
+
+    memset(text + used, 'a', 300);
+    assert_int_equal(PARSE(text), 1);
+    expect_said("300 bytes");
+    for (unsigned i = 0; i < 70; i++)
+        used += (size_t)snprintf(text + used, sizeof(text) - used, "\033x%u = 1\n", i);
+    assert_int_equal(PARSE(text), 70);
+    expect_said("20 more mistakes");
+    assert_null(strchr(said, '\033'));
+}
+
+static void test_what_is_printed_can_be_read(void **state)
+{
+    struct config before;
+    char *text = NULL;
+    size_t size;
+    FILE *out;
+
+    assert_int_equal(PARSE("[broker]\naddress = /a\n[limits]\ndescriptors = 77\n"), 0);
+    config_resolve(&config, 1000);
+    assert_int_equal(config.total[LIMIT_DESCRIPTORS], 1000 - IPC_CORE_FDS_BASE);
+    before = config;
+    out = open_memstream(&text, &size);
+    assert_non_null(out);
+    config_print(&config, out);
+    assert_int_equal(fclose(out), 0);
+    assert_int_equal(parse(text, size), 0);
+    free(text);
+    memset(before.origin, 0, sizeof(before.origin));
+    memset(config.origin, 0, sizeof(config.origin));
+    assert_memory_equal(&before, &config, sizeof(config));
+}
+
+static void test_numbers(void **state)
+{
+    uint64_t number = 5;
+    char text[32];
+
+    assert_int_equal(text_to_number("16M", true, &number), 0);
+    assert_int_equal(number, 16 << 20);
+    text_from_number(text, sizeof(text), number, true);
+    assert_string_equal(text, "16M");
+    assert_int_equal(text_to_number("18446744073709551615", false, &number), 0);
+    assert_int_equal(number, UINT64_MAX);
+    assert_int_equal(text_to_number("18446744073709551616", false, &number), -34);
+    assert_int_equal(text_to_number("18446744073709551615K", true, &number), -34);
+    assert_int_equal(text_to_number("1K", false, &number), -22);
+    assert_int_equal(text_to_number("", true, &number), -22);
+    assert_int_equal(text_to_number("1KK", true, &number), -22);
+    text_from_number(text, sizeof(text), 0, true);
+    assert_string_equal(text, "0");
+}
+
+static void test_names_of_strangers(void **state)
+{
+    char text[16];
+
+    text_clean(text, sizeof(text), "a\nb\xff\xc3\xa9");
+    assert_string_equal(text, "a?b?\xc3\xa9");
+    text_clean(text, 4, "ab\xc3\xa9"); /* no half characters */
+    assert_string_equal(text, "ab");
+    text_clean(text, sizeof(text), "\xc0\xaf\xed\xa0\x80\xf8z");
+    assert_string_equal(text, "??????z");
+    text_clean(text, sizeof(text), "\xc2\x9bm"); /* a C1 control character */
+    assert_string_equal(text, "??m");
+    text_quote(text, sizeof(text), "a\"\\\x1b");
+    assert_string_equal(text, "a\\\"\\\\\\x1b");
+    text_quote(text, 12, "0123456789abcdef");
+    assert_string_equal(text, "01234...");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(test_values, tear_down),
+        cmocka_unit_test_teardown(test_mistakes_name_line_and_what_is_allowed, tear_down),
+        cmocka_unit_test_teardown(test_long_lines_and_many_mistakes, tear_down),
+        cmocka_unit_test_teardown(test_what_is_printed_can_be_read, tear_down),
+        cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_names_of_strangers),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Matching against the plain definition of it: every pair, tried by ipc_name_match().
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "broker/core/control/lane.h"
+#include "broker/core/control/registry.h"
+#include "proto/name.h"
+
+static struct config config;
+static struct broker *broker;
+static struct session sessions[2];
+
+static int init(void **state)
+{
+    config_init(&config);
+    config_resolve(&config, 1024);
+    broker = calloc(1, sizeof(*broker));
+    if (!broker)
+        return -1;
+    broker->options.config = &config;
+    for (size_t i = 0; i < 2; i++) {
+        memset(&sessions[i], 0, sizeof(sessions[i]));
+        sessions[i].peer.session = i + 1;
+        list_init(&sessions[i].lanes);
+        list_init(&sessions[i].subscriptions);
+    }
+    return registry_init(broker);
+}
+
+static int done(void **state)
+{
+    list_for_each_safe(node, &broker->subscriptions)
+        registry_subscription_free(broker, list_entry(node, struct subscription, link));
+    list_for_each_safe(other, &broker->lanes)
+    {
+        struct lane *lane = list_entry(other, struct lane, link);
+
+        list_remove(&lane->by_topic);
+        registry_topic_release(broker, lane->topic);
+        free(lane);
+    }
+    assert_int_equal(broker->topics_by_name.count, 0);
+    registry_done(broker);
+    free(broker);
+    return 0;
+}
+
+static struct lane *add_lane(unsigned session, const char *name)
+{
+    const struct lane_wish wish = {.name = name, .ring_size = 4096};
+    int fd = -1;
+    struct lane *lane = lane_new(broker, &sessions[session], &wish, &fd);
+
+    assert_non_null(lane);
+    return lane;
+}
+
+static struct subscription *add_subscription(unsigned session, const char *pattern, bool self)
+{
+    struct subscription *subscription = registry_subscription_new(broker, &sessions[session], pattern);
+
+    assert_non_null(subscription);
+    subscription->self = self;
+    return subscription;
+}
+
+static const char *random_name(char *name, size_t size, bool pattern)
+{
+    static const char *const levels[] = {"a", "b", "cc", "*", ">"};
+    unsigned n = 1 + (unsigned)rand() % 3;
+
+    name[0] = '\0';
+    for (unsigned i = 0; i < n; i++) {
+        unsigned which = (unsigned)rand() % (pattern ? i + 1 == n ? 5 : 4 : 3);
+        size_t used = strlen(name);
+
+        (void)snprintf(name + used, size - used, "%s%s", i ? "." : "", levels[which]);
+    }
+    return name;
+}
+
+static void test_both_walks_find_every_pair_in_order(void **state)
+{
+    char name[32];
+
+    srand(42);
+    for (unsigned i = 0; i < 200; i++) {
+        add_lane((unsigned)rand() % 2, random_name(name, sizeof(name), false));
+        add_subscription((unsigned)rand() % 2, random_name(name, sizeof(name), true), rand() % 2);
+    }
+    list_for_each(node, &broker->lanes)
+    {
+        struct lane *lane = list_entry(node, struct lane, link);
+        struct match_walk walk;
+
+        match_readers_start(&walk, broker, lane);
+        list_for_each(other, &broker->subscriptions)
+        {
+            struct subscription *subscription = list_entry(other, struct subscription, link);
+
+            if (ipc_name_match(subscription->pattern, lane->topic->name) &&
+                (subscription->self || subscription->session != lane->session))
+                assert_ptr_equal(match_readers_next(&walk, broker, lane), subscription);
+        }
+        assert_null(match_readers_next(&walk, broker, lane));
+    }
+    list_for_each(node, &broker->subscriptions)
+    {
+        struct subscription *subscription = list_entry(node, struct subscription, link);
+        struct lane *at = NULL;
+
+        list_for_each(other, &broker->lanes)
+        {
+            struct lane *lane = list_entry(other, struct lane, link);
+
+            if (ipc_name_match(subscription->pattern, lane->topic->name) &&
+                (subscription->self || subscription->session != lane->session)) {
+                at = match_lanes_next(broker, subscription, at);
+                assert_ptr_equal(at, lane);
+            }
+        }
+        assert_null(match_lanes_next(broker, subscription, at));
+    }
+}
+
+static void test_who_wants_a_lane_without_writer(void **state)
+{
+    struct lane *lane = add_lane(0, "a");
+    struct subscription *next = add_subscription(1, "a", false), *oldest = add_subscription(1, "*", false);
+
+    oldest->start = IPC__CONTROL__START__START_OLDEST;
+    lane->state = LANE_RETAINED;
+    assert_null(match_lanes_next(broker, next, NULL));
+    assert_ptr_equal(match_lanes_next(broker, oldest, NULL), lane);
+    lane->state = LANE_DRAINING;
+    assert_null(match_lanes_next(broker, oldest, NULL));
+}
+
+static void test_slots(void **state)
+{
+    struct lane *lane = add_lane(0, "a");
+
+    for (uint32_t i = 0; i < IPC_LANE_SLOTS; i++)
+        assert_int_equal(lane_slot_take(lane), i);
+    assert_int_equal(lane_slot_take(lane), PAIRING_NO_SLOT);
+    lane_slot_return(lane, 100);
+    lane_slot_return(lane, 7);
+    assert_int_equal(lane_slot_take(lane), 7);
+    assert_int_equal(lane_slot_take(lane), 100);
+}
+
+int main(void)
+{
+#define CASE(name) cmocka_unit_test_setup_teardown(name, init, done)
+    const struct CMUnitTest tests[] = {
+        CASE(test_both_walks_find_every_pair_in_order),
+        CASE(test_who_wants_a_lane_without_writer),
+        CASE(test_slots),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
