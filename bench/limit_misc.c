@@ -3,6 +3,7 @@
  * What the kernel and the memory can do: system calls, sleeping and waking, copying.
  */
 #include <linux/futex.h>
+#include <linux/membarrier.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -155,9 +156,78 @@ static int syscall_role(struct bench_seat *seat, void *argument)
     return 0;
 }
 
+/* What a sleeper pays to spare everybody else a fence (membarrier): with the other cpu idle, and with a process
+ * on it that is registered for it and runs. */
+struct barriers {
+    _Atomic bool done;
+    bool busy;
+    uint64_t count;
+};
+
+static int barrier_issue(struct bench_seat *seat, void *argument)
+{
+    struct barriers *barriers = argument;
+    struct bench_sample sample;
+
+    if (syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) != 0)
+        return bench_fail(seat, "no membarrier");
+    bench_sample_init(&sample, barriers->count);
+    bench_begin(seat);
+    for (uint64_t n = 0; n < barriers->count; n++) {
+        uint64_t before = bench_ticks();
+        syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0);
+        bench_sample_add(&sample, bench_ticks() - before);
+    }
+    bench_end(seat);
+    atomic_store(&barriers->done, true);
+    seat->values[0] = bench_sample_quantile(&sample, 0.5);
+    bench_meet(seat);
+    return 0;
+}
+
+static int barrier_suffer(struct bench_seat *seat, void *argument)
+{
+    struct barriers *barriers = argument;
+
+    syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0);
+    bench_begin(seat);
+    while (barriers->busy && !atomic_load_explicit(&barriers->done, memory_order_relaxed))
+        bench_pause();
+    bench_end(seat);
+    bench_meet(seat);
+    return 0;
+}
+
+static int limit_barrier(double *ret_p50, bool busy, uint64_t count)
+{
+    struct barriers *barriers = bench_shared(sizeof(*barriers));
+    struct bench_role roles[] = {{0, barrier_issue, barriers}, {1, barrier_suffer, barriers}};
+    struct bench_seat seats[2];
+
+    barriers->busy = busy;
+    barriers->count = count;
+    int result = bench_play(roles, 2, seats);
+    munmap(barriers, sizeof(*barriers));
+    if (result == 0)
+        *ret_p50 = seats[0].values[0];
+    return result;
+}
+
 /* ---- the case -------------------------------------------------------------------------------------------- */
 
-enum { V_LINE, V_SYSCALL, V_FUTEX, V_EVENTFD, V_COPY_1K, V_COPY_64K, V_COPY_1M, V_SPIN, V_SLEEP };
+enum {
+    V_LINE,
+    V_SYSCALL,
+    V_FUTEX,
+    V_EVENTFD,
+    V_COPY_1K,
+    V_COPY_64K,
+    V_COPY_1M,
+    V_SPIN,
+    V_SLEEP,
+    V_BARRIER_IDLE,
+    V_BARRIER_BUSY
+};
 
 static int limits_run(double *values)
 {
@@ -176,6 +246,11 @@ static int limits_run(double *values)
         limit_ring_round_trip(&values[V_SPIN], &p99, 64, RAW_SPIN, bench_count(100000)) < 0 ||
         limit_ring_round_trip(&values[V_SLEEP], &p99, 64, 0, trips) < 0)
         return -1;
+    if (limit_barrier(&values[V_BARRIER_IDLE], false, trips) < 0 ||
+        limit_barrier(&values[V_BARRIER_BUSY], true, trips) < 0) {
+        bench_waive(V_BARRIER_IDLE, "this kernel has no membarrier for other processes");
+        bench_waive(V_BARRIER_BUSY, "this kernel has no membarrier for other processes");
+    }
     values[V_COPY_1K] = limit_memcpy(1024, 1024, bytes);
     values[V_COPY_64K] = limit_memcpy(65536, 65536, bytes);
     values[V_COPY_1M] = limit_memcpy(1 << 20, 4 << 20, bytes);
@@ -189,6 +264,8 @@ static const struct bench_row limits_rows[] = {
     BENCH_FIGURE("limit.eventfd-round-trip", V_EVENTFD, 1e-3, "us"),
     BENCH_FIGURE("limit.raw-ring-round-trip.spinning", V_SPIN, 1e-3, "us"),
     BENCH_FIGURE("limit.raw-ring-round-trip.sleeping", V_SLEEP, 1e-3, "us"),
+    BENCH_FIGURE("limit.membarrier.others-asleep", V_BARRIER_IDLE, 1, "ns"),
+    BENCH_FIGURE("limit.membarrier.other-running", V_BARRIER_BUSY, 1, "ns"),
     BENCH_FIGURE("limit.memcpy.1KiB", V_COPY_1K, 1e-9, "GB/s"),
     BENCH_FIGURE("limit.memcpy.64KiB", V_COPY_64K, 1e-9, "GB/s"),
     BENCH_FIGURE("limit.memcpy.1MiB", V_COPY_1M, 1e-9, "GB/s"),

@@ -6,7 +6,8 @@
 #include "bench/limit_ring.h"
 #include "bench/topic.h"
 
-#define MIB (1u << 20)
+#define MIB    (1u << 20)
+#define MAX_NS UINT64_C(1500000000)
 
 enum {
     V_SMALL_SPIN,
@@ -22,7 +23,8 @@ enum {
 
 static int trip(double *ret, uint32_t size, bool in_place, int64_t spin_max_ns, uint64_t count)
 {
-    struct topic_pair pair = {.size = size, .in_place = in_place, .spin_max_ns = spin_max_ns, .count = count};
+    struct topic_pair pair = {
+        .size = size, .in_place = in_place, .spin_max_ns = spin_max_ns, .count = count, .max_ns = MAX_NS};
     double p99, cpu_ns;
 
     return topic_pair_run(&pair, ret, &p99, &cpu_ns);

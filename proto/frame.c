@@ -65,8 +65,10 @@ int ipc_frame_pack(void *buffer, size_t capacity, uint16_t type, uint64_t id, co
 
 static void *arena_alloc(void *data, size_t size) {
     struct ipc_frame_arena *arena = data;
-    if (size > sizeof(arena->memory) - arena->used)
+    if (size > sizeof(arena->memory) - arena->used) {
+        arena->used = sizeof(arena->memory); /* however much was left: this is how unpack knows */
         return NULL;
+    }
     void *memory = arena->memory + arena->used;
     size_t rounded = (size + 15) & ~(size_t)15;
     size_t left = sizeof(arena->memory) - arena->used;
@@ -92,7 +94,7 @@ int ipc_frame_unpack(struct ipc_frame *frame, struct ipc_frame_arena *arena, con
     const uint8_t *body = (const uint8_t *)packet + sizeof(header);
     const ProtobufCMessage *message = protobuf_c_message_unpack(descriptor, &arena->allocator, header.size, body);
     if (!message)
-        return arena->used + 16 >= sizeof(arena->memory) ? -EMSGSIZE : -EPROTO;
+        return arena->used >= sizeof(arena->memory) ? -EMSGSIZE : -EPROTO;
     *frame = (struct ipc_frame){.type = header.type, .id = header.id, .message = message};
     return 0;
 }

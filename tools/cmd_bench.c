@@ -144,6 +144,8 @@ static void close_side(struct bench_side *side)
 static int send_kind(struct bench_side *side, uint64_t kind, uint64_t count, size_t size)
 {
     struct bench_head head = {.kind = kind, .count = count};
+    if (size < sizeof(head))
+        size = sizeof(head);
     memcpy(side->buffer, &head, sizeof(head));
     return ipc_publisher_publish(side->publisher, side->buffer, size);
 }
@@ -167,7 +169,7 @@ static int echo(const struct bench_arguments *arguments, pid_t pid)
     struct bench_side side = {.go_fd = -1};
     struct bench_head head = {0};
     uint64_t count = 0;
-    size_t size;
+    size_t size = 0;
     int status = open_side(&side, arguments, pid, true);
     while (status == TOOL_OK && head.kind != KIND_END) {
         int r = receive_head(&side, &head, &size, IPC_FOREVER);
@@ -199,7 +201,7 @@ static int measure_stream(struct bench_side *side, struct bench_row *row, uint64
         now = tool_now_ns();
     }
     struct bench_head head = {0};
-    size_t size;
+    size_t size = 0;
     if (r == 0)
         r = send_kind(side, KIND_REPORT, 0, sizeof(head));
     if (r == 0)
@@ -222,7 +224,7 @@ static int measure_round_trip(struct bench_side *side, struct bench_row *row, ui
     size_t count = 0;
     while (!tool_interrupted() && now - start < time_ns && count < SAMPLES_MAX) {
         struct bench_head head;
-        size_t size;
+        size_t size = 0;
         uint64_t before = tool_now_ns();
         int r = send_kind(side, KIND_PING, 0, row->size);
         if (r == 0)

@@ -56,8 +56,8 @@ static void show_progress(struct collect *collect, bool last)
     char files[32], digests[32], counts[32], identifiers[32];
     uint64_t now = realtime_ns();
 
-    if (collect->ended == SOURCES && !last)
-        return;
+    if (!last && (collect->first_ns == 0 || collect->ended == SOURCES))
+        return; /* nothing yet, or the last line follows */
     if (!last && now - collect->shown_ns < (collect->terminal ? UINT64_C(50000000) : UINT64_C(1000000000)))
         return;
     collect->shown_ns = now;

@@ -12,6 +12,11 @@ static uint64_t tail_of(const struct lane_reader *reader) {
                                                                                            : memory_order_acquire);
 }
 
+/* A peer's position, as far as it can be one. */
+static uint64_t border(uint64_t position) {
+    return position & ~(uint64_t)(IPC_RECORD_ALIGN - 1);
+}
+
 static bool word_is_record(const struct lane_reader *reader, uint64_t word) {
     uint32_t low = (uint32_t)word;
     return (low & (IPC_RECORD_COMMITTED | IPC_RECORD_RESERVED)) == IPC_RECORD_COMMITTED &&
@@ -37,13 +42,13 @@ static uint64_t walk(const struct lane_reader *reader, uint64_t from, bool last)
             before = position;
             position += ipc_record_stride((uint32_t)word & IPC_RECORD_SIZE);
         }
-        from = tail_of(reader);
+        from = border(tail_of(reader));
     }
-    return tail_of(reader);
+    return border(tail_of(reader));
 }
 
 static void choose_start(struct lane_reader *reader, unsigned start) {
-    uint64_t tail = tail_of(reader) & ~(uint64_t)(IPC_RECORD_ALIGN - 1);
+    uint64_t tail = border(tail_of(reader));
     uint64_t head = atomic_load_explicit(&reader->lane->head, memory_order_acquire);
     reader->sequence = atomic_load_explicit(&reader->lane->tail_sequence, memory_order_relaxed);
     if (start == IPC__CONTROL__START__START_OLDEST)
@@ -75,7 +80,7 @@ void lane_reader_init(struct lane_reader *reader, const struct ipc_lane *lane, c
 #endif
     }
     if (admitted & 1) {
-        reader->position = admitted & ~(uint64_t)(IPC_RECORD_ALIGN - 1);
+        reader->position = border(admitted);
         reader->sequence = atomic_load_explicit(&lane->slots[slot].start_sequence, memory_order_relaxed);
         reader->knows = true;
         reader->checks = !pins;
@@ -98,7 +103,7 @@ bool lane_reader_in_place(struct lane_reader *reader) {
     if (reader->checks && reader->pins) {
         uint64_t admitted =
             atomic_load_explicit(&reader->lane->slots[reader->slot].start, memory_order_acquire);
-        if ((admitted & 1) && reader->position >= (admitted & ~(uint64_t)(IPC_RECORD_ALIGN - 1)) &&
+        if ((admitted & 1) && reader->position >= border(admitted) &&
             tail_of(reader) <= reader->position)
             reader->checks = false;
     }
@@ -107,7 +112,7 @@ bool lane_reader_in_place(struct lane_reader *reader) {
 
 /* Jump to the tail; what lies between is counted as lost when the next record shows its number. */
 static void skip_to(struct lane_reader *reader, uint64_t tail) {
-    reader->position = reader->consumed = tail & ~(uint64_t)(IPC_RECORD_ALIGN - 1);
+    reader->position = reader->consumed = border(tail);
 }
 
 void lane_reader_ended(struct lane_reader *reader) {

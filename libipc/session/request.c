@@ -98,13 +98,25 @@ static int await_reply(struct ipc_connection *connection, uint64_t id, uint16_t 
     }
 }
 
+static bool lock_until(struct ipc_connection *connection, uint64_t deadline_ns) {
+    if (deadline_ns == LANE_NEVER)
+        return pthread_mutex_lock(&connection->lock) == 0;
+#ifdef IPC_TSAN /* it does not know pthread_mutex_clocklock() */
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    uint64_t left = deadline_ns - lane_now();
+    struct timespec until = to_timespec((uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec + left);
+    return pthread_mutex_timedlock(&connection->lock, &until) == 0;
+#else
+    struct timespec until = to_timespec(deadline_ns);
+    return pthread_mutex_clocklock(&connection->lock, CLOCK_MONOTONIC, &until) == 0;
+#endif
+}
+
 int request(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message, uint16_t reply_type,
             const ProtobufCMessage **reply, int *fd, struct ipc_error *error) {
     uint64_t deadline = lane_deadline(connection->timeout_ns);
-    struct timespec until = to_timespec(deadline);
-    if (deadline == LANE_NEVER)
-        pthread_mutex_lock(&connection->lock);
-    else if (pthread_mutex_clocklock(&connection->lock, CLOCK_MONOTONIC, &until) != 0)
+    if (!lock_until(connection, deadline))
         return error_set(error, -ETIMEDOUT, "another thread's request to the broker did not end in time");
 
     int result = 0;

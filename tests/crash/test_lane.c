@@ -35,16 +35,16 @@
 #define SIZE   100u
 
 #if defined(__SANITIZE_ADDRESS__)
-#define POINTS 60 /* the instrumented code is much longer */
+# define POINTS 60 /* the instrumented code is much longer */
 #else
-#define POINTS 0
+# define POINTS 0
 #endif
 
 /* What both sides know, and what the victim tells before it is stepped. */
 static struct page {
     _Atomic uint32_t mail;
     _Atomic uint64_t before; /* records published so far */
-} *page;
+} * page;
 
 static struct fixture lane;
 static struct lane_reader victim, pinned, dropping; /* pinned: slot 0, dropping: slot 1, the victim: slot 2 */
@@ -58,11 +58,11 @@ static void fail(const char *what, long long value)
     exit(1);
 }
 
-#define require(condition, value)                                                                                    \
-    do {                                                                                                             \
-        if (!(condition))                                                                                            \
-            fail(#condition, (long long)(value));                                                                    \
-    } while (0)
+#define require(condition, value)        \
+ do {                                    \
+  if (!(condition))                      \
+   fail(#condition, (long long)(value)); \
+ } while (0)
 
 static void publish(unsigned count)
 {
@@ -235,8 +235,8 @@ static void run_batch(void)
         position += ipc_record_stride(SIZE - i);
     }
     lane_writer_stamp(writer, position);
-    atomic_store_explicit(lane_writer_word(writer, writer->position), lane_record_word(writer->sequence, SIZE, 0),
-                          LANE_PUBLISH);
+    atomic_store_explicit(lane_writer_word(writer, writer->position),
+                          lane_record_word(writer->sequence, SIZE, 0), LANE_PUBLISH);
     writer->position = position;
     writer->sequence += 3;
     lane_writer_ring(writer);
@@ -284,7 +284,8 @@ static void writer_died(uint64_t new_records)
     const unsigned char *ring = lane_segment_ring((void *)(uintptr_t)lane.lane_read);
 
     for (;;) { /* the chain */
-        uint64_t word = atomic_load((const _Atomic uint64_t *)(const void *)(ring + (at & (lane.ring_size - 1))));
+        uint64_t word =
+            atomic_load((const _Atomic uint64_t *)(const void *)(ring + (at & (lane.ring_size - 1))));
         if (!((uint32_t)word & IPC_RECORD_COMMITTED)) {
             require((uint32_t)word == ipc_record_stamp(at, lane.ring_size), word);
             break;
@@ -312,7 +313,8 @@ static void writer_died(uint64_t new_records)
     /* Somebody who joins only now. */
     for (unsigned start = NEXT; start <= OLDEST; start++) {
         struct lane_reader late;
-        lane_reader_init(&late, lane.lane_read, ring, lane.ring_size, 5, &lane.cells->cells[5], 7, start, false, true);
+        lane_reader_init(&late, lane.lane_read, ring, lane.ring_size, 5, &lane.cells->cells[5], 7, start,
+                         false, true);
         if (start != NEXT)
             require(drain(&late) == end, record.sequence);
         require(lane_reader_peek(&late, &record) == 0, start);
@@ -439,7 +441,8 @@ static void run_arm_and_sleep(void)
     struct lane_word words[2] = {{NULL, 0, false}, {&page->mail, 0, false}};
     lane_reader_arm(&victim, false);
     lane_barrier();
-    if (lane_reader_peek(&victim, &record) == 0 && lane_reader_sleeps_on(&victim, &words[0].word, &words[0].value))
+    if (lane_reader_peek(&victim, &record) == 0 &&
+        lane_reader_sleeps_on(&victim, &words[0].word, &words[0].value))
         lane_sleep(words, 2, LANE_NEVER);
 }
 
@@ -539,7 +542,8 @@ static bool step(pid_t process, bool sleeps)
             return false;
         sched_yield();
     }
-    if (stopped != process || !WIFSTOPPED(status) || (WSTOPSIG(status) != SIGTRAP && WSTOPSIG(status) != SIGUSR1))
+    if (stopped != process || !WIFSTOPPED(status) ||
+        (WSTOPSIG(status) != SIGTRAP && WSTOPSIG(status) != SIGUSR1))
         fail("the victim ended by itself", status);
     return WSTOPSIG(status) == SIGTRAP;
 }

@@ -114,6 +114,7 @@ static void test_pairing_is_told_to_both_with_descriptors(void **state)
     lane_segment_unmap(mapped, IPC_SEGMENT_LANE, RING);
     assert_int_equal(lane_segment_map(&mapped, reader.fds[1], IPC_SEGMENT_CELLS, 0, true), 0);
     lane_segment_unmap(mapped, IPC_SEGMENT_CELLS, 0);
+    raw_settle(&reader);
     assert_int_equal(writer.board->pending, 0);
     assert_int_equal(reader.board->pending, 0);
 }

@@ -159,7 +159,7 @@ long_job() {
     return 1
 }
 
-# Read the rest; then none of its processes is there any more.
+# Read the rest; then none of its processes may be there any more.
 long_job_end() {
     local name
 

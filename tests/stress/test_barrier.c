@@ -19,16 +19,16 @@
 #include "tests/support/watchdog.h"
 
 #ifdef IPC_TSAN
-#define ROUNDS 5000
+# define ROUNDS 5000
 #else
-#define ROUNDS 30000
+# define ROUNDS 30000
 #endif
 
 static struct shared {
     _Alignas(128) _Atomic uint64_t writer_round;
     _Alignas(128) _Atomic uint64_t reader_round;
     _Alignas(128) _Atomic uint64_t quiet; /* the reader found nothing in that round */
-} *shared;
+} * shared;
 
 static struct fixture lane;
 static struct lane_reader reader;

@@ -23,16 +23,16 @@
 #include "tests/support/watchdog.h"
 
 #ifdef IPC_TSAN
-#define THREADS true
+# define THREADS true
 #else
-#define THREADS false
+# define THREADS false
 #endif
 
-#define WRITERS_MAX 4u
-#define READERS_MAX 8u
-#define RING_SIZE   8192u
-#define PAIRING(writer, reader) (100u + (writer) * READERS_MAX + (reader))
-#define END IPC_RECORD_HEADERS /* flag of the last record of a lane */
+#define WRITERS_MAX             4u
+#define READERS_MAX             8u
+#define RING_SIZE               8192u
+#define PAIRING(writer, reader) (100u + (writer)*READERS_MAX + (reader))
+#define END                     IPC_RECORD_HEADERS /* flag of the last record of a lane */
 
 static struct {
     unsigned writers, readers;
@@ -48,7 +48,7 @@ static struct {
 static struct shared {
     _Atomic uint32_t mail; /* nobody writes it: here everybody lives */
     _Atomic uint64_t published, received, lost, overrun, sleeps, rings, waits, net;
-} *shared;
+} * shared;
 
 struct role {
     unsigned index;
@@ -74,7 +74,8 @@ static void spin(uint64_t rounds)
 
 _Noreturn static void fail(const char *what, unsigned reader, unsigned writer, uint64_t number)
 {
-    fprintf(stderr, "reader %u, writer %u, message %llu: %s\n", reader, writer, (unsigned long long)number, what);
+    fprintf(stderr, "reader %u, writer %u, message %llu: %s\n", reader, writer, (unsigned long long)number,
+            what);
     _exit(1);
 }
 
@@ -213,8 +214,9 @@ static void reading_begin(struct reading *reading, unsigned index, uint64_t *ran
         if (reading->ended[i])
             continue;
         reading->live++;
-        lane_reader_init(&reading->readers[i], lane, lane_segment_ring(lane), RING_SIZE, index, &cells->cells[i],
-                         PAIRING(i, index), IPC__CONTROL__START__START_OLDEST, pins(index), false);
+        lane_reader_init(&reading->readers[i], lane, lane_segment_ring(lane), RING_SIZE, index,
+                         &cells->cells[i], PAIRING(i, index), IPC__CONTROL__START__START_OLDEST, pins(index),
+                         false);
         reading->readers[i].fence = !lane_barrier_register();
     }
 }
@@ -477,12 +479,14 @@ static bool run(const char *name, unsigned writers, unsigned readers, bool answe
     uint64_t each = answering ? 1 : readers;
     uint64_t expected = atomic_load(&shared->published) * each;
     good = good && shared->net == 0 && shared->received + shared->lost == expected;
-    printf("%-12s %s: published %llu, received %llu, lost %llu (of %llu), overrun %llu, sleeps %llu, rings %llu, "
-           "waits for room %llu, net %llu\n",
-           name, good ? "good" : "BAD", (unsigned long long)shared->published, (unsigned long long)shared->received,
-           (unsigned long long)shared->lost, (unsigned long long)expected, (unsigned long long)shared->overrun,
-           (unsigned long long)shared->sleeps, (unsigned long long)shared->rings, (unsigned long long)shared->waits,
-           (unsigned long long)shared->net);
+    printf(
+        "%-12s %s: published %llu, received %llu, lost %llu (of %llu), overrun %llu, sleeps %llu, rings %llu, "
+        "waits for room %llu, net %llu\n",
+        name, good ? "good" : "BAD", (unsigned long long)shared->published,
+        (unsigned long long)shared->received, (unsigned long long)shared->lost, (unsigned long long)expected,
+        (unsigned long long)shared->overrun, (unsigned long long)shared->sleeps,
+        (unsigned long long)shared->rings, (unsigned long long)shared->waits,
+        (unsigned long long)shared->net);
     fflush(stdout);
     return good;
 }
@@ -496,8 +500,10 @@ static double number(const char *argument, const char *variable, double otherwis
 int main(int argc, char **argv)
 {
     double seconds = number(argc > 1 ? argv[1] : NULL, "IPC_STRESS_SECONDS", 5);
-    setting.seed = (uint64_t)number(argc > 2 ? argv[2] : NULL, "IPC_STRESS_SEED", (double)(lane_now() % 1000000));
-    setting.net_ns = (uint64_t)number(argc > 3 ? argv[3] : NULL, "IPC_STRESS_NET_MS", IPC_NET_NS / 1e6) * 1000000;
+    double seed = number(argc > 2 ? argv[2] : NULL, "IPC_STRESS_SEED", (double)(lane_now() % 1000000));
+    double net_ms = number(argc > 3 ? argv[3] : NULL, "IPC_STRESS_NET_MS", (double)(IPC_NET_NS / 1000000));
+    setting.seed = (uint64_t)seed;
+    setting.net_ns = (uint64_t)net_ms * 1000000;
     printf("seed %llu, %g seconds, as %s\n", (unsigned long long)setting.seed, seconds,
            THREADS ? "threads" : "processes");
     fflush(stdout);

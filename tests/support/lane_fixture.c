@@ -20,8 +20,8 @@ int fixture_segment(enum ipc_segment_kind kind, uint32_t ring_size)
         return -1;
     if (ftruncate(fd, (off_t)lane_segment_size(kind, ring_size)) < 0 ||
         pwrite(fd, &header, sizeof(header), 0) != sizeof(header) ||
-        (kind == IPC_SEGMENT_LANE &&
-         pwrite(fd, &ring_size, sizeof(ring_size), offsetof(struct ipc_lane, ring_size)) != sizeof(ring_size)) ||
+        (kind == IPC_SEGMENT_LANE && pwrite(fd, &ring_size, sizeof(ring_size),
+                                            offsetof(struct ipc_lane, ring_size)) != sizeof(ring_size)) ||
         fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
         close(fd);
         return -1;
@@ -99,8 +99,8 @@ void fixture_attach(struct fixture *fixture, struct lane_reader *reader, unsigne
                     enum fixture_policy policy, unsigned start)
 {
     const unsigned char *ring = lane_segment_ring((void *)(uintptr_t)fixture->lane_read);
-    lane_reader_init(reader, fixture->lane_read, ring, fixture->ring_size, index, &fixture->cells->cells[index],
-                     PAIRING + index, start, policy == FIXTURE_PIN, false);
+    lane_reader_init(reader, fixture->lane_read, ring, fixture->ring_size, index,
+                     &fixture->cells->cells[index], PAIRING + index, start, policy == FIXTURE_PIN, false);
     reader->fence = !lane_barrier_register();
 }
 

@@ -28,9 +28,9 @@ struct fixture {
     uint32_t ring_size;
     int lane_fd;
     int cells_fd;
-    struct ipc_lane *lane;             /* the writer's mapping */
-    const struct ipc_lane *lane_read;  /* the readers' mapping */
-    struct ipc_cells *cells;           /* the readers' mapping */
+    struct ipc_lane *lane;              /* the writer's mapping */
+    const struct ipc_lane *lane_read;   /* the readers' mapping */
+    struct ipc_cells *cells;            /* the readers' mapping */
     const struct ipc_cells *cells_read; /* the writer's mapping */
     struct lane_writer writer;
 };

@@ -34,6 +34,9 @@ void pairing_end_subscription(struct broker *broker, struct subscription *subscr
 /* The writer lets go of a lane; it is freed when its readers are done, unless it is retained. */
 void pairing_end_lane(struct broker *broker, struct lane *lane, unsigned reason);
 
+/* It has its slot, or needs none: both sides are to be told. */
+void pairing_start(struct broker *broker, struct pairing *pairing);
+
 /* A side's state changed: put it into the list where it belongs now. */
 void pairing_requeue(struct broker *broker, struct session *session, struct side *side);
 

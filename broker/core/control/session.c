@@ -76,8 +76,10 @@ static int peer_pidfd(const struct broker *broker, int fd, pid_t pid)
     if (pidfd < 0)
         return errno == ESRCH || errno == EINVAL ? -ESRCH : -errno;
     /* The number may have gone to another process in between; but whoever has it now did not keep our socket open. */
-    if (poll(&hangup, 1, 0) != 0)
-        return fd_close(pidfd), -ESRCH;
+    if (poll(&hangup, 1, 0) != 0) {
+        fd_close(pidfd);
+        return -ESRCH;
+    }
     return pidfd;
 }
 

@@ -160,10 +160,13 @@ static void test_ended_while_behind(void **state)
     assert_int_equal(record.sequence, 199);
 
     const unsigned char *ring = lane_segment_ring((void *)(uintptr_t)lane.lane_read);
-    static const struct { unsigned start; uint64_t back; } cases[] = {{NEXT, 0}, {LAST, 1}};
+    static const struct {
+        unsigned start;
+        uint64_t back;
+    } cases[] = {{NEXT, 0}, {LAST, 1}};
     for (size_t i = 0; i < 2; i++) {
-        lane_reader_init(&reader, lane.lane_read, ring, lane.ring_size, 1, &lane.cells->cells[1], 7, cases[i].start,
-                         false, true);
+        lane_reader_init(&reader, lane.lane_read, ring, lane.ring_size, 1, &lane.cells->cells[1], 7,
+                         cases[i].start, false, true);
         if (cases[i].back)
             assert_int_equal(first(&reader), 199);
         assert_int_equal(fixture_receive(&reader, &record), 0);
@@ -234,7 +237,8 @@ static void test_lying_words(void **state)
 /* tail and head beyond what was published, not aligned, going back: the reader stays within the ring. */
 static void test_lying_tail(void **state)
 {
-    static const uint64_t lies[] = {UINT64_MAX, UINT64_C(1) << 63, 4097, 12345, 8, 1, 0, UINT64_MAX - 7, 1 << 20};
+    static const uint64_t lies[] = {UINT64_MAX, UINT64_C(1) << 63, 4097,   12345, 8, 1,
+                                    0,          UINT64_MAX - 7,    1 << 20};
     static const unsigned n = sizeof(lies) / sizeof(lies[0]);
     const unsigned char *begin = lane_segment_ring((void *)(uintptr_t)lane.lane_read);
     (void)state;

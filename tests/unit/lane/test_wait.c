@@ -71,7 +71,8 @@ static void *sleeper_main(void *data)
     int result;
     do /* as every caller: look again after each return */
         result = lane_sleep(sleeper->words, sleeper->count, sleeper->deadline);
-    while (result == 0 && *sleeper->words[sleeper->count - 1].word == sleeper->words[sleeper->count - 1].value);
+    while (result == 0 &&
+           *sleeper->words[sleeper->count - 1].word == sleeper->words[sleeper->count - 1].value);
     atomic_store(&sleeper->result, result);
     return NULL;
 }
@@ -94,7 +95,7 @@ static void test_any_number_of_words(void **state)
     static const unsigned counts[] = {1, 2, 3, 64, 127, 128};
     (void)state;
     for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
-        for (unsigned private = 0; private < 2; private++) {
+        for (unsigned private = 0; private < 2; private ++) {
             struct sleeper sleeper = {.count = counts[i], .deadline = LANE_NEVER};
             for (unsigned k = 0; k < counts[i]; k++)
                 sleeper.words[k] = (struct lane_word){&words[k], atomic_load(&words[k]), private};
@@ -239,7 +240,8 @@ static void test_crossing_wakes(void **state)
         pthread_t thread = sleeper_start(&sleeper);
         while (reader.position < want) {
             assert_int_equal(fixture_receive(&reader, &record), 1);
-            if (reader.position < want) { /* a report that does not cross wakes nobody, though the word moved */
+            if (reader.position <
+                want) { /* a report that does not cross wakes nobody, though the word moved */
                 lane_reader_report(&reader);
                 assert_true(sleeps(atomic_load(&sleeper.thread)));
                 assert_int_equal(atomic_load(&sleeper.result), 1);

@@ -178,8 +178,8 @@ static void test_many_at_once(void **state)
         }
         lane_writer_stamp(writer, position);
         assert_int_equal(fixture_receive(&reader, &record), 0);
-        atomic_store_explicit(lane_writer_word(writer, writer->position), lane_record_word(writer->sequence, 0, 0),
-                              LANE_PUBLISH);
+        atomic_store_explicit(lane_writer_word(writer, writer->position),
+                              lane_record_word(writer->sequence, 0, 0), LANE_PUBLISH);
         writer->position = position;
         writer->sequence += 10;
         lane_writer_ring(writer);
@@ -378,8 +378,8 @@ static void test_lying_cursors(void **state)
 {
     const uint64_t base = 64 * 4096;
     (void)state;
-    lying_cursor(base + 112, base, true);                /* backward */
-    lying_cursor(base + 112, base - 8, false);           /* below its start: merely slow */
+    lying_cursor(base + 112, base, true);                   /* backward */
+    lying_cursor(base + 112, base - 8, false);              /* below its start: merely slow */
     lying_cursor(base + (1 << 20), base + (1 << 20), true); /* beyond what was published */
     lying_cursor(UINT64_MAX & ~UINT64_C(7), 0, true);
     lying_cursor(base + 113, base + 113, true); /* not aligned */

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Making pairings: for a new subscription, for a new lane, and asking for bells.
+ */
+#include "broker/core/control/pairing.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/core/control/bell.h"
+#include "broker/core/control/lane.h"
+#include "broker/core/control/registry.h"
+#include "broker/core/util/log.h"
+
+/* Fill in and start a record; charge, cell and (if the subscription wants one) bell are there. */
+static void join(struct broker *broker, struct pairing *pairing, struct lane *lane,
+                 struct subscription *subscription, unsigned start_at)
+{
+    struct session *reader = subscription->session;
+
+    pairing->id = ++broker->pairing_last;
+    pairing->lane = lane;
+    pairing->lane_id = lane->id;
+    pairing->subscription = subscription;
+    pairing->subscription_id = subscription->id;
+    pairing->cells = cells_take(reader, &pairing->cell);
+    assert(pairing->cells);
+    pairing->user = reader->user;
+    pairing->reader_session = reader->peer.session;
+    pairing->reader_uid = reader->peer.uid;
+    pairing->start = (uint8_t)start_at;
+    pairing->slow = subscription->slow;
+    pairing->tap = subscription->tap;
+    pairing->fence = !(reader->features & IPC_FEATURE_MEMBARRIER);
+    pairing->late = lane->state != LANE_LIVE;
+    if (!pairing->late)
+        pairing->bell = bell_find(subscription, lane->writer.uid);
+    pairing->slot = pairing->late ? PAIRING_NO_SLOT : lane_slot_take(lane);
+    side_init(&pairing->writer_side, true);
+    side_init(&pairing->reader_side, false);
+    if (pairing->late)
+        side_gone(&pairing->writer_side);
+    hash_add(&broker->pairings_by_id, &pairing->node, pairing->id);
+    list_append(&broker->pairings, &pairing->link);
+    list_append(&subscription->pairings, &pairing->by_subscription);
+    subscription->n_pairings++;
+    lane->readers++;
+    if (pairing->late || pairing->slot != PAIRING_NO_SLOT) {
+        list_append(&lane->pairings, &pairing->by_lane);
+        pairing_start(broker, pairing);
+    } else {
+        const struct log_about about = {reader->peer.session, reader->peer.uid, reader->peer.pid,
+                                        reader->peer.name, "limit"};
+
+        list_append(&lane->waiting, &pairing->by_lane);
+        log_write(LOG_PAIRING_FAILED, &about,
+                  "lane %" PRIu64
+                  " of topic %s has %u readers, as many as a lane can have: subscription %" PRIu64
+                  " waits until one leaves",
+                  lane->id, lane->topic->name, IPC_LANE_SLOTS, subscription->id);
+    }
+}
+
+static void add_charge(struct charge *sum, struct charge more)
+{
+    for (size_t i = 0; i < LIMIT_COUNT; i++)
+        sum->of[i] += more.of[i];
+}
+
+/* Reserve cells under a charge that was taken; what was not made is returned. */
+static int reserve_cells(struct broker *broker, struct session *session, uint64_t n, struct refusal *refusal)
+{
+    struct charge planned = cells_charge(session, n), one = {0}, left;
+    uint64_t made;
+    int result = cells_reserve(broker, session, n, &made);
+
+    if (result == 0)
+        return 0;
+    if (planned.of[LIMIT_DESCRIPTORS])
+        one.of[LIMIT_SEGMENT_BYTES] = planned.of[LIMIT_SEGMENT_BYTES] / planned.of[LIMIT_DESCRIPTORS];
+    left = planned;
+    left.of[LIMIT_DESCRIPTORS] -= made;
+    left.of[LIMIT_SEGMENT_BYTES] -= made * one.of[LIMIT_SEGMENT_BYTES];
+    quota_return(&broker->quota, session->user, &left);
+    refusal_set(refusal, result, "the broker could not make a segment for cursors: %s", strerror(-result));
+    return result;
+}
+
+int pairing_join_subscription(struct broker *broker, struct subscription *subscription, uint32_t *ret_matched,
+                              struct refusal *refusal)
+{
+    struct session *session = subscription->session;
+    struct charge charge = {.of = {[LIMIT_SUBSCRIPTIONS] = 1}}, kept = charge;
+    struct list fresh;
+    uint32_t n = 0;
+    int result;
+
+    list_init(&fresh);
+    for (struct lane *lane = NULL; (lane = match_lanes_next(broker, subscription, lane));)
+        n++;
+    charge.of[LIMIT_LANES] = kept.of[LIMIT_LANES] = n;
+    add_charge(&charge, cells_charge(session, n));
+    result = quota_take(&broker->quota, session->user, &charge, refusal);
+    if (result < 0)
+        return result;
+    result = reserve_cells(broker, session, n, refusal);
+    for (uint32_t i = 0; i < n && result == 0; i++) {
+        struct pairing *pairing = calloc(1, sizeof(*pairing));
+
+        if (pairing)
+            list_append(&fresh, &pairing->link);
+        else
+            result = -ENOMEM;
+    }
+    if (result < 0) {
+        list_for_each_safe(node, &fresh) free(list_entry(node, struct pairing, link));
+        quota_return(&broker->quota, session->user, &kept);
+        if (result == -ENOMEM)
+            refusal_set(refusal, -ENOMEM, "the broker is out of memory for %" PRIu32 " pairings", n);
+        return result;
+    }
+    *ret_matched = 0;
+    for (struct lane *lane = NULL; (lane = match_lanes_next(broker, subscription, lane));) {
+        struct pairing *pairing = list_entry(fresh.next, struct pairing, link);
+
+        list_remove(&pairing->link);
+        join(broker, pairing, lane, subscription, subscription->start);
+        *ret_matched += lane->state == LANE_LIVE;
+    }
+    return 0;
+}
+
+static int join_one(struct broker *broker, struct lane *lane, struct subscription *subscription,
+                    struct refusal *refusal)
+{
+    struct session *session = subscription->session;
+    struct charge charge = {.of = {[LIMIT_LANES] = 1}};
+    const struct charge kept = charge;
+    struct pairing *pairing;
+    int result;
+
+    add_charge(&charge, cells_charge(session, 1));
+    result = quota_take(&broker->quota, session->user, &charge, refusal);
+    if (result < 0)
+        return result;
+    result = reserve_cells(broker, session, 1, refusal);
+    if (result == 0 && subscription->bell)
+        result = bell_make(broker, subscription, lane->writer.uid, refusal);
+    pairing = result == 0 ? calloc(1, sizeof(*pairing)) : NULL;
+    if (!pairing) {
+        quota_return(&broker->quota, session->user, &kept);
+        if (result == 0)
+            refusal_set(refusal, -ENOMEM, "the broker is out of memory");
+        return refusal->code;
+    }
+    /* A lane that is younger than the subscription: whatever is in it was published after that. */
+    join(broker, pairing, lane, subscription, IPC__CONTROL__START__START_OLDEST);
+    return 0;
+}
+
+void pairing_join_lane(struct broker *broker, struct lane *lane)
+{
+    struct subscription *subscription;
+    struct match_walk walk;
+
+    match_readers_start(&walk, broker, lane);
+    while ((subscription = match_readers_next(&walk, broker, lane))) {
+        const struct peer *reader = &subscription->session->peer;
+        const struct log_about about = {reader->session, reader->uid, reader->pid, reader->name, "limit"};
+        struct refusal refusal;
+
+        if (join_one(broker, lane, subscription, &refusal) < 0)
+            log_write(LOG_PAIRING_FAILED, &about, "subscription %" PRIu64 " does not get topic %s: %s",
+                      subscription->id, lane->topic->name, refusal.text);
+    }
+}
+
+int pairing_ask_bells(struct broker *broker, struct subscription *subscription, struct refusal *refusal)
+{
+    if (subscription->bell)
+        return 0;
+    list_for_each(node, &subscription->pairings)
+    {
+        const struct pairing *pairing = list_entry(node, struct pairing, by_subscription);
+        int result = 0;
+
+        if (!pairing->late && pairing->lane->session)
+            result = bell_make(broker, subscription, pairing->lane->writer.uid, refusal);
+        if (result < 0)
+            return result;
+    }
+    subscription->bell = true;
+    list_for_each(node, &subscription->pairings)
+    {
+        struct pairing *pairing = list_entry(node, struct pairing, by_subscription);
+
+        if (pairing->late || !pairing->lane->session)
+            continue;
+        pairing->bell = bell_find(subscription, pairing->lane->writer.uid);
+        if (side_again(&pairing->writer_side))
+            pairing_requeue(broker, pairing->lane->session, &pairing->writer_side);
+        if (side_again(&pairing->reader_side))
+            pairing_requeue(broker, subscription->session, &pairing->reader_side);
+    }
+    return 0;
+}

@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A client is killed at every point of its control plane: it connects, advertises, subscribes, publishes, waits and
+ * takes all of it back under ptrace, and dies before and after each of its system calls, and after each
+ * instruction that changed memory it shares with others. After each death the core has what it had before, and two
+ * bystanders, whose topics the victim had joined, have lost nothing and go on.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <dirent.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "tests/support/broker.h"
+
+#define WINDOWS_MAX 8u
+#define WINDOW_SIZE 8192u /* of each shared mapping: 31 cells, or a lane and its ring of 4 KiB */
+
+/* ---- the victim ---------------------------------------------------------------------------------------------- */
+
+static void be_victim(void *argument)
+{
+    struct ipc_connection_options options = IPC_CONNECTION_OPTIONS_INIT;
+    struct ipc_subscription_options reading = IPC_SUBSCRIPTION_OPTIONS_INIT;
+    ipc_connection *connection;
+    ipc_subscription *subscription;
+    unsigned char buffer[64];
+    (void)argument;
+    if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0)
+        _exit(1);
+    raise(SIGSTOP);
+    options.timeout_ns = IPC_FOREVER;
+    EXPECT_EQ(ipc_connection_open(&connection, NULL, &options, NULL), 0);
+    ipc_publisher *publisher = publisher_new(connection, "victim", 4096, 0);
+    reading.start = IPC_START_OLDEST;
+    reading.slow = IPC_SLOW_BLOCK;
+    reading.spin_max_ns = 0;
+    EXPECT_EQ(ipc_subscription_open(&subscription, connection, "bystander", &reading, NULL), 0);
+    EXPECT_EQ(ipc_subscription_wait_writers(subscription, 1, IPC_FOREVER), 1);
+    EXPECT_EQ(ipc_publisher_wait_readers(publisher, 1, IPC_FOREVER), 1);
+    publish_numbers(publisher, 0, 3, 64);
+    for (int i = 0; i < 3; i++)
+        EXPECT(ipc_subscription_receive(subscription, buffer, sizeof(buffer), NULL, 100000) != -EPIPE);
+    EXPECT(ipc_subscription_fd(subscription) >= 0);
+    EXPECT(ipc_subscription_receive(subscription, buffer, sizeof(buffer), NULL, 0) != -EPIPE);
+    ipc_subscription_close(subscription);
+    ipc_publisher_close(publisher);
+    ipc_connection_close(connection);
+}
+
+/* ---- the tracer ---------------------------------------------------------------------------------------------- */
+
+struct tracee {
+    pid_t pid;
+    int status;
+    int memory; /* /proc/PID/mem */
+    unsigned stops;
+    struct {
+        uint64_t address;
+        size_t size;
+    } windows[WINDOWS_MAX];
+    unsigned window_count;
+    unsigned char before[WINDOWS_MAX][WINDOW_SIZE], now[WINDOWS_MAX][WINDOW_SIZE];
+};
+
+static struct tracee tracee;
+
+static bool resume(int request)
+{
+    EXPECT_EQ(ptrace((enum __ptrace_request)request, tracee.pid, NULL, NULL), 0);
+    EXPECT_EQ(waitpid(tracee.pid, &tracee.status, 0), tracee.pid);
+    return WIFSTOPPED(tracee.status);
+}
+
+/* On to the next entry into, or return from, a system call. False: it has ended. */
+static bool next_stop(void)
+{
+    do
+        if (!resume(PTRACE_SYSCALL))
+            return false;
+    while (WSTOPSIG(tracee.status) != (SIGTRAP | 0x80));
+    tracee.stops++;
+    return true;
+}
+
+static void tracee_start(void)
+{
+    char path[64];
+    tracee.stops = tracee.window_count = 0;
+    tracee.pid = child_start(be_victim, NULL);
+    EXPECT_EQ(waitpid(tracee.pid, &tracee.status, 0), tracee.pid);
+    EXPECT(WIFSTOPPED(tracee.status));
+    EXPECT_EQ(ptrace(PTRACE_SETOPTIONS, tracee.pid, NULL, PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL), 0);
+    snprintf(path, sizeof(path), "/proc/%d/mem", (int)tracee.pid);
+    tracee.memory = open(path, O_RDONLY | O_CLOEXEC);
+    EXPECT(tracee.memory >= 0);
+}
+
+static void tracee_end(void)
+{
+    if (WIFSTOPPED(tracee.status)) {
+        kill(tracee.pid, SIGKILL);
+        while (!WIFSIGNALED(tracee.status))
+            EXPECT_EQ(waitpid(tracee.pid, &tracee.status, 0), tracee.pid);
+    } else {
+        EXPECT(WIFEXITED(tracee.status) && WEXITSTATUS(tracee.status) == 0);
+    }
+    close(tracee.memory);
+}
+
+#if defined(__x86_64__)
+/* The mappings that it may write to and others can see. */
+static void windows_find(void)
+{
+    char path[64], line[512], permissions[8];
+    unsigned long long from, to;
+    snprintf(path, sizeof(path), "/proc/%d/maps", (int)tracee.pid);
+    FILE *maps = fopen(path, "re");
+    EXPECT(maps != NULL);
+    tracee.window_count = 0;
+    while (fgets(line, sizeof(line), maps)) {
+        if (!strstr(line, "memfd:ipc-") || sscanf(line, "%llx-%llx %7s", &from, &to, permissions) != 3 ||
+            strcmp(permissions, "rw-s") != 0 || tracee.window_count == WINDOWS_MAX)
+            continue;
+        size_t size = to - from < WINDOW_SIZE ? (size_t)(to - from) : WINDOW_SIZE;
+        tracee.windows[tracee.window_count].address = from;
+        tracee.windows[tracee.window_count++].size = size;
+    }
+    fclose(maps);
+}
+
+static void windows_read(unsigned char contents[][WINDOW_SIZE])
+{
+    for (unsigned i = 0; i < tracee.window_count; i++)
+        EXPECT_EQ(pread(tracee.memory, contents[i], tracee.windows[i].size, (off_t)tracee.windows[i].address),
+                  tracee.windows[i].size);
+}
+
+static bool windows_changed(void)
+{
+    bool changed = false;
+    windows_read(tracee.now);
+    for (unsigned i = 0; i < tracee.window_count; i++)
+        changed = changed || memcmp(tracee.now[i], tracee.before[i], tracee.windows[i].size) != 0;
+    if (changed)
+        memcpy(tracee.before, tracee.now, sizeof(tracee.now));
+    return changed;
+}
+
+static bool at_system_call(void)
+{
+    unsigned char code[2] = {0};
+    errno = 0;
+    long address = ptrace(PTRACE_PEEKUSER, tracee.pid, offsetof(struct user_regs_struct, rip), NULL);
+    EXPECT_EQ(errno, 0);
+    return pread(tracee.memory, code, sizeof(code), address) == 2 && code[0] == 0x0f && code[1] == 0x05;
+}
+
+/* From the return of one system call to the next: step until `changes` instructions have changed shared memory.
+ * Returns how many have. */
+static unsigned step(unsigned changes)
+{
+    unsigned seen = 0;
+    windows_find();
+    if (tracee.window_count == 0)
+        return 0;
+    windows_read(tracee.before);
+    while (seen < changes && !at_system_call()) {
+        if (!resume(PTRACE_SINGLESTEP))
+            return seen;
+        seen += windows_changed();
+    }
+    return seen;
+}
+#else
+static unsigned step(unsigned changes)
+{
+    (void)changes;
+    return 0;
+}
+#endif
+
+/* Run it up to that stop. False: it ended before. */
+static bool run_to_stop(unsigned stop)
+{
+    while (tracee.stops < stop)
+        if (!next_stop())
+            return false;
+    return true;
+}
+
+/* Run it until so many instructions have changed shared memory. False: it ended before. */
+static bool run_to_store(unsigned store)
+{
+    unsigned seen = 0;
+    while (next_stop()) {
+        if (tracee.stops % 2 == 0)
+            seen += step(store - seen);
+        if (seen == store || !WIFSTOPPED(tracee.status))
+            break;
+    }
+    return WIFSTOPPED(tracee.status);
+}
+
+/* ---- the bystanders ------------------------------------------------------------------------------------------ */
+
+struct bystanders {
+    ipc_connection *out, *in;
+    ipc_publisher *publisher;
+    ipc_subscription *subscription, *of_victim;
+    uint64_t number;
+};
+
+static void bystanders_go_on(struct bystanders *them)
+{
+    unsigned char buffer[64];
+    publish_numbers(them->publisher, them->number, them->number + 10, 64);
+    receive_numbers(them->subscription, them->number, them->number + 10, 64);
+    them->number += 10;
+    ssize_t size;
+    while ((size = ipc_subscription_receive(them->of_victim, buffer, sizeof(buffer), NULL, 0)) >= 0)
+        EXPECT_EQ(size, 64);
+    EXPECT_EQ(size, -EAGAIN);
+}
+
+static unsigned broker_descriptors(void)
+{
+    char path[64];
+    unsigned count = 0;
+    snprintf(path, sizeof(path), "/proc/%d/fd", (int)broker.pid);
+    DIR *folder = opendir(path);
+    EXPECT(folder != NULL);
+    while (readdir(folder))
+        count++;
+    closedir(folder);
+    return count;
+}
+
+/* Until the core has what it had before the victim came. */
+static void settle(struct bystanders *them, const struct broker_counts *then, unsigned descriptors)
+{
+    struct broker_counts now;
+    do {
+        bystanders_go_on(them);
+        now = broker_count(&broker);
+    } while (memcmp(&now, then, sizeof(now)) != 0 || broker_descriptors() != descriptors);
+}
+
+static void test_kill_everywhere(void **state)
+{
+    struct bystanders them = {.out = connection_new(), .in = connection_new()};
+    unsigned points[2] = {0};
+    (void)state;
+    watchdog(280, "killing a client everywhere");
+    them.publisher = publisher_new(them.out, "bystander", 4096, 0);
+    them.subscription = subscription_new(them.in, "bystander", IPC_START_OLDEST, IPC_SLOW_BLOCK, 0);
+    them.of_victim = subscription_new(them.in, "victim", IPC_START_OLDEST, IPC_SLOW_BLOCK, 0);
+    EXPECT_EQ(ipc_publisher_wait_readers(them.publisher, 1, IPC_FOREVER), 1);
+    bystanders_go_on(&them);
+    struct broker_counts before = broker_count(&broker);
+    unsigned descriptors = broker_descriptors(), again;
+    while ((again = broker_descriptors()) != descriptors) /* that of who asked may still be closing */
+        descriptors = again;
+
+    for (int stores = 0; stores < 2; stores++) {
+        for (bool more = true; more; points[stores] += more) {
+            tracee_start();
+            more = stores ? run_to_store(points[stores] + 1) : run_to_stop(points[stores] + 1);
+            tracee_end();
+            settle(&them, &before, descriptors);
+        }
+    }
+    printf("killed at %u stops of system calls and after %u stores to shared memory\n", points[0], points[1]);
+    EXPECT(points[0] > 100);
+#if defined(__x86_64__)
+    EXPECT(points[1] > 10);
+#endif
+    struct ipc_subscription_stats stats;
+    EXPECT_EQ(ipc_subscription_stats(them.subscription, &stats), 0);
+    EXPECT_EQ(stats.lost, 0);
+    EXPECT_EQ(stats.writers, 1);
+    publisher_end(them.publisher);
+    subscription_end(them.subscription);
+    subscription_end(them.of_victim);
+    ipc_connection_close(them.out);
+    ipc_connection_close(them.in);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {CASE(test_kill_everywhere)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
