@@ -13,7 +13,9 @@
 #include "bench/bench.h"
 #include "bench/syscalls.h"
 
-#define LINES_MAX 256u
+#define LINES_MAX     256u
+/* No further repetitions of a case that took so long: a busy machine must not stretch a run without end. */
+#define CASE_BUDGET_S (bench.quick ? 8.0 : 35.0)
 
 struct bench_settings bench = {.reps = 0};
 
@@ -85,8 +87,11 @@ static unsigned measure(const struct bench_case *of, struct repetition *kept, un
     static struct repetition all[3 * BENCH_REPS_MAX];
     unsigned wanted = of->flags & BENCH_ONCE ? 1 : bench.reps, count = 0, in_state[3] = {0}, failures = 0;
     unsigned thrown = 0, tries = wanted * 3;
+    uint64_t start = bench_now_ns();
 
     for (unsigned i = 0; i < tries; i++) {
+        if (count && (double)(bench_now_ns() - start) * 1e-9 > CASE_BUDGET_S)
+            break;
         bool straddled = false;
         if (measure_once(of, &all[count], &straddled) < 0) {
             if (++failures == 2)

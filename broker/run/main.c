@@ -41,6 +41,8 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
         break;
     case OPTION_PRIVATE:
         run->private = true;
+        if (!run->config_path)
+            run->config_path = "/dev/null"; /* nobody's configuration: it is the same everywhere */
         break;
     case OPTION_IPCD:
         run->ipcd_path = value;

@@ -237,6 +237,7 @@ static int spin_blind(struct ipc_subscription *sub, struct lane_record *record, 
         int result = subscription_find(sub, record, lane);
         if (result > 0)
             return result;
+        relax(); /* twice: looking more often pulls the line from under the writer's store */
         relax();
     }
     return 0;

@@ -71,7 +71,8 @@ static int await_reply(struct ipc_connection *connection, uint64_t id, uint16_t 
             pump_end(connection, result == -EPIPE ? IPC_REASON_SHUTDOWN : IPC_REASON_PROTOCOL);
             return ended_error(connection, error);
         }
-        if (frame.id != id) { /* a notice, or the late answer to a request that timed out */
+        bool refused = frame.id == 0 && frame.type == IPC__CONTROL__TYPE__FAILURE; /* before it read a request */
+        if (frame.id != id && !refused) { /* a notice, or the late answer to a request that timed out */
             receive_dispatch(connection, &frame, fds, count);
             if (atomic_load_explicit(&connection->ended, memory_order_relaxed))
                 return ended_error(connection, error);
@@ -104,7 +105,7 @@ static bool lock_until(struct ipc_connection *connection, uint64_t deadline_ns) 
 #ifdef IPC_TSAN /* it does not know pthread_mutex_clocklock() */
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    uint64_t left = deadline_ns - lane_now();
+    uint64_t passed = lane_now(), left = deadline_ns > passed ? deadline_ns - passed : 0;
     struct timespec until = to_timespec((uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec + left);
     return pthread_mutex_timedlock(&connection->lock, &until) == 0;
 #else
@@ -130,13 +131,9 @@ int request(struct ipc_connection *connection, uint16_t type, const ProtobufCMes
             result = error_set(error, size, "the request is larger than %u bytes", IPC_MAX_FRAME_SIZE);
         else
             result = send_request(connection, packet, (size_t)size, deadline);
-        if (result == -EPIPE) {
-            pump_end(connection, IPC_REASON_SHUTDOWN);
-            result = ended_error(connection, error);
-        } else if (result == -ETIMEDOUT) {
+        if (result == -ETIMEDOUT)
             error_set(error, result, "the broker takes no requests: is it stopped or overloaded?");
-        }
-        if (result == 0)
+        if (result == 0 || result == -EPIPE) /* a broker that hung up may have said why */
             result = await_reply(connection, id, reply_type, reply, fd, deadline, error);
     }
     if (result < 0)

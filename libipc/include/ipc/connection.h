@@ -83,8 +83,9 @@ struct ipc_event {
 };
 
 /**
- * Take the next event. Events are collected by every call of the library on this connection; the last 256 are
- * kept.
+ * Take the next event. Events are collected by every call of the library on this connection, those about a
+ * publisher's readers by the calls on that publisher (ipc_publisher_wait_readers(publisher, 0, 0) does no more than
+ * that), those about a subscription's writers by the calls on that subscription. The last 256 are kept.
  *
  * @return 1 an event was stored in *ret; 0 there is none; -EOVERFLOW some were lost since the last call (call
  *         again)

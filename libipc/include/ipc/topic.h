@@ -146,7 +146,8 @@ IPC_PUBLIC int ipc_publisher_commit(ipc_publisher *publisher, size_t size);
 IPC_PUBLIC int ipc_publisher_abort(ipc_publisher *publisher);
 
 /**
- * Wait until at least `count` readers are admitted: whatever is published from then on reaches them. Taps (the
+ * Take in news about readers, and wait until at least `count` are admitted: whatever is published from then on
+ * reaches them. Taps (the
  * tools' own subscriptions) do not count.
  *
  * @return the number of readers (>= count); -ETIMEDOUT; -EPIPE the session is over
@@ -285,7 +286,8 @@ IPC_PUBLIC int ipc_message_header(const struct ipc_message *message, const char 
 IPC_PUBLIC int ipc_message_next_header(const struct ipc_message *message, size_t *position, const char **name,
                                        size_t *name_size, const void **value, size_t *value_size);
 
-/** Wait until at least `count` publishers are attached. @return their number (>= count); -ETIMEDOUT; -EPIPE */
+/** Wait until at least `count` publishers are attached now; those that have come and gone do not count.
+ * @return their number (>= count); -ETIMEDOUT; -EPIPE */
 IPC_PUBLIC int ipc_subscription_wait_writers(ipc_subscription *subscription, unsigned count, int64_t timeout_ns);
 
 /**
