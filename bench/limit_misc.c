@@ -20,6 +20,7 @@ struct sleepers {
     _Alignas(BENCH_LINE) _Atomic uint32_t words[2 * BENCH_LINE];
     int fds[2];
     bool futex;
+    bool barrier; /* both issue one for each other before they sleep, and time it */
     uint64_t count;
 };
 
@@ -47,16 +48,36 @@ static void sleep_until(struct sleepers *sleepers, unsigned which, uint32_t n)
     }
 }
 
+static void barrier(struct sleepers *sleepers, struct bench_sample *sample)
+{
+    if (!sleepers->barrier)
+        return;
+    uint64_t before = bench_ticks();
+    syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0);
+    bench_sample_add(sample, bench_ticks() - before);
+}
+
+static int barrier_register(struct bench_seat *seat, struct sleepers *sleepers)
+{
+    if (sleepers->barrier && syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) != 0)
+        return bench_fail(seat, "this kernel has no membarrier for other processes");
+    return 0;
+}
+
 static int sleeper_ping(struct bench_seat *seat, void *argument)
 {
     struct sleepers *sleepers = argument;
-    struct bench_sample sample;
+    struct bench_sample sample, barriers;
 
+    if (barrier_register(seat, sleepers) < 0)
+        return -1;
     bench_sample_init(&sample, sleepers->count);
+    bench_sample_init(&barriers, sleepers->count);
     bench_begin(seat);
     uint64_t before = bench_ticks();
     for (uint32_t n = 1; n <= sleepers->count; n++) {
         send_to(sleepers, 0, n);
+        barrier(sleepers, &barriers);
         sleep_until(sleepers, 1, n);
         uint64_t after = bench_ticks();
         bench_sample_add(&sample, after - before);
@@ -64,15 +85,22 @@ static int sleeper_ping(struct bench_seat *seat, void *argument)
     }
     bench_end(seat);
     seat->values[0] = bench_sample_quantile(&sample, 0.5);
+    seat->values[1] = bench_sample_quantile(&barriers, 0.5);
+    seat->values[2] = bench_sample_quantile(&barriers, 0.9);
     return 0;
 }
 
 static int sleeper_pong(struct bench_seat *seat, void *argument)
 {
     struct sleepers *sleepers = argument;
+    struct bench_sample barriers;
 
+    if (barrier_register(seat, sleepers) < 0)
+        return -1;
+    bench_sample_init(&barriers, sleepers->count);
     bench_begin(seat);
     for (uint32_t n = 1; n <= sleepers->count; n++) {
+        barrier(sleepers, &barriers);
         sleep_until(sleepers, 0, n);
         send_to(sleepers, 1, n);
     }
@@ -80,13 +108,15 @@ static int sleeper_pong(struct bench_seat *seat, void *argument)
     return 0;
 }
 
-static int sleepers_round_trip(double *ret_p50, uint64_t count, bool futex)
+/* ret: p50 of the round trip, and with barriers p50 and p90 of one. */
+static int sleepers_round_trip(double *ret, uint64_t count, bool futex, bool with_barrier)
 {
     struct sleepers *sleepers = bench_shared(sizeof(*sleepers));
     struct bench_role roles[] = {{0, sleeper_ping, sleepers}, {1, sleeper_pong, sleepers}};
     struct bench_seat seats[2];
 
     sleepers->futex = futex;
+    sleepers->barrier = with_barrier;
     sleepers->count = count;
     for (unsigned i = 0; i < 2; i++)
         sleepers->fds[i] = futex ? -1 : eventfd(0, EFD_CLOEXEC);
@@ -95,18 +125,18 @@ static int sleepers_round_trip(double *ret_p50, uint64_t count, bool futex)
         close(sleepers->fds[i]);
     munmap(sleepers, sizeof(*sleepers));
     if (result == 0)
-        *ret_p50 = seats[0].values[0];
+        memcpy(ret, seats[0].values, (with_barrier ? 3 : 1) * sizeof(*ret));
     return result;
 }
 
 int limit_eventfd_round_trip(double *ret_p50, uint64_t count)
 {
-    return sleepers_round_trip(ret_p50, count, false);
+    return sleepers_round_trip(ret_p50, count, false, false);
 }
 
 int limit_futex_round_trip(double *ret_p50, uint64_t count)
 {
-    return sleepers_round_trip(ret_p50, count, true);
+    return sleepers_round_trip(ret_p50, count, true, false);
 }
 
 struct copying {
@@ -156,63 +186,6 @@ static int syscall_role(struct bench_seat *seat, void *argument)
     return 0;
 }
 
-/* What a sleeper pays to spare everybody else a fence (membarrier): with the other cpu idle, and with a process
- * on it that is registered for it and runs. */
-struct barriers {
-    _Atomic bool done;
-    bool busy;
-    uint64_t count;
-};
-
-static int barrier_issue(struct bench_seat *seat, void *argument)
-{
-    struct barriers *barriers = argument;
-    struct bench_sample sample;
-
-    if (syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) != 0)
-        return bench_fail(seat, "no membarrier");
-    bench_sample_init(&sample, barriers->count);
-    bench_begin(seat);
-    for (uint64_t n = 0; n < barriers->count; n++) {
-        uint64_t before = bench_ticks();
-        syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0);
-        bench_sample_add(&sample, bench_ticks() - before);
-    }
-    bench_end(seat);
-    atomic_store(&barriers->done, true);
-    seat->values[0] = bench_sample_quantile(&sample, 0.5);
-    bench_meet(seat);
-    return 0;
-}
-
-static int barrier_suffer(struct bench_seat *seat, void *argument)
-{
-    struct barriers *barriers = argument;
-
-    syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0);
-    bench_begin(seat);
-    while (barriers->busy && !atomic_load_explicit(&barriers->done, memory_order_relaxed))
-        bench_pause();
-    bench_end(seat);
-    bench_meet(seat);
-    return 0;
-}
-
-static int limit_barrier(double *ret_p50, bool busy, uint64_t count)
-{
-    struct barriers *barriers = bench_shared(sizeof(*barriers));
-    struct bench_role roles[] = {{0, barrier_issue, barriers}, {1, barrier_suffer, barriers}};
-    struct bench_seat seats[2];
-
-    barriers->busy = busy;
-    barriers->count = count;
-    int result = bench_play(roles, 2, seats);
-    munmap(barriers, sizeof(*barriers));
-    if (result == 0)
-        *ret_p50 = seats[0].values[0];
-    return result;
-}
-
 /* ---- the case -------------------------------------------------------------------------------------------- */
 
 enum {
@@ -225,8 +198,9 @@ enum {
     V_COPY_1M,
     V_SPIN,
     V_SLEEP,
-    V_BARRIER_IDLE,
-    V_BARRIER_BUSY
+    V_BARRIER_TRIP,
+    V_BARRIER,
+    V_BARRIER_P90
 };
 
 static int limits_run(double *values)
@@ -246,11 +220,8 @@ static int limits_run(double *values)
         limit_ring_round_trip(&values[V_SPIN], &p99, 64, RAW_SPIN, bench_count(100000)) < 0 ||
         limit_ring_round_trip(&values[V_SLEEP], &p99, 64, 0, trips) < 0)
         return -1;
-    if (limit_barrier(&values[V_BARRIER_IDLE], false, trips) < 0 ||
-        limit_barrier(&values[V_BARRIER_BUSY], true, trips) < 0) {
-        bench_waive(V_BARRIER_IDLE, "this kernel has no membarrier for other processes");
-        bench_waive(V_BARRIER_BUSY, "this kernel has no membarrier for other processes");
-    }
+    if (sleepers_round_trip(&values[V_BARRIER_TRIP], trips, true, true) < 0)
+        bench_waive(V_BARRIER_TRIP, "this kernel has no membarrier for other processes");
     values[V_COPY_1K] = limit_memcpy(1024, 1024, bytes);
     values[V_COPY_64K] = limit_memcpy(65536, 65536, bytes);
     values[V_COPY_1M] = limit_memcpy(1 << 20, 4 << 20, bytes);
@@ -264,8 +235,9 @@ static const struct bench_row limits_rows[] = {
     BENCH_FIGURE("limit.eventfd-round-trip", V_EVENTFD, 1e-3, "us"),
     BENCH_FIGURE("limit.raw-ring-round-trip.spinning", V_SPIN, 1e-3, "us"),
     BENCH_FIGURE("limit.raw-ring-round-trip.sleeping", V_SLEEP, 1e-3, "us"),
-    BENCH_FIGURE("limit.membarrier.others-asleep", V_BARRIER_IDLE, 1, "ns"),
-    BENCH_FIGURE("limit.membarrier.other-running", V_BARRIER_BUSY, 1, "ns"),
+    BENCH_FIGURE("limit.futex-round-trip.membarrier", V_BARRIER_TRIP, 1e-3, "us"),
+    BENCH_FIGURE("limit.membarrier.p50", V_BARRIER, 1e-3, "us"),
+    BENCH_FIGURE("limit.membarrier.p90", V_BARRIER_P90, 1e-3, "us"),
     BENCH_FIGURE("limit.memcpy.1KiB", V_COPY_1K, 1e-9, "GB/s"),
     BENCH_FIGURE("limit.memcpy.64KiB", V_COPY_64K, 1e-9, "GB/s"),
     BENCH_FIGURE("limit.memcpy.1MiB", V_COPY_1M, 1e-9, "GB/s"),

@@ -108,7 +108,7 @@ __attribute__((always_inline)) static inline bool receive_plain(struct ipc_subsc
                                  struct ipc_message *message, ssize_t *size) {
     struct sub_lane *lane = sub->now;
     struct lane_record record;
-    if (!lane || sub->burst >= BURST_MAX || handle_has_mail(&sub->handle) || lane->reader.just_lost ||
+    if (!lane || lane->held || sub->burst >= BURST_MAX || handle_has_mail(&sub->handle) || lane->reader.just_lost ||
         lane_reader_peek(&lane->reader, &record) <= 0 || record.flags || record.size > capacity)
         return false;
     lane_copy_out(buffer, record.body, record.size);
@@ -128,6 +128,8 @@ __attribute__((always_inline)) static inline bool receive_plain(struct ipc_subsc
 __attribute__((noinline)) static ssize_t receive_any(struct ipc_subscription *sub, void *buffer, size_t capacity,
                                                      struct ipc_message *message, int64_t timeout_ns) {
     int result;
+    if (sub->held_head != sub->held_tail)
+        return -EBUSY;
     sub->scratch_size = 0;
     for (;;) {
         struct lane_record record;
@@ -180,6 +182,8 @@ ssize_t ipc_subscription_receive_batch(ipc_subscription *sub, void *buffer, size
     int result = handle_enter(&sub->handle);
     if (result < 0)
         return result;
+    if (sub->held_head != sub->held_tail)
+        return -EBUSY;
     sub->scratch_size = 0;
     unsigned char *at = buffer;
     size_t n = 0;

@@ -119,19 +119,26 @@ static void test_bad_headers(void **state)
     struct ipc_frame_header bad;
     (void)state;
     memset(packet, 0, sizeof(packet));
-    bad = good, bad.magic ^= 1;
+    bad = good;
+    bad.magic ^= 1;
     refused(&bad);
-    bad = good, bad.type = IPC__CONTROL__TYPE__NONE;
+    bad = good;
+    bad.type = IPC__CONTROL__TYPE__NONE;
     refused(&bad);
-    bad = good, bad.type = UINT16_MAX;
+    bad = good;
+    bad.type = UINT16_MAX;
     refused(&bad);
-    bad = good, bad.type = 12;
+    bad = good;
+    bad.type = 12;
     refused(&bad);
-    bad = good, bad.size = 3;
+    bad = good;
+    bad.size = 3;
     refused(&bad);
-    bad = good, bad.size = 5;
+    bad = good;
+    bad.size = 5;
     refused(&bad);
-    bad = good, bad.size = UINT32_MAX;
+    bad = good;
+    bad.size = UINT32_MAX;
     refused(&bad);
     refused(&good); /* four zero bytes are no message */
 }
