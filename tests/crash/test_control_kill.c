@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -23,8 +24,9 @@
 
 #include "tests/support/broker.h"
 
-#define WINDOWS_MAX 8u
-#define WINDOW_SIZE 8192u /* of each shared mapping: 31 cells, or a lane and its ring of 4 KiB */
+#define WINDOWS_MAX 12u
+#define WINDOW_SIZE 1024u /* at the start of each shared mapping and of its second page: control words and records */
+#define SECOND_PAGE  4096u
 
 /* ---- the victim ---------------------------------------------------------------------------------------------- */
 
@@ -65,12 +67,9 @@ struct tracee {
     int status;
     int memory; /* /proc/PID/mem */
     unsigned stops;
-    struct {
-        uint64_t address;
-        size_t size;
-    } windows[WINDOWS_MAX];
+    struct iovec windows[WINDOWS_MAX];
     unsigned window_count;
-    unsigned char before[WINDOWS_MAX][WINDOW_SIZE], now[WINDOWS_MAX][WINDOW_SIZE];
+    unsigned char before[WINDOWS_MAX * WINDOW_SIZE], now[WINDOWS_MAX * WINDOW_SIZE];
 };
 
 static struct tracee tracee;
@@ -130,30 +129,28 @@ static void windows_find(void)
     tracee.window_count = 0;
     while (fgets(line, sizeof(line), maps)) {
         if (!strstr(line, "memfd:ipc-") || sscanf(line, "%llx-%llx %7s", &from, &to, permissions) != 3 ||
-            strcmp(permissions, "rw-s") != 0 || tracee.window_count == WINDOWS_MAX)
+            strcmp(permissions, "rw-s") != 0)
             continue;
-        size_t size = to - from < WINDOW_SIZE ? (size_t)(to - from) : WINDOW_SIZE;
-        tracee.windows[tracee.window_count].address = from;
-        tracee.windows[tracee.window_count++].size = size;
+        for (uint64_t at = from; at <= from + SECOND_PAGE && at < to && tracee.window_count < WINDOWS_MAX;
+             at += SECOND_PAGE)
+            tracee.windows[tracee.window_count++] = (struct iovec){(void *)(uintptr_t)at, WINDOW_SIZE};
     }
     fclose(maps);
 }
 
-static void windows_read(unsigned char contents[][WINDOW_SIZE])
+static void windows_read(unsigned char *contents)
 {
-    for (unsigned i = 0; i < tracee.window_count; i++)
-        EXPECT_EQ(pread(tracee.memory, contents[i], tracee.windows[i].size, (off_t)tracee.windows[i].address),
-                  tracee.windows[i].size);
+    struct iovec local = {contents, tracee.window_count * (size_t)WINDOW_SIZE};
+    EXPECT_EQ(process_vm_readv(tracee.pid, &local, 1, tracee.windows, tracee.window_count, 0), local.iov_len);
 }
 
 static bool windows_changed(void)
 {
-    bool changed = false;
+    size_t size = tracee.window_count * (size_t)WINDOW_SIZE;
     windows_read(tracee.now);
-    for (unsigned i = 0; i < tracee.window_count; i++)
-        changed = changed || memcmp(tracee.now[i], tracee.before[i], tracee.windows[i].size) != 0;
+    bool changed = memcmp(tracee.now, tracee.before, size) != 0;
     if (changed)
-        memcpy(tracee.before, tracee.now, sizeof(tracee.now));
+        memcpy(tracee.before, tracee.now, size);
     return changed;
 }
 

@@ -282,7 +282,7 @@ inline take_in(head) {
     n = 0
 }
 
-/* ipc_lane_writer_ring: at most one ring per armed value, and only for a sleeper whose record is there. A reader
+/* lane_writer_ring: at most one ring per armed value, and only for a sleeper whose record is there. A reader
  * that has read this record already and sleeps on the next one is left alone: its value is still to be rung. */
 inline ring(record) {
     i = 0;
@@ -343,14 +343,14 @@ proctype Writer() {
 #ifdef M_MAIL_BEFORE_COMMIT
         check_mail(pos);
 #endif
-        /* ipc_lane_writer_reserve */
+        /* lane_writer_reserve */
         if
         :: pos + NEED > tail + N ->
             target = ((pos + NEED - N + SZ - 1) / SZ) * SZ;
 #ifndef DROP
             load_cursors();
             if
-            :: min < target -> /* ipc_lane_writer_wait_room */
+            :: min < target -> /* lane_writer_want */
 #ifndef M_NO_WANT
                 store_w(WANT, target);
 #endif
@@ -401,7 +401,7 @@ proctype Writer() {
 #if SZ > 1
         store_w(W(pos + 1), BODY(pos));
 #endif
-        /* ipc_lane_writer_commit */
+        /* lane_writer_commit */
 #ifdef M_RING_BEFORE_COMMIT
         ring(pos);
 #endif
@@ -436,7 +436,7 @@ killed:
 }
 
 /* ---- a reader --------------------------------------------------------------------------------------------- */
-/* ipc_lane_reader_report */
+/* lane_reader_report */
 inline report() {
     if
     :: pos != stored ->
@@ -475,7 +475,7 @@ proctype Reader(byte r) {
     leave = 1;
 #endif
     atomic { box[p] != 0 -> box[p] = 0; seen = mem[MAIL(p)] }
-    /* ipc_lane_reader_attach */
+    /* lane_reader_init */
     atomic { t = mem[START(r)] }
     if
     :: t != 0 -> pos = t - 1
@@ -519,7 +519,7 @@ proctype Reader(byte r) {
 #endif
 #endif
 
-look: /* ipc_lane_reader_peek */
+look: /* lane_reader_peek */
     if
     :: pos == END -> goto done
     :: else
@@ -606,7 +606,7 @@ look: /* ipc_lane_reader_peek */
     :: ended -> goto done
     :: else
     fi;
-    /* ipc_lane_reader_arm */
+    /* lane_reader_arm */
     atomic { armed++; assert(armed < 8 * (M + 2)) }
 #ifndef M_SAME_ARMED
     store_r(ARMED(r), armed);
@@ -619,7 +619,7 @@ look: /* ipc_lane_reader_peek */
 #ifndef M_NO_BARRIER_SLEEP
     barrier(p);
 #endif
-    /* ipc_lane_wait */
+    /* lane_sleep */
 #ifndef M_NO_RELOOK
     atomic { KR w = mem[W(pos)] }
     if

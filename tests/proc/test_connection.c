@@ -307,12 +307,13 @@ static void test_broker_silent(void **state)
     struct ipc_error error;
     char buffer[64];
     (void)state;
-    options.timeout_ns = SECONDS(1) / 20;
+    options.timeout_ns = SECONDS(1);
     EXPECT_EQ(ipc_connection_open(&hasty, NULL, &options, NULL), 0);
     patient = connection_new();
     live = publisher_new(patient, "live", 0, 0);
     ipc_subscription *reader = subscription_new(hasty, "live", IPC_START_NEXT, IPC_SLOW_DROP_OLDEST, 0);
     EXPECT_EQ(ipc_publisher_wait_readers(live, 1, IPC_FOREVER), 1);
+    EXPECT_EQ(ipc_subscription_wait_writers(reader, 1, IPC_FOREVER), 1);
 
     EXPECT_EQ(kill(broker.pid, SIGSTOP), 0);
     EXPECT_EQ(ipc_connection_open(&none, NULL, &options, &error), -ETIMEDOUT);
@@ -347,7 +348,11 @@ static void test_late_answers(void **state)
     ipc_subscription *subscription = NULL;
     (void)state;
     options.timeout_ns = SECONDS(1) / 50;
-    EXPECT_EQ(ipc_connection_open(&connection, NULL, &options, NULL), 0);
+    int result;
+    do
+        result = ipc_connection_open(&connection, NULL, &options, NULL);
+    while (result == -ETIMEDOUT); /* a busy machine */
+    EXPECT_EQ(result, 0);
     struct broker_counts before = broker_count(&broker);
     kill(broker.pid, SIGSTOP);
     EXPECT_EQ(ipc_publisher_open(&publisher, connection, "late.a", NULL, NULL), -ETIMEDOUT);
