@@ -245,8 +245,14 @@ int lane_writer_make_room(struct lane_writer *writer, uint32_t stride) {
         tail = next;
         sequence++;
     }
-    if (tail < needed)
+    if (tail < needed) {
+        /* Nobody stands below what is needed, and yet the record at tail is: a cursor lies inside of it. */
+        uint64_t next = record_next(writer, tail);
+        for (uint32_t i = 0; i < writer->peer_count; i++)
+            if (writer->peers[i].pins && writer->peers[i].cursor < next)
+                peer_fault(writer, &writer->peers[i], IPC__CONTROL__REASON__REASON_CORRUPT);
         return -EAGAIN;
+    }
 
     struct ipc_lane *lane = writer->lane;
     atomic_store_explicit(&lane->tail_sequence, sequence, memory_order_relaxed);

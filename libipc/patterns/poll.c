@@ -183,6 +183,7 @@ static int quiet(struct ipc_subscription *sub, struct lane_record *record, struc
     if (!sub->bells_asked)
         subscription_bells(sub, NULL);
     ipc_connection_dispatch(sub->handle.connection);
+    subscription_news(sub); /* what was pumped before its mail was counted up is in the inbox already */
     int result = arm_and_look(sub, record, lane, true);
     if (result == 0 && handle_ended(&sub->handle))
         result = -EPIPE;

@@ -108,7 +108,7 @@ __attribute__((always_inline)) static inline bool receive_plain(struct ipc_subsc
                                  struct ipc_message *message, ssize_t *size) {
     struct sub_lane *lane = sub->now;
     struct lane_record record;
-    if (!lane || lane->held || sub->burst >= BURST_MAX || handle_has_mail(&sub->handle) || lane->reader.just_lost ||
+    if (!lane || lane->held || (sub->burst >= BURST_MAX && sub->lane_count > 1) || handle_has_mail(&sub->handle) || lane->reader.just_lost ||
         lane_reader_peek(&lane->reader, &record) <= 0 || record.flags || record.size > capacity)
         return false;
     lane_copy_out(buffer, record.body, record.size);

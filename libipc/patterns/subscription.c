@@ -91,6 +91,11 @@ ipc_subscription *ipc_subscription_close(ipc_subscription *sub) {
         return NULL;
     struct ipc_connection *connection = sub->handle.connection;
     bool foreign = guard_foreign(connection);
+    for (; sub->held_tail != sub->held_head; sub->held_tail++)
+        free(sub->held[sub->held_tail % HELD_MAX].copy);
+    /* While the handle is still known: a cell is ours until the end of its lane is confirmed. */
+    while (sub->lane_count)
+        subscription_drop(sub, sub->lane_count - 1);
     if (!foreign) {
         /* Out of the table first: notices that come now are answered by the pump. */
         pthread_mutex_lock(&connection->lock);
@@ -101,10 +106,6 @@ ipc_subscription *ipc_subscription_close(ipc_subscription *sub) {
     } else {
         handle_remove(connection, &sub->handle);
     }
-    for (; sub->held_tail != sub->held_head; sub->held_tail++)
-        free(sub->held[sub->held_tail % HELD_MAX].copy);
-    while (sub->lane_count)
-        subscription_drop(sub, sub->lane_count - 1);
     struct notice *next;
     for (struct notice *notice = inbox_take(&sub->handle); notice; notice = next) {
         next = notice->next;

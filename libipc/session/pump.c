@@ -81,9 +81,24 @@ static void inbox_put(struct handle *handle, struct notice *notice) {
         (void)!write(handle->self, &(uint64_t){1}, sizeof(uint64_t));
 }
 
+static void outbox_flush(struct ipc_connection *connection) {
+    size_t sent = 0;
+    while (sent < connection->outbox_size) {
+        uint32_t size;
+        memcpy(&size, connection->outbox + sent, sizeof(size));
+        const unsigned char *packet = connection->outbox + sent + sizeof(size);
+        if (send(connection->socket, packet, size, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+            break;
+        sent += sizeof(size) + size;
+    }
+    memmove(connection->outbox, connection->outbox + sent, connection->outbox_size - sent);
+    connection->outbox_size -= sent;
+}
+
 /* Send now if nothing waits, else keep it. What is kept are answers to what the core has sent (confirms, the undoing
  * of late answers) and one detach per pairing, so the core bounds the outbox. */
 static void send_or_keep(struct ipc_connection *connection, const void *packet, size_t size) {
+    outbox_flush(connection);
     if (connection->outbox_size == 0 &&
         send(connection->socket, packet, size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size)
         return;
@@ -101,20 +116,6 @@ static void send_or_keep(struct ipc_connection *connection, const void *packet, 
     memcpy(connection->outbox + connection->outbox_size, &size32, sizeof(size32));
     memcpy(connection->outbox + connection->outbox_size + sizeof(size32), packet, size);
     connection->outbox_size = needed;
-}
-
-static void outbox_flush(struct ipc_connection *connection) {
-    size_t sent = 0;
-    while (sent < connection->outbox_size) {
-        uint32_t size;
-        memcpy(&size, connection->outbox + sent, sizeof(size));
-        const unsigned char *packet = connection->outbox + sent + sizeof(size);
-        if (send(connection->socket, packet, size, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-            break;
-        sent += sizeof(size) + size;
-    }
-    memmove(connection->outbox, connection->outbox + sent, connection->outbox_size - sent);
-    connection->outbox_size -= sent;
 }
 
 static void confirm_locked(struct ipc_connection *connection, uint16_t notice, uint64_t pairing, int result) {
@@ -206,13 +207,14 @@ static void on_reader_add(struct ipc_connection *connection, struct notice *noti
                               .slow = message->slow,
                               .tap = message->tap,
                               .fence = message->fence,
+                              .again = message->again,
                               .bell = -1};
     copy_peer(&notice->peer, message->peer);
     int fd = take_fd(fds, &fd_count);
     if (message->bell)
         notice->bell = take_fd(fds, &fd_count);
     bool sane = message->slot < IPC_LANE_SLOTS && message->cell < IPC_CELLS_PER_SEGMENT;
-    if (sane)
+    if (sane && (!message->bell || notice->bell >= 0))
         notice->cells = segment_get(connection, message->cells, fd, false);
     if (fd >= 0)
         close(fd);
@@ -245,10 +247,10 @@ static void on_lane_add(struct ipc_connection *connection, struct notice *notice
         notice->bell = take_fd(fds, &fd_count);
     struct handle *handle = handle_find(connection, message->subscription, true);
     bool sane = message->slot < IPC_LANE_SLOTS && message->cell < IPC_CELLS_PER_SEGMENT;
-    int result = sane ? 0 : -EPROTO;
+    int result = !sane ? -EPROTO : message->bell_new && notice->bell < 0 ? -EMFILE : 0;
     if (sane) /* even if the subscription has left: the core sends each cells segment once */
         notice->cells = segment_get(connection, message->cells, cells_fd, true);
-    if (sane && handle) {
+    if (result == 0 && handle) {
         result = notice->cells ? lane_segment_map(&notice->lane, lane_fd, IPC_SEGMENT_LANE, notice->ring_size, false)
                                : -ENOMEM;
     }
@@ -263,6 +265,23 @@ static void on_lane_add(struct ipc_connection *connection, struct notice *notice
         inbox_put(handle, notice);
 }
 
+/* Take the first announcement of a pairing back out of an inbox whose owner has not looked at it. What is put back
+ * comes before the mail of the notice that brought us here, so the owner looks again. */
+static bool inbox_cancel(struct ipc_connection *connection, struct handle *handle, uint64_t pairing) {
+    bool found = false;
+    struct notice *next;
+    for (struct notice *notice = inbox_take(handle); notice; notice = next) {
+        next = notice->next;
+        if (notice->type == IPC__CONTROL__TYPE__READER_ADD && notice->pairing == pairing && !notice->again) {
+            found = true;
+            notice_free(connection, notice);
+        } else {
+            inbox_put(handle, notice);
+        }
+    }
+    return found;
+}
+
 static void on_simple(struct ipc_connection *connection, struct notice *notice, const struct ipc_frame *frame) {
     *notice = (struct notice){.type = frame->type, .bell = -1};
     struct handle *handle;
@@ -271,6 +290,8 @@ static void on_simple(struct ipc_connection *connection, struct notice *notice, 
         notice->pairing = message->pairing;
         notice->reason = message->reason;
         handle = handle_find(connection, message->lane, false);
+        if (handle && inbox_cancel(connection, handle, notice->pairing))
+            handle = NULL; /* it never counted that reader: answered here */
     } else {
         const Ipc__Control__LaneDel *message = (const void *)frame->message;
         notice->pairing = message->pairing;
@@ -408,8 +429,9 @@ void pump(struct ipc_connection *connection) {
         if (deadline == 0)
             deadline = now + PENDING_WAIT_NS;
         struct pollfd wait = {.fd = connection->socket, .events = POLLIN};
-        if (now >= deadline || poll(&wait, 1, (int)((deadline - now) / 1000000) + 1) <= 0)
+        if (now >= deadline)
             return;
+        (void)poll(&wait, 1, 1); /* pending may also fall without a frame */
     }
 }
 

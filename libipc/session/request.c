@@ -85,7 +85,7 @@ static int await_reply(struct ipc_connection *connection, uint64_t id, uint16_t 
             return error_set(error, code, "%s", failure->text);
         }
         if (frame.type != reply_type || (fd && count != 1)) {
-            receive_close(fds, count);
+            receive_dispatch(connection, &frame, fds, count); /* undoes what was made for it */
             return error_set(error, count == 0 && frame.type == reply_type ? -EMFILE : -EPROTO,
                              "the broker's answer came without its descriptor, or is not one: this process may be "
                              "out of descriptors (RLIMIT_NOFILE)");

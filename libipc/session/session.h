@@ -38,6 +38,7 @@ struct notice {
     bool tap;
     bool fence;
     bool ended;
+    bool again;               /* the handle may have been told about this pairing before */
     int bell;                 /* to ring, or to wait on; -1: none */
     struct segment_ref *cells; /* the peer's (READER_ADD) or ours (LANE_ADD): one reference is the notice's */
     uint32_t cell;

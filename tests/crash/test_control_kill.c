@@ -196,17 +196,27 @@ static bool run_to_stop(unsigned stop)
     return true;
 }
 
-/* Run it until so many instructions have changed shared memory. False: it ended before. */
-static bool run_to_store(unsigned store)
+/* The place of a store: the return from a system call before it, and how many stores lie between. */
+struct store {
+    unsigned stop, index;
+};
+
+/* Run it to the store after that one, stepping from there on only. False: it ended before. */
+static bool run_to_store(struct store *store)
 {
-    unsigned seen = 0;
-    while (next_stop()) {
-        if (tracee.stops % 2 == 0)
-            seen += step(store - seen);
-        if (seen == store || !WIFSTOPPED(tracee.status))
-            break;
+    if (!run_to_stop(store->stop))
+        return false;
+    if (store->stop > 0 && step(store->index + 1) == store->index + 1) {
+        store->index++;
+        return true;
     }
-    return WIFSTOPPED(tracee.status);
+    while (WIFSTOPPED(tracee.status) && next_stop()) {
+        if (tracee.stops % 2 == 0 && step(1) == 1) {
+            *store = (struct store){tracee.stops, 1};
+            return true;
+        }
+    }
+    return false;
 }
 
 /* ---- the bystanders ------------------------------------------------------------------------------------------ */
@@ -256,6 +266,7 @@ static void settle(struct bystanders *them, const struct broker_counts *then, un
 static void test_kill_everywhere(void **state)
 {
     struct bystanders them = {.out = connection_new(), .in = connection_new()};
+    struct store store = {0};
     unsigned points[2] = {0};
     (void)state;
     watchdog(280, "killing a client everywhere");
@@ -272,7 +283,7 @@ static void test_kill_everywhere(void **state)
     for (int stores = 0; stores < 2; stores++) {
         for (bool more = true; more; points[stores] += more) {
             tracee_start();
-            more = stores ? run_to_store(points[stores] + 1) : run_to_stop(points[stores] + 1);
+            more = stores ? run_to_store(&store) : run_to_stop(points[stores] + 1);
             tracee_end();
             settle(&them, &before, descriptors);
         }

@@ -70,6 +70,7 @@ static int send_reader_add(struct broker *broker, struct session *session, struc
     message.start = (Ipc__Control__Start)pairing->start;
     message.slow = (Ipc__Control__Slow)pairing->slow;
     message.tap = pairing->tap;
+    message.again = pairing->writer_side.known;
     message.bell = pairing->bell != NULL;
     message.fence = pairing->fence;
     message.peer = &peer;
@@ -137,7 +138,7 @@ static int flush_adds(struct broker *broker, struct session *session, bool write
 {
     struct list *head = writer ? &session->writer_adds : &session->reader_adds;
 
-    while (!list_empty(head) && session->window<IPC_NOTICE_WINDOW && * budget> 0) {
+    while (!list_empty(head) && *budget > 0 && session->window < IPC_NOTICE_WINDOW) {
         struct side *side = list_entry(head->next, struct side, due);
         int result = writer ? send_reader_add(broker, session, pairing_of_writer_side(side))
                             : send_lane_add(broker, session, pairing_of_reader_side(side));

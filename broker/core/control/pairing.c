@@ -171,12 +171,17 @@ static void confirm_reader(struct broker *broker, struct session *session, struc
 {
     struct side *side = &pairing->reader_side;
     bool flew = side->flight;
+    bool joined = side->joined;
 
     if (!(add ? side_confirm_add(side) : side_confirm_del(side)))
         return;
     settle(broker, session, side, flew);
     if (add && result < 0) {
-        reader_gone(broker, pairing);
+        pairing->cells->known = false; /* perhaps it was that descriptor that it had no room for */
+        if (joined)
+            reader_end(broker, pairing, REASON(LIMIT), false); /* it reads: the cell is its own until it says so */
+        else
+            reader_gone(broker, pairing);
         writer_end(broker, pairing, REASON(LIMIT));
     }
 }
@@ -257,7 +262,8 @@ void pairing_end_lane(struct broker *broker, struct lane *lane, unsigned reason)
 
         /* A reader that the writer may have counted gets to see the lane even now. */
         writer_gone(broker, pairing, session);
-        reader_end(broker, pairing, reason, pairing->writer_side.known);
+        reader_end(broker, pairing, reason,
+                   pairing->writer_side.known || pairing->start == IPC__CONTROL__START__START_OLDEST);
         (void)finish(broker, pairing);
     }
     list_remove(&lane->by_session);

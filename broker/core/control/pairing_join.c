@@ -180,8 +180,14 @@ void pairing_join_lane(struct broker *broker, struct lane *lane)
 
 int pairing_ask_bells(struct broker *broker, struct subscription *subscription, struct refusal *refusal)
 {
-    if (subscription->bell)
-        return 0;
+    if (subscription->bell) { /* asked again: somebody spoiled a bell, and all get new ones */
+        list_for_each(node, &subscription->pairings)
+        {
+            list_entry(node, struct pairing, by_subscription)->bell = NULL;
+        }
+        bell_free_all(broker, subscription);
+        subscription->bell = false;
+    }
     list_for_each(node, &subscription->pairings)
     {
         const struct pairing *pairing = list_entry(node, struct pairing, by_subscription);

@@ -171,6 +171,8 @@ int session_new(struct broker *broker, int *fd)
         .session = ++broker->session_last, .uid = peer.uid, .gid = peer.gid, .pid = (uint32_t)peer.pid};
     session->user = quota_user(&broker->quota, peer.uid);
     session->fd = *fd;
+    /* Few frames fit: descriptors in those that nobody reads count against the broker, whatever was confirmed. */
+    (void)setsockopt(session->fd, SOL_SOCKET, SO_SNDBUF, &(int){2 * IPC_MAX_FRAME_SIZE}, sizeof(int));
     session->events = EPOLLIN | EPOLLRDHUP;
     result = session->user ? begin(broker, session) : -ENOMEM;
     if (result == 0) {
