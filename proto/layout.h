@@ -54,6 +54,11 @@ struct ipc_board {
     unsigned char reserved[IPC_LAYOUT_PAGE - IPC_LAYOUT_LINE - 12];
 };
 
+#define IPC_ARMED       UINT64_C(1) /* I sleep on this lane: wake me */
+#define IPC_ARMED_BELL  UINT64_C(2) /* by the bell, not by the futex of the record */
+#define IPC_ARMED_FENCE UINT64_C(4) /* I sleep often, without a barrier for you: fence each publish */
+#define IPC_ARMED_STEP  UINT64_C(8)
+
 /* One per (reader, lane). Writer: the reading session. */
 struct ipc_cell {
     /* Everything below this position of the lane has been consumed; its low half is a futex word. */
@@ -62,8 +67,7 @@ struct ipc_cell {
     _Atomic uint64_t owner;
     /* Records of this lane that the reader missed. */
     _Atomic uint64_t lost;
-    /* Odd: I sleep on this lane, wake me. Bit 1: by the bell, else by the futex of the record. Only grows,
-     * over pairings too. */
+    /* IPC_ARMED and the other bits below, and above them a count that only grows, over pairings too. */
     _Alignas(IPC_LAYOUT_LINE) _Atomic uint64_t armed;
     /* Position of the record whose word I sleep on; stored before armed. */
     _Atomic uint64_t asleep;

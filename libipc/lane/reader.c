@@ -87,7 +87,7 @@ void lane_reader_init(struct lane_reader *reader, const struct ipc_lane *lane, c
     }
     reader->reported = reader->consumed = reader->position;
     reader->start = ended ? UINT64_MAX : reader->position;
-    reader->armed = atomic_load_explicit(&cell->armed, memory_order_relaxed) & ~UINT64_C(3);
+    reader->armed = atomic_load_explicit(&cell->armed, memory_order_relaxed) & ~(IPC_ARMED_STEP - 1);
     atomic_store_explicit(&cell->lost, 0, memory_order_relaxed);
     atomic_store_explicit(&cell->cursor, reader->position, memory_order_release);
     /* The release pairs with the acquire in peer_cursor(): who sees our pairing sees our cursor. */
@@ -192,6 +192,10 @@ void lane_reader_report(struct lane_reader *reader) {
     /* Pairs with the acquire in peer_cursor(): our reads below the cursor are over. */
     atomic_store_explicit(&reader->cell->cursor, now, LANE_PUBLISH);
     reader->reported = now;
+    if (reader->told && now - old >= reader->ring_size / 8) { /* a stream: the writer need not fence any more */
+        reader->told = false;
+        lane_reader_disarm(reader);
+    }
     lane_publish_fence(reader->fence);
     uint64_t want = atomic_load_explicit(&reader->lane->want, LANE_LOOK);
 #ifdef IPC_PLANT_WANT_UNHEARD
@@ -201,17 +205,23 @@ void lane_reader_report(struct lane_reader *reader) {
         lane_wake(lane_low_half(&reader->cell->cursor), false);
 }
 
-void lane_reader_arm(struct lane_reader *reader, bool bell) {
+bool lane_reader_arm(struct lane_reader *reader, bool bell) {
     if (reader->consumed != reader->reported)
         lane_reader_report(reader);
-    reader->armed += 4;
+    reader->armed += IPC_ARMED_STEP;
     reader->armed_at = reader->position;
+    reader->told = reader->told && reader->often;
     atomic_store_explicit(&reader->cell->asleep, reader->position, memory_order_relaxed);
-    atomic_store_explicit(&reader->cell->armed, reader->armed | (bell ? 3 : 1), LANE_PUBLISH);
+    atomic_store_explicit(&reader->cell->armed,
+                          reader->armed | IPC_ARMED | (bell ? IPC_ARMED_BELL : 0) |
+                              (reader->often ? IPC_ARMED_FENCE : 0),
+                          LANE_PUBLISH);
+    return !reader->told;
 }
 
 void lane_reader_disarm(struct lane_reader *reader) {
-    atomic_store_explicit(&reader->cell->armed, reader->armed, memory_order_relaxed);
+    atomic_store_explicit(&reader->cell->armed, reader->armed | (reader->told ? IPC_ARMED_FENCE : 0),
+                          memory_order_relaxed);
 }
 
 bool lane_reader_sleeps_on(struct lane_reader *reader, const _Atomic uint32_t **word, uint32_t *value) {

@@ -32,7 +32,9 @@ struct lane_reader {
 
     const struct ipc_lane *lane;
     struct ipc_cell *cell;
-    uint64_t armed;
+    uint64_t armed;     /* the count in the cell's word */
+    bool often;         /* set by the waiter: the writers shall fence, so that sleeping needs no barrier */
+    bool told;          /* the writer has seen that, for certain */
     uint64_t armed_at; /* our position when we armed: where the writer rings */
     uint64_t start;    /* where we began; UINT64_MAX: the lane has no writer to tell what we missed before */
     uint32_t slot;
@@ -66,8 +68,14 @@ bool lane_reader_recheck(struct lane_reader *reader);
 void lane_reader_report(struct lane_reader *reader);
 
 /* About to sleep: report, and let the writer know that it has to ring (by bell, or by the futex of the word at
- * our position). A barrier (lane_barrier(), once for all lanes) and another peek come next, always. */
-void lane_reader_arm(struct lane_reader *reader, bool bell);
+ * our position). Then, for all lanes at once, a barrier, lane_reader_barred() and another peek, always. Returns false
+ * if a fence of our own will do for the barrier: the writer is known to fence, because we sleep often. */
+bool lane_reader_arm(struct lane_reader *reader, bool bell);
+
+/* lane_barrier() was issued since the arming. */
+static inline void lane_reader_barred(struct lane_reader *reader) {
+    reader->told = reader->often;
+}
 
 /* Awake again. */
 void lane_reader_disarm(struct lane_reader *reader);

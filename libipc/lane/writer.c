@@ -314,7 +314,7 @@ void lane_writer_ring_armed(struct lane_writer *writer) {
 #ifdef IPC_PLANT_RING_AGAIN
         peer->rung = 0;
 #endif
-        if (!(armed & 1) || armed == peer->rung)
+        if (!(armed & IPC_ARMED) || armed == peer->rung)
             continue;
         /* It stored where it sleeps before it armed. (Its cursor stays behind while it holds records in place.)
          * If nothing is there yet, what we look after is a record that it has read: a ring now could come before
@@ -324,7 +324,7 @@ void lane_writer_ring_armed(struct lane_writer *writer) {
         if (asleep == writer->position)
             continue;
 #endif
-        if (armed & 2) {
+        if (armed & IPC_ARMED_BELL) {
             if (peer->bell < 0)
                 continue; /* it is on its way: the notice that brings it rings */
             peer->rung = armed;

@@ -139,8 +139,13 @@ static inline void lane_writer_ring(struct lane_writer *writer) {
     uint64_t any = 0;
     for (uint32_t i = 0; i < writer->peer_count; i++)
         any |= atomic_load_explicit(writer->armed[i], LANE_LOOK);
-    if (__builtin_expect(any & 1, 0))
+    if (__builtin_expect(any & (IPC_ARMED | IPC_ARMED_FENCE), 0)) {
+#ifndef IPC_TSAN
+        if (any & IPC_ARMED_FENCE) /* pairs with the fence of a reader that sleeps often */
+            atomic_thread_fence(memory_order_seq_cst);
+#endif
         lane_writer_ring_armed(writer);
+    }
 }
 
 /* Publish the body that was reserved and filled in. The release pairs with the acquire in lane_reader_peek(). */

@@ -83,6 +83,8 @@ struct ipc_subscription {
     uint32_t probe;
     uint64_t expected_ns; /* how long waits have been taking */
     uint32_t spins;
+    uint64_t slept_at;   /* received, when it went to sleep last */
+    uint32_t naps;       /* sleeps in a row with few records in between */
 
     int epoll;         /* descriptor of the user, or -1 */
     int *bells;

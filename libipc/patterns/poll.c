@@ -20,6 +20,9 @@
 #define WAKE_COST_NS  UINT64_C(8000)
 #define EXPECTED_MAX_NS UINT64_C(200000)
 #define SPIN_PROBE_EVERY 64u
+/* Sleeps in a row with fewer records in between, after which a reader counts as one that sleeps often. */
+#define NAPS        4u
+#define NAP_RECORDS 16u
 #define SPIN_BLIND 32 /* looks between two looks at the clock */
 
 static inline void relax(void) {
@@ -129,12 +132,29 @@ static void spin_learn(struct ipc_subscription *sub, uint64_t waited_ns, bool sl
     sub->expected_ns = sub->expected_ns - sub->expected_ns / 8 + waited_ns / 8;
 }
 
+/* Arm all lanes and make that known. Who sleeps often lets the writers fence, since a barrier in all of their
+ * processes costs more than a few fences: 1 us if they are asleep, many if they have to be interrupted. */
 static void arm_all(struct ipc_subscription *sub, bool bell) {
+    sub->naps = sub->received - sub->slept_at < NAP_RECORDS ? sub->naps + (sub->naps < NAPS) : 0;
+    sub->slept_at = sub->received;
+    bool barrier = false;
     for (unsigned i = 0; i < sub->lane_count; i++) {
+        struct lane_reader *reader = &sub->lanes[i]->reader;
+        reader->often = sub->naps == NAPS;
         if (!sub->lanes[i]->broken)
-            lane_reader_arm(&sub->lanes[i]->reader, bell);
+            barrier = lane_reader_arm(reader, bell) || barrier;
         sub->lanes[i]->armed = true;
     }
+    if (!barrier) {
+#ifndef IPC_TSAN
+        atomic_thread_fence(memory_order_seq_cst);
+#endif
+        return;
+    }
+    lane_barrier(); /* pairs with lane_publish_fence() in lane_writer_ring() */
+    for (unsigned i = 0; i < sub->lane_count; i++)
+        if (!sub->lanes[i]->broken)
+            lane_reader_barred(&sub->lanes[i]->reader);
 }
 
 static void disarm_all(struct ipc_subscription *sub) {
@@ -160,7 +180,6 @@ static bool by_bell(const struct ipc_subscription *sub) {
 /* Arm every lane, then look again: what was committed before the barrier is seen, what comes after rings. */
 static int arm_and_look(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane, bool bell) {
     arm_all(sub, bell);
-    lane_barrier(); /* pairs with lane_publish_fence() in lane_writer_ring() */
 #ifdef IPC_PLANT_NO_RELOOK
     return 0;
 #endif

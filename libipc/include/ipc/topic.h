@@ -246,8 +246,8 @@ struct ipc_message {
  *                    are valid until the next call on this subscription
  * @param timeout_ns  how long to wait for one
  * @return the payload's size; -EAGAIN none (timeout 0); -ETIMEDOUT none in time; -EMSGSIZE larger than capacity:
- *         message->size says how large, and the message stays to be received; -EBUSY messages are taken in place and
- *         not released; -EPIPE the session is over and everything was read
+ *         message->size says how large, and the message stays to be received; -EPIPE the session is over and
+ *         everything was read
  */
 IPC_PUBLIC ssize_t ipc_subscription_receive(ipc_subscription *subscription, void *buffer, size_t capacity,
                                             struct ipc_message *message, int64_t timeout_ns);
