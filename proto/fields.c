@@ -6,7 +6,8 @@
 
 #include "proto/limits.h"
 
-void ipc_field_put(unsigned char *block, size_t *position, const struct ipc_field *field) {
+void ipc_field_put(unsigned char *block, size_t *position, const struct ipc_field *field)
+{
     unsigned char *at = block + *position;
     at[0] = field->kind;
     at[1] = field->name_size;
@@ -18,14 +19,16 @@ void ipc_field_put(unsigned char *block, size_t *position, const struct ipc_fiel
     *position += ipc_field_size(field->name_size, field->value_size);
 }
 
-int ipc_fields_block_check(const struct ipc_record_headers *headers, size_t body_size) {
+int ipc_fields_block_check(const struct ipc_record_headers *headers, size_t body_size)
+{
     uint32_t size = headers->size;
     if (size < sizeof(*headers) || size > IPC_MAX_HEADERS_SIZE || size % 8 != 0 || size > body_size)
         return -EPROTO;
     return (int)size;
 }
 
-int ipc_field_next(const unsigned char *block, size_t block_size, size_t *position, struct ipc_field *field) {
+int ipc_field_next(const unsigned char *block, size_t block_size, size_t *position, struct ipc_field *field)
+{
     size_t at = *position ? *position : sizeof(struct ipc_record_headers);
     if (at >= block_size || block[at] == IPC_FIELD_END)
         return 0;

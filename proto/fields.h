@@ -20,12 +20,14 @@ struct ipc_field {
 };
 
 /* Bytes that a field takes in a block. */
-static inline size_t ipc_field_size(size_t name_size, size_t value_size) {
+static inline size_t ipc_field_size(size_t name_size, size_t value_size)
+{
     return 4 + name_size + value_size;
 }
 
 /* Bytes of a block whose fields take that many. */
-static inline size_t ipc_fields_block_size(size_t fields_size) {
+static inline size_t ipc_fields_block_size(size_t fields_size)
+{
     return (sizeof(struct ipc_record_headers) + fields_size + 7) & ~(size_t)7;
 }
 

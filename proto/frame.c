@@ -34,11 +34,13 @@ static const ProtobufCMessageDescriptor *const descriptors[] = {
     [IPC__CONTROL__TYPE__ENDED] = &ipc__control__ended__descriptor,
 };
 
-const ProtobufCMessageDescriptor *ipc_frame_descriptor(uint16_t type) {
+const ProtobufCMessageDescriptor *ipc_frame_descriptor(uint16_t type)
+{
     return type < sizeof(descriptors) / sizeof(descriptors[0]) ? descriptors[type] : NULL;
 }
 
-unsigned ipc_frame_fds_max(uint16_t type) {
+unsigned ipc_frame_fds_max(uint16_t type)
+{
     switch (type) {
     case IPC__CONTROL__TYPE__WELCOME:
     case IPC__CONTROL__TYPE__ADVERTISED:
@@ -52,7 +54,8 @@ unsigned ipc_frame_fds_max(uint16_t type) {
     }
 }
 
-int ipc_frame_pack(void *buffer, size_t capacity, uint16_t type, uint64_t id, const ProtobufCMessage *message) {
+int ipc_frame_pack(void *buffer, size_t capacity, uint16_t type, uint64_t id, const ProtobufCMessage *message)
+{
     size_t size = protobuf_c_message_get_packed_size(message);
     struct ipc_frame_header header = {.magic = IPC_FRAME_MAGIC, .type = type, .id = id};
     if (size > IPC_MAX_FRAME_SIZE - sizeof(header) || size + sizeof(header) > capacity)
@@ -63,7 +66,8 @@ int ipc_frame_pack(void *buffer, size_t capacity, uint16_t type, uint64_t id, co
     return (int)(size + sizeof(header));
 }
 
-static void *arena_alloc(void *data, size_t size) {
+static void *arena_alloc(void *data, size_t size)
+{
     struct ipc_frame_arena *arena = data;
     if (size > sizeof(arena->memory) - arena->used) {
         arena->used = sizeof(arena->memory); /* however much was left: this is how unpack knows */
@@ -76,12 +80,14 @@ static void *arena_alloc(void *data, size_t size) {
     return memory;
 }
 
-static void arena_free(void *data, void *memory) {
+static void arena_free(void *data, void *memory)
+{
     (void)data;
     (void)memory;
 }
 
-int ipc_frame_unpack(struct ipc_frame *frame, struct ipc_frame_arena *arena, const void *packet, size_t size) {
+int ipc_frame_unpack(struct ipc_frame *frame, struct ipc_frame_arena *arena, const void *packet, size_t size)
+{
     struct ipc_frame_header header;
     if (size < sizeof(header) || size > IPC_MAX_FRAME_SIZE)
         return -EPROTO;
@@ -89,10 +95,12 @@ int ipc_frame_unpack(struct ipc_frame *frame, struct ipc_frame_arena *arena, con
     const ProtobufCMessageDescriptor *descriptor = ipc_frame_descriptor(header.type);
     if (header.magic != IPC_FRAME_MAGIC || header.size != size - sizeof(header) || !descriptor)
         return -EPROTO;
-    arena->allocator = (ProtobufCAllocator){.alloc = arena_alloc, .free = arena_free, .allocator_data = arena};
+    arena->allocator =
+        (ProtobufCAllocator){.alloc = arena_alloc, .free = arena_free, .allocator_data = arena};
     arena->used = 0;
     const uint8_t *body = (const uint8_t *)packet + sizeof(header);
-    const ProtobufCMessage *message = protobuf_c_message_unpack(descriptor, &arena->allocator, header.size, body);
+    const ProtobufCMessage *message =
+        protobuf_c_message_unpack(descriptor, &arena->allocator, header.size, body);
     if (!message)
         return arena->used >= sizeof(arena->memory) ? -EMSGSIZE : -EPROTO;
     *frame = (struct ipc_frame){.type = header.type, .id = header.id, .message = message};

@@ -21,9 +21,9 @@
 
 struct ipc_frame_header {
     uint16_t magic;
-    uint16_t type;  /* Ipc__Control__Type */
-    uint32_t size;  /* of the message that follows, bytes */
-    uint64_t id;    /* request id; a reply repeats it; 0 in notices */
+    uint16_t type; /* Ipc__Control__Type */
+    uint32_t size; /* of the message that follows, bytes */
+    uint64_t id;   /* request id; a reply repeats it; 0 in notices */
 };
 
 /* Unpacking takes memory from this arena alone, so that no peer decides how much a frame costs. */
@@ -40,7 +40,8 @@ struct ipc_frame {
 };
 
 /* Pack a message into buffer. Returns the size of the packet, or -EMSGSIZE if it exceeds capacity. */
-int ipc_frame_pack(void *buffer, size_t capacity, uint16_t type, uint64_t id, const ProtobufCMessage *message);
+int ipc_frame_pack(void *buffer, size_t capacity, uint16_t type, uint64_t id,
+                   const ProtobufCMessage *message);
 
 /* Check a received packet and unpack its message into the arena. Returns 0; -EPROTO if the frame is not one of
  * ours, its type unknown, or its message malformed; -EMSGSIZE if unpacking would exceed the arena. */

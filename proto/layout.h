@@ -135,22 +135,24 @@ enum ipc_field_kind {
     IPC_FIELD_USER = 3,         /* name and value of the user's choice */
 };
 
-static inline uint32_t ipc_record_stride(uint32_t body_size) {
+static inline uint32_t ipc_record_stride(uint32_t body_size)
+{
     return (uint32_t)sizeof(uint64_t) + ((body_size + IPC_RECORD_ALIGN - 1) & ~(IPC_RECORD_ALIGN - 1));
 }
 
 /* The stamp of an uncommitted record word at a position: the lap number, scattered (the multiplier is odd, so
  * laps stay distinct) so that payload left over from another lap is not taken for a stamp. */
-static inline uint32_t ipc_record_stamp(uint64_t position, uint32_t ring_size) {
+static inline uint32_t ipc_record_stamp(uint64_t position, uint32_t ring_size)
+{
     uint32_t lap = (uint32_t)(position >> __builtin_ctz(ring_size));
     return (lap * UINT32_C(0x9e3779b1) ^ UINT32_C(0x2545f491)) & ~IPC_RECORD_COMMITTED;
 }
 
 /* Changes with every size and offset below. */
-#define IPC_LAYOUT_FINGERPRINT                                                                               \
-    ((uint64_t)sizeof(struct ipc_board) << 48 ^ (uint64_t)sizeof(struct ipc_cells) << 32 ^                    \
-     (uint64_t)offsetof(struct ipc_cell, armed) << 24 ^ (uint64_t)sizeof(struct ipc_cell) << 16 ^             \
-     (uint64_t)sizeof(struct ipc_lane) << 4 ^ (uint64_t)offsetof(struct ipc_lane, want))
+#define IPC_LAYOUT_FINGERPRINT                                                                 \
+ ((uint64_t)sizeof(struct ipc_board) << 48 ^ (uint64_t)sizeof(struct ipc_cells) << 32 ^        \
+  (uint64_t)offsetof(struct ipc_cell, armed) << 24 ^ (uint64_t)sizeof(struct ipc_cell) << 16 ^ \
+  (uint64_t)sizeof(struct ipc_lane) << 4 ^ (uint64_t)offsetof(struct ipc_lane, want))
 
 static_assert(sizeof(struct ipc_segment_header) == 64, "layout");
 static_assert(sizeof(struct ipc_board) == IPC_LAYOUT_PAGE, "layout");

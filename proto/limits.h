@@ -10,42 +10,42 @@
 #include <stdint.h>
 
 /* Names */
-#define IPC_MAX_NAME_SIZE      255u /* topic name or pattern, bytes without the final 0 */
-#define IPC_MAX_NAME_LEVELS    32u
-#define IPC_MAX_CLIENT_NAME    63u /* what a client calls itself */
-#define IPC_MAX_ADDRESS_SIZE   107u /* sun_path without the final 0 */
+#define IPC_MAX_NAME_SIZE    255u /* topic name or pattern, bytes without the final 0 */
+#define IPC_MAX_NAME_LEVELS  32u
+#define IPC_MAX_CLIENT_NAME  63u  /* what a client calls itself */
+#define IPC_MAX_ADDRESS_SIZE 107u /* sun_path without the final 0 */
 
 /* Lanes */
-#define IPC_MIN_RING_SIZE      4096u
-#define IPC_MAX_RING_SIZE      (UINT32_C(1) << 28)
-#define IPC_RING_SIZE_DEFAULT  (UINT32_C(1) << 18)
-#define IPC_MAX_LANE_READERS   208u /* slots in a control page */
+#define IPC_MIN_RING_SIZE     4096u
+#define IPC_MAX_RING_SIZE     (UINT32_C(1) << 28)
+#define IPC_RING_SIZE_DEFAULT (UINT32_C(1) << 18)
+#define IPC_MAX_LANE_READERS  208u /* slots in a control page */
 /* A record, its word included, is at most half the ring. */
-#define IPC_MAX_MESSAGE_SIZE   (IPC_MAX_RING_SIZE / 2 - 8)
-#define IPC_MAX_HEADERS        64u
-#define IPC_MAX_HEADERS_SIZE   65528u /* the whole header block */
+#define IPC_MAX_MESSAGE_SIZE  (IPC_MAX_RING_SIZE / 2 - 8)
+#define IPC_MAX_HEADERS       64u
+#define IPC_MAX_HEADERS_SIZE  65528u /* the whole header block */
 
 /* Control socket */
-#define IPC_MAX_FRAME_SIZE     8192u /* one packet, frame header included */
-#define IPC_MAX_FRAME_FDS      4u
-#define IPC_MAX_UNPACK_SIZE    (4 * IPC_MAX_FRAME_SIZE) /* memory that unpacking one frame may take */
-#define IPC_NOTICE_WINDOW      8u /* notices that carry a descriptor and are not confirmed, per session */
+#define IPC_MAX_FRAME_SIZE  8192u /* one packet, frame header included */
+#define IPC_MAX_FRAME_FDS   4u
+#define IPC_MAX_UNPACK_SIZE (4 * IPC_MAX_FRAME_SIZE) /* memory that unpacking one frame may take */
+#define IPC_NOTICE_WINDOW   8u /* notices that carry a descriptor and are not confirmed, per session */
 
 /* Per uid (configuration [limits]) */
-#define IPC_SESSIONS_DEFAULT       2048u
-#define IPC_CONNECTS_DEFAULT       5000u /* per second */
-#define IPC_TOPICS_DEFAULT         16384u /* advertised names, over all sessions of the uid */
-#define IPC_SUBSCRIPTIONS_DEFAULT  16384u
-#define IPC_LANES_DEFAULT          32768u /* pairings of a writer and a reader, charged to the reader */
-#define IPC_SEGMENT_BYTES_DEFAULT  (UINT64_C(4) << 30)
-#define IPC_MAX_SESSIONS           8192u /* over all uids */
-#define IPC_MAX_TOPICS             65536u
-#define IPC_MAX_PAIRINGS           262144u
+#define IPC_SESSIONS_DEFAULT      2048u
+#define IPC_CONNECTS_DEFAULT      5000u  /* per second */
+#define IPC_TOPICS_DEFAULT        16384u /* advertised names, over all sessions of the uid */
+#define IPC_SUBSCRIPTIONS_DEFAULT 16384u
+#define IPC_LANES_DEFAULT         32768u /* pairings of a writer and a reader, charged to the reader */
+#define IPC_SEGMENT_BYTES_DEFAULT (UINT64_C(4) << 30)
+#define IPC_MAX_SESSIONS          8192u /* over all uids */
+#define IPC_MAX_TOPICS            65536u
+#define IPC_MAX_PAIRINGS          262144u
 
 /* Waiting */
-#define IPC_MAX_WAITV          128u /* FUTEX_WAITV_MAX */
-#define IPC_WAIT_LANES_MAX     (IPC_MAX_WAITV - 2u) /* beside the board's mail and the news of other threads */
-#define IPC_NET_NS             UINT64_C(5000000000) /* the bounded wait below every sleep */
+#define IPC_MAX_WAITV            128u                 /* FUTEX_WAITV_MAX */
+#define IPC_WAIT_LANES_MAX       (IPC_MAX_WAITV - 2u) /* beside the board's mail and the news of other threads */
+#define IPC_NET_NS               UINT64_C(5000000000) /* the bounded wait below every sleep */
 #define IPC_BLOCK_MAX_DEFAULT_NS UINT64_C(1000000000)
 
 /* The worst case. A session holds in the core: its socket, its pidfd, its board; one descriptor for each 63
@@ -54,7 +54,8 @@
 #define IPC_CORE_FDS_PER_SESSION 3u
 #define IPC_CORE_FDS_BASE        16u
 static_assert(IPC_MAX_FRAME_FDS <= 253, "SCM_MAX_FD");
-static_assert(IPC_NOTICE_WINDOW * IPC_MAX_FRAME_FDS <= 64, "descriptors in flight count against RLIMIT_NOFILE");
+static_assert(IPC_NOTICE_WINDOW * IPC_MAX_FRAME_FDS <= 64,
+              "descriptors in flight count against RLIMIT_NOFILE");
 static_assert(IPC_MAX_MESSAGE_SIZE <= 0x0fffffff, "the size field of a record word has 28 bits");
 static_assert((IPC_MAX_RING_SIZE & (IPC_MAX_RING_SIZE - 1)) == 0, "a ring is a power of two");
 

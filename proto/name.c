@@ -5,7 +5,8 @@
 
 #include "proto/limits.h"
 
-const char *ipc_name_check(const char *name, bool pattern) {
+const char *ipc_name_check(const char *name, bool pattern)
+{
     if (!name || !*name)
         return "it is empty";
     size_t size = strnlen(name, IPC_MAX_NAME_SIZE + 1);
@@ -35,7 +36,8 @@ const char *ipc_name_check(const char *name, bool pattern) {
     return NULL;
 }
 
-bool ipc_name_match(const char *pattern, const char *name) {
+bool ipc_name_match(const char *pattern, const char *name)
+{
     for (;;) {
         if (pattern[0] == '>')
             return true;

@@ -16,16 +16,17 @@
 #include <string.h>
 
 #ifdef IPC_TSAN
-#define LANE_PUBLISH memory_order_seq_cst /* store of what the sleeper looks at again */
-#define LANE_LOOK    memory_order_seq_cst /* load of who sleeps, after the publish */
+# define LANE_PUBLISH memory_order_seq_cst /* store of what the sleeper looks at again */
+# define LANE_LOOK    memory_order_seq_cst /* load of who sleeps, after the publish */
 #else
-#define LANE_PUBLISH memory_order_release
-#define LANE_LOOK    memory_order_relaxed
+# define LANE_PUBLISH memory_order_release
+# define LANE_LOOK    memory_order_relaxed
 #endif
 
 /* Between a publish and the look at who sleeps. `fence`: some sleeper cannot issue the barrier for us. Pairs
  * with lane_barrier() in lane_reader_arm() and lane_writer_want(). */
-static inline void lane_publish_fence(bool fence) {
+static inline void lane_publish_fence(bool fence)
+{
 #ifndef IPC_TSAN
     if (__builtin_expect(fence, 0))
         atomic_thread_fence(memory_order_seq_cst);
@@ -37,26 +38,30 @@ static inline void lane_publish_fence(bool fence) {
 }
 
 /* Between the copy out of a ring and the check of its tail. Pairs with lane_overwrite_fence(). */
-static inline void lane_check_fence(void) {
+static inline void lane_check_fence(void)
+{
 #ifndef IPC_TSAN
     atomic_thread_fence(memory_order_acquire);
 #endif
 }
 
 /* Between the store of tail and the first store into what lies below it. Pairs with lane_check_fence(). */
-static inline void lane_overwrite_fence(void) {
+static inline void lane_overwrite_fence(void)
+{
 #ifndef IPC_TSAN
     atomic_thread_fence(memory_order_release);
 #endif
 }
 
 #ifdef IPC_TSAN
-static inline void lane_copy_in(void *ring, const void *from, size_t size) {
+static inline void lane_copy_in(void *ring, const void *from, size_t size)
+{
     for (size_t i = 0; i < size; i++)
         atomic_store_explicit((_Atomic unsigned char *)ring + i, ((const unsigned char *)from)[i],
                               memory_order_relaxed);
 }
-static inline void lane_copy_out(void *to, const void *ring, size_t size) {
+static inline void lane_copy_out(void *to, const void *ring, size_t size)
+{
     for (size_t i = 0; i < size; i++)
         ((unsigned char *)to)[i] =
             atomic_load_explicit((const _Atomic unsigned char *)ring + i, memory_order_relaxed);
@@ -64,7 +69,8 @@ static inline void lane_copy_out(void *to, const void *ring, size_t size) {
 #else
 /* A call into libc for each small message costs more than the copy: sizes up to 64 are done here by two
  * overlapping halves of constant size. */
-__attribute__((always_inline)) static inline void lane_copy(void *to, const void *from, size_t size) {
+__attribute__((always_inline)) static inline void lane_copy(void *to, const void *from, size_t size)
+{
     unsigned char *t = to;
     const unsigned char *f = from;
     if (size > 128 || size < 8) {
@@ -96,10 +102,12 @@ __attribute__((always_inline)) static inline void lane_copy(void *to, const void
         memcpy(t + size - 64, b, 64);
     }
 }
-__attribute__((always_inline)) static inline void lane_copy_in(void *ring, const void *from, size_t size) {
+__attribute__((always_inline)) static inline void lane_copy_in(void *ring, const void *from, size_t size)
+{
     lane_copy(ring, from, size);
 }
-__attribute__((always_inline)) static inline void lane_copy_out(void *to, const void *ring, size_t size) {
+__attribute__((always_inline)) static inline void lane_copy_out(void *to, const void *ring, size_t size)
+{
     lane_copy(to, ring, size);
 }
 #endif

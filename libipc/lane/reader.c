@@ -5,31 +5,39 @@
 #include "libipc/lane/wait.h"
 
 /* How often a walk over a lane that is being overwritten starts again before it settles for the tail. */
-#define WALKS_MAX 64
+#define WALKS_MAX      64
+/* Records without a sleep, after which a reader does not count as one that sleeps often. */
+#define STREAM_RECORDS 64u
 
-static uint64_t tail_of(const struct lane_reader *reader) {
-    return atomic_load_explicit(&reader->lane->tail, LANE_PUBLISH == memory_order_seq_cst ? memory_order_seq_cst
-                                                                                           : memory_order_acquire);
+static uint64_t tail_of(const struct lane_reader *reader)
+{
+    return atomic_load_explicit(&reader->lane->tail, LANE_PUBLISH == memory_order_seq_cst
+                                                         ? memory_order_seq_cst
+                                                         : memory_order_acquire);
 }
 
 /* A peer's position, as far as it can be one. */
-static uint64_t border(uint64_t position) {
+static uint64_t border(uint64_t position)
+{
     return position & ~(uint64_t)(IPC_RECORD_ALIGN - 1);
 }
 
-static bool word_is_record(const struct lane_reader *reader, uint64_t word) {
+static bool word_is_record(const struct lane_reader *reader, uint64_t word)
+{
     uint32_t low = (uint32_t)word;
     return (low & (IPC_RECORD_COMMITTED | IPC_RECORD_RESERVED)) == IPC_RECORD_COMMITTED &&
            (low & IPC_RECORD_SIZE) <= reader->ring_size / 2 - sizeof(uint64_t);
 }
 
 /* The 64-bit number near `near` whose low half is `low`. */
-static uint64_t extend(uint64_t near, uint32_t low) {
+static uint64_t extend(uint64_t near, uint32_t low)
+{
     return near + (uint64_t)(int64_t)(int32_t)(low - (uint32_t)near);
 }
 
 /* Walk from a record boundary to the end of the lane. Returns the end, or the last record if `last`. */
-static uint64_t walk(const struct lane_reader *reader, uint64_t from, bool last) {
+static uint64_t walk(const struct lane_reader *reader, uint64_t from, bool last)
+{
     for (int i = 0; i < WALKS_MAX; i++) {
         uint64_t position = from, before = from;
         for (;;) {
@@ -47,7 +55,8 @@ static uint64_t walk(const struct lane_reader *reader, uint64_t from, bool last)
     return border(tail_of(reader));
 }
 
-static void choose_start(struct lane_reader *reader, unsigned start) {
+static void choose_start(struct lane_reader *reader, unsigned start)
+{
     uint64_t tail = border(tail_of(reader));
     uint64_t head = atomic_load_explicit(&reader->lane->head, memory_order_acquire);
     reader->sequence = atomic_load_explicit(&reader->lane->tail_sequence, memory_order_relaxed);
@@ -60,8 +69,9 @@ static void choose_start(struct lane_reader *reader, unsigned start) {
 }
 
 void lane_reader_init(struct lane_reader *reader, const struct ipc_lane *lane, const unsigned char *ring,
-                      uint32_t ring_size, uint32_t slot, struct ipc_cell *cell, uint64_t pairing, unsigned start,
-                      bool pins, bool ended) {
+                      uint32_t ring_size, uint32_t slot, struct ipc_cell *cell, uint64_t pairing,
+                      unsigned start, bool pins, bool ended)
+{
     *reader = (struct lane_reader){.lane = lane,
                                    .ring = ring,
                                    .ring_size = ring_size,
@@ -99,30 +109,33 @@ void lane_reader_init(struct lane_reader *reader, const struct ipc_lane *lane, c
         lane_wake(lane_low_half(&cell->cursor), false);
 }
 
-bool lane_reader_in_place(struct lane_reader *reader) {
+bool lane_reader_in_place(struct lane_reader *reader)
+{
     if (reader->checks && reader->pins) {
         uint64_t admitted =
             atomic_load_explicit(&reader->lane->slots[reader->slot].start, memory_order_acquire);
-        if ((admitted & 1) && reader->position >= border(admitted) &&
-            tail_of(reader) <= reader->position)
+        if ((admitted & 1) && reader->position >= border(admitted) && tail_of(reader) <= reader->position)
             reader->checks = false;
     }
     return !reader->checks;
 }
 
 /* Jump to the tail; what lies between is counted as lost when the next record shows its number. */
-static void skip_to(struct lane_reader *reader, uint64_t tail) {
+static void skip_to(struct lane_reader *reader, uint64_t tail)
+{
     reader->position = reader->consumed = border(tail);
 }
 
-void lane_reader_ended(struct lane_reader *reader) {
+void lane_reader_ended(struct lane_reader *reader)
+{
     uint64_t tail = tail_of(reader);
     if (reader->checks && tail > reader->position)
         skip_to(reader, tail);
     reader->checks = false;
 }
 
-bool lane_reader_recheck(struct lane_reader *reader) {
+bool lane_reader_recheck(struct lane_reader *reader)
+{
     if (reader->checks)
         skip_to(reader, tail_of(reader));
     else
@@ -131,7 +144,8 @@ bool lane_reader_recheck(struct lane_reader *reader) {
 }
 
 /* The number of the record at our start, if the writer has told it: what is missing from there on was lost. */
-static void learn_start(struct lane_reader *reader, uint64_t found) {
+static void learn_start(struct lane_reader *reader, uint64_t found)
+{
     uint64_t admitted = atomic_load_explicit(&reader->lane->slots[reader->slot].start, memory_order_acquire);
     uint64_t sequence =
         atomic_load_explicit(&reader->lane->slots[reader->slot].start_sequence, memory_order_relaxed);
@@ -141,7 +155,8 @@ static void learn_start(struct lane_reader *reader, uint64_t found) {
     reader->knows = true;
 }
 
-int lane_reader_peek_slow(struct lane_reader *reader, uint64_t word, struct lane_record *record) {
+int lane_reader_peek_slow(struct lane_reader *reader, uint64_t word, struct lane_record *record)
+{
     for (int i = 0; i < WALKS_MAX; i++) {
         lane_check_fence();
         uint64_t tail = tail_of(reader);
@@ -186,13 +201,15 @@ int lane_reader_peek_slow(struct lane_reader *reader, uint64_t word, struct lane
     return 0; /* it is overwritten faster than we can look: the caller comes again */
 }
 
-void lane_reader_report(struct lane_reader *reader) {
+void lane_reader_report(struct lane_reader *reader)
+{
     uint64_t old = reader->reported;
     uint64_t now = reader->consumed;
     /* Pairs with the acquire in peer_cursor(): our reads below the cursor are over. */
     atomic_store_explicit(&reader->cell->cursor, now, LANE_PUBLISH);
     reader->reported = now;
-    if (reader->told && now - old >= reader->ring_size / 8) { /* a stream: the writer need not fence any more */
+    if (reader->told &&
+        reader->sequence - reader->armed_sequence >= STREAM_RECORDS) { /* no need to fence any more */
         reader->told = false;
         lane_reader_disarm(reader);
     }
@@ -205,11 +222,13 @@ void lane_reader_report(struct lane_reader *reader) {
         lane_wake(lane_low_half(&reader->cell->cursor), false);
 }
 
-bool lane_reader_arm(struct lane_reader *reader, bool bell) {
+bool lane_reader_arm(struct lane_reader *reader, bool bell)
+{
     if (reader->consumed != reader->reported)
         lane_reader_report(reader);
     reader->armed += IPC_ARMED_STEP;
     reader->armed_at = reader->position;
+    reader->armed_sequence = reader->sequence;
     reader->told = reader->told && reader->often;
     atomic_store_explicit(&reader->cell->asleep, reader->position, memory_order_relaxed);
     atomic_store_explicit(&reader->cell->armed,
@@ -219,16 +238,18 @@ bool lane_reader_arm(struct lane_reader *reader, bool bell) {
     return !reader->told;
 }
 
-void lane_reader_disarm(struct lane_reader *reader) {
+void lane_reader_disarm(struct lane_reader *reader)
+{
     atomic_store_explicit(&reader->cell->armed, reader->armed | (reader->told ? IPC_ARMED_FENCE : 0),
                           memory_order_relaxed);
 }
 
-bool lane_reader_sleeps_on(struct lane_reader *reader, const _Atomic uint32_t **word, uint32_t *value) {
+bool lane_reader_sleeps_on(struct lane_reader *reader, const _Atomic uint32_t **word, uint32_t *value)
+{
     const _Atomic uint64_t *record = lane_reader_word(reader, reader->position);
     *word = lane_low_half(record);
-    *value = (uint32_t)atomic_load_explicit(record, LANE_PUBLISH == memory_order_seq_cst ? memory_order_seq_cst
-                                                                                          : memory_order_acquire);
+    *value = (uint32_t)atomic_load_explicit(
+        record, LANE_PUBLISH == memory_order_seq_cst ? memory_order_seq_cst : memory_order_acquire);
     lane_check_fence();
 #ifdef IPC_PLANT_NO_RELOOK
     return true;

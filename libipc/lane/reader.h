@@ -19,7 +19,8 @@
 struct lane_reader {
     const unsigned char *ring;
     uint64_t position; /* of the next record to read */
-    uint64_t consumed; /* everything below was copied or given back; position, unless records are held in place */
+    uint64_t
+        consumed; /* everything below was copied or given back; position, unless records are held in place */
     uint64_t sequence; /* of that record, if none was lost */
     uint64_t reported; /* the cursor as the writer can see it */
     uint32_t ring_size;
@@ -32,9 +33,10 @@ struct lane_reader {
 
     const struct ipc_lane *lane;
     struct ipc_cell *cell;
-    uint64_t armed;     /* the count in the cell's word */
-    bool often;         /* set by the waiter: the writers shall fence, so that sleeping needs no barrier */
-    bool told;          /* the writer has seen that, for certain */
+    uint64_t armed; /* the count in the cell's word */
+    bool often;     /* set by the waiter: the writers shall fence, so that sleeping needs no barrier */
+    bool told;      /* the writer has seen that, for certain */
+    uint64_t armed_sequence;
     uint64_t armed_at; /* our position when we armed: where the writer rings */
     uint64_t start;    /* where we began; UINT64_MAX: the lane has no writer to tell what we missed before */
     uint32_t slot;
@@ -52,8 +54,8 @@ struct lane_record {
 /* Begin to read a lane: from where the writer admitted this pairing, else from where `start` (enum of
  * control.proto) says. `ended`: it has no writer any more. The cell is of this session and free. */
 void lane_reader_init(struct lane_reader *reader, const struct ipc_lane *lane, const unsigned char *ring,
-                      uint32_t ring_size, uint32_t slot, struct ipc_cell *cell, uint64_t pairing, unsigned start,
-                      bool pins, bool ended);
+                      uint32_t ring_size, uint32_t slot, struct ipc_cell *cell, uint64_t pairing,
+                      unsigned start, bool pins, bool ended);
 
 /* Nobody writes any more: nothing needs to be checked. */
 void lane_reader_ended(struct lane_reader *reader);
@@ -73,7 +75,8 @@ void lane_reader_report(struct lane_reader *reader);
 bool lane_reader_arm(struct lane_reader *reader, bool bell);
 
 /* lane_barrier() was issued since the arming. */
-static inline void lane_reader_barred(struct lane_reader *reader) {
+static inline void lane_reader_barred(struct lane_reader *reader)
+{
     reader->told = reader->often;
 }
 
@@ -87,13 +90,15 @@ bool lane_reader_sleeps_on(struct lane_reader *reader, const _Atomic uint32_t **
 /* True if the record at our position may be used in place, not only copied. */
 bool lane_reader_in_place(struct lane_reader *reader);
 
-static inline const _Atomic uint64_t *lane_reader_word(const struct lane_reader *reader, uint64_t position) {
+static inline const _Atomic uint64_t *lane_reader_word(const struct lane_reader *reader, uint64_t position)
+{
     return (const _Atomic uint64_t *)(const void *)(reader->ring + (position & (reader->ring_size - 1)));
 }
 
 /* Look at the record at our position. 1 found; 0 nothing there yet; -EPROTO the lane makes no sense;
  * -ESTALE the writer gave up waiting for us. The acquire pairs with the release in lane_writer_commit(). */
-static inline int lane_reader_peek(struct lane_reader *reader, struct lane_record *record) {
+static inline int lane_reader_peek(struct lane_reader *reader, struct lane_record *record)
+{
 #ifdef IPC_PLANT_RELAXED_PEEK
     uint64_t word = atomic_load_explicit(lane_reader_word(reader, reader->position), memory_order_relaxed);
 #else
@@ -119,7 +124,8 @@ static inline int lane_reader_peek(struct lane_reader *reader, struct lane_recor
 
 /* The copy that was made of the record counts: true; false: it was overwritten meanwhile, peek again. A reader
  * that pins checks too: the writer may have given up waiting for it in the middle of the copy. */
-static inline bool lane_reader_check(struct lane_reader *reader) {
+static inline bool lane_reader_check(struct lane_reader *reader)
+{
 #ifdef IPC_PLANT_NO_CHECK
     return true;
 #endif
@@ -131,21 +137,24 @@ static inline bool lane_reader_check(struct lane_reader *reader) {
 }
 
 /* Go on to the next record, and hold this one in place. */
-static inline void lane_reader_hold(struct lane_reader *reader, const struct lane_record *record) {
+static inline void lane_reader_hold(struct lane_reader *reader, const struct lane_record *record)
+{
     reader->position = record->next;
     reader->sequence = record->sequence + 1;
     reader->just_lost = 0;
 }
 
 /* Give back everything below a position. The writer is told in steps of an eighth of the ring. */
-static inline void lane_reader_release(struct lane_reader *reader, uint64_t position) {
+static inline void lane_reader_release(struct lane_reader *reader, uint64_t position)
+{
     reader->consumed = position;
     if (position - reader->reported >= reader->ring_size / 8)
         lane_reader_report(reader);
 }
 
 /* Done with a record that was copied; nothing is held. */
-static inline void lane_reader_advance(struct lane_reader *reader, const struct lane_record *record) {
+static inline void lane_reader_advance(struct lane_reader *reader, const struct lane_record *record)
+{
     lane_reader_hold(reader, record);
     lane_reader_release(reader, record->next);
 }

@@ -9,7 +9,8 @@
 
 #include "proto/limits.h"
 
-size_t lane_segment_size(enum ipc_segment_kind kind, uint32_t ring_size) {
+size_t lane_segment_size(enum ipc_segment_kind kind, uint32_t ring_size)
+{
     switch (kind) {
     case IPC_SEGMENT_BOARD:
         return sizeof(struct ipc_board);
@@ -21,7 +22,8 @@ size_t lane_segment_size(enum ipc_segment_kind kind, uint32_t ring_size) {
     return 0;
 }
 
-struct ipc_segment_header lane_segment_header(enum ipc_segment_kind kind, uint32_t ring_size, uint64_t id) {
+struct ipc_segment_header lane_segment_header(enum ipc_segment_kind kind, uint32_t ring_size, uint64_t id)
+{
     return (struct ipc_segment_header){.magic = IPC_LAYOUT_MAGIC,
                                        .abi_major = IPC_LAYOUT_ABI_MAJOR,
                                        .abi_minor = IPC_LAYOUT_ABI_MINOR,
@@ -31,7 +33,8 @@ struct ipc_segment_header lane_segment_header(enum ipc_segment_kind kind, uint32
                                        .id = id};
 }
 
-static int check(int fd, size_t size) {
+static int check(int fd, size_t size)
+{
     const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
     struct stat st;
     if (fstat(fd, &st) < 0)
@@ -42,7 +45,8 @@ static int check(int fd, size_t size) {
     return 0;
 }
 
-int lane_segment_map(void **ret, int fd, enum ipc_segment_kind kind, uint32_t ring_size, bool writable) {
+int lane_segment_map(void **ret, int fd, enum ipc_segment_kind kind, uint32_t ring_size, bool writable)
+{
     bool ring_good = ring_size >= IPC_MIN_RING_SIZE && ring_size <= IPC_MAX_RING_SIZE &&
                      (ring_size & (ring_size - 1)) == 0;
     size_t size = lane_segment_size(kind, ring_size);
@@ -76,7 +80,8 @@ int lane_segment_map(void **ret, int fd, enum ipc_segment_kind kind, uint32_t ri
     return 0;
 }
 
-void lane_segment_unmap(void *segment, enum ipc_segment_kind kind, uint32_t ring_size) {
+void lane_segment_unmap(void *segment, enum ipc_segment_kind kind, uint32_t ring_size)
+{
     if (segment)
         munmap(segment, lane_segment_size(kind, ring_size) + ring_size);
 }

@@ -25,7 +25,8 @@ size_t lane_segment_size(enum ipc_segment_kind kind, uint32_t ring_size);
 /* The header of a new segment. */
 struct ipc_segment_header lane_segment_header(enum ipc_segment_kind kind, uint32_t ring_size, uint64_t id);
 
-static inline unsigned char *lane_segment_ring(void *lane) {
+static inline unsigned char *lane_segment_ring(void *lane)
+{
     return (unsigned char *)lane + IPC_LAYOUT_PAGE;
 }
 

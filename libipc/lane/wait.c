@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #ifndef SYS_futex_waitv
-#define SYS_futex_waitv 449
+# define SYS_futex_waitv 449
 #endif
 
 /* How long a sleep on one word of several may last where futex_waitv is missing. */
@@ -22,13 +22,15 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool barrier_works;
 static bool waitv_works;
 
-uint64_t lane_now(void) {
+uint64_t lane_now(void)
+{
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
 }
 
-uint64_t lane_deadline(int64_t timeout_ns) {
+uint64_t lane_deadline(int64_t timeout_ns)
+{
     if (timeout_ns < 0)
         return LANE_NEVER;
     uint64_t now = lane_now();
@@ -36,7 +38,8 @@ uint64_t lane_deadline(int64_t timeout_ns) {
     return (uint64_t)timeout_ns < left ? now + (uint64_t)timeout_ns : LANE_NEVER;
 }
 
-bool lane_without(const char *what) {
+bool lane_without(const char *what)
+{
     const char *list = getenv("IPC_WITHOUT");
     size_t size = strlen(what);
     while (list && *list) {
@@ -48,40 +51,47 @@ bool lane_without(const char *what) {
     return false;
 }
 
-static struct timespec to_timespec(uint64_t ns) {
+static struct timespec to_timespec(uint64_t ns)
+{
     return (struct timespec){.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)};
 }
 
-static void probe(void) {
+static void probe(void)
+{
     barrier_works = !lane_without("membarrier") &&
                     syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) == 0 &&
                     syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) == 0;
     /* Invalid arguments tell a kernel that has the call from one that has not. */
-    waitv_works = !lane_without("waitv") && syscall(SYS_futex_waitv, NULL, 0, 0, NULL, 0) < 0 && errno == EINVAL;
+    waitv_works = !lane_without("waitv") && syscall(SYS_futex_waitv, NULL, 0, 0, NULL, 0) < 0 &&
+                  errno == EINVAL;
 }
 
-bool lane_barrier_register(void) {
+bool lane_barrier_register(void)
+{
     pthread_once(&once, probe);
     return barrier_works;
 }
 
-void lane_barrier(void) {
+void lane_barrier(void)
+{
 #ifndef IPC_PLANT_NO_BARRIER
     if (lane_barrier_register())
         syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0);
-#ifndef IPC_TSAN
+# ifndef IPC_TSAN
     else
         atomic_thread_fence(memory_order_seq_cst);
-#endif
+# endif
 #endif
 }
 
-bool lane_has_waitv(void) {
+bool lane_has_waitv(void)
+{
     pthread_once(&once, probe);
     return waitv_works;
 }
 
-static int sleep_on_one(const struct lane_word *word, uint64_t deadline_ns) {
+static int sleep_on_one(const struct lane_word *word, uint64_t deadline_ns)
+{
     struct timespec deadline = to_timespec(deadline_ns);
     int operation = FUTEX_WAIT_BITSET | (word->private ? FUTEX_PRIVATE_FLAG : 0);
     long result = syscall(SYS_futex, word->word, operation, word->value,
@@ -89,7 +99,8 @@ static int sleep_on_one(const struct lane_word *word, uint64_t deadline_ns) {
     return result < 0 && errno == ETIMEDOUT ? -ETIMEDOUT : 0;
 }
 
-int lane_sleep(const struct lane_word *words, unsigned count, uint64_t deadline_ns) {
+int lane_sleep(const struct lane_word *words, unsigned count, uint64_t deadline_ns)
+{
     if (count == 1)
         return sleep_on_one(words, deadline_ns);
     if (!lane_has_waitv()) {
@@ -116,17 +127,20 @@ int lane_sleep(const struct lane_word *words, unsigned count, uint64_t deadline_
     return result < 0 && errno == ETIMEDOUT ? -ETIMEDOUT : 0;
 }
 
-void lane_wake(const _Atomic uint32_t *word, bool private) {
+void lane_wake(const _Atomic uint32_t *word, bool private)
+{
     syscall(SYS_futex, word, FUTEX_WAKE | (private ? FUTEX_PRIVATE_FLAG : 0), INT_MAX, NULL, NULL, 0);
 }
 
-void lane_bell_ring(int fd) {
+void lane_bell_ring(int fd)
+{
     int saved = errno;
     (void)!send(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
     errno = saved;
 }
 
-bool lane_bell_drain(int fd) {
+bool lane_bell_drain(int fd)
+{
     char bytes[256];
     for (;;) {
         ssize_t n = recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT);

@@ -38,7 +38,8 @@ struct lane_word {
 };
 
 /* The low half of a 64-bit word, to sleep on. */
-static inline const _Atomic uint32_t *lane_low_half(const void *word) {
+static inline const _Atomic uint32_t *lane_low_half(const void *word)
+{
     return (const _Atomic uint32_t *)word;
 }
 

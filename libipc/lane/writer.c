@@ -11,12 +11,15 @@
 /* tail moves in steps of this part of the ring, so that readers rarely see its line change. */
 #define TAIL_STEPS 16u
 
-void lane_writer_init(struct lane_writer *writer, struct ipc_lane *lane, unsigned char *ring, uint32_t ring_size) {
+void lane_writer_init(struct lane_writer *writer, struct ipc_lane *lane, unsigned char *ring,
+                      uint32_t ring_size)
+{
     *writer = (struct lane_writer){.lane = lane, .ring = ring, .ring_size = ring_size, .limit = ring_size};
     lane_writer_stamp(writer, 0);
 }
 
-void lane_writer_done(struct lane_writer *writer) {
+void lane_writer_done(struct lane_writer *writer)
+{
     free(writer->peers);
     free(writer->armed);
     writer->peers = NULL;
@@ -24,7 +27,8 @@ void lane_writer_done(struct lane_writer *writer) {
     writer->peer_count = writer->peer_capacity = 0;
 }
 
-static void peer_fault(struct lane_writer *writer, struct lane_peer *peer, uint8_t reason) {
+static void peer_fault(struct lane_writer *writer, struct lane_peer *peer, uint8_t reason)
+{
     peer->fault = reason;
     peer->pins = false;
     writer->faulted = true;
@@ -33,7 +37,8 @@ static void peer_fault(struct lane_writer *writer, struct lane_peer *peer, uint8
 /* The position up to which a reader has read, and in *raw the word as it stands in its segment. The acquire on
  * cursor pairs with the release in lane_reader_report(): its reads are over before we overwrite. A cursor counts
  * only if the cell serves this pairing, and if it moved forward and not beyond what was published. */
-static uint64_t peer_cursor(struct lane_writer *writer, struct lane_peer *peer, uint64_t *raw) {
+static uint64_t peer_cursor(struct lane_writer *writer, struct lane_peer *peer, uint64_t *raw)
+{
     uint64_t owner = atomic_load_explicit(&peer->cell->owner, memory_order_acquire);
     uint64_t cursor = atomic_load_explicit(&peer->cell->cursor, LANE_PUBLISH == memory_order_seq_cst
                                                                     ? memory_order_seq_cst
@@ -62,7 +67,8 @@ static uint64_t peer_cursor(struct lane_writer *writer, struct lane_peer *peer, 
 }
 
 /* Rebuild what depends on the set of readers. */
-static void peers_changed(struct lane_writer *writer) {
+static void peers_changed(struct lane_writer *writer)
+{
     writer->fence = !lane_barrier_register();
     for (uint32_t i = 0; i < writer->peer_count; i++) {
         writer->armed[i] = &writer->peers[i].cell->armed;
@@ -70,7 +76,8 @@ static void peers_changed(struct lane_writer *writer) {
     }
 }
 
-static int peers_reserve(struct lane_writer *writer) {
+static int peers_reserve(struct lane_writer *writer)
+{
     if (writer->peer_count < writer->peer_capacity)
         return 0;
     uint32_t capacity = writer->peer_capacity ? 2 * writer->peer_capacity : 4;
@@ -86,13 +93,15 @@ static int peers_reserve(struct lane_writer *writer) {
     return 0;
 }
 
-static uint64_t record_next(struct lane_writer *writer, uint64_t position) {
+static uint64_t record_next(struct lane_writer *writer, uint64_t position)
+{
     uint64_t word = atomic_load_explicit(lane_writer_word(writer, position), memory_order_relaxed);
     return position + ipc_record_stride((uint32_t)word & IPC_RECORD_SIZE);
 }
 
 /* Position and sequence of the last record that is still there. */
-static uint64_t last_record(struct lane_writer *writer, uint64_t *sequence) {
+static uint64_t last_record(struct lane_writer *writer, uint64_t *sequence)
+{
     uint64_t position = writer->tail, last = writer->position;
     *sequence = writer->sequence;
     for (; position < writer->position; position = record_next(writer, position))
@@ -103,7 +112,8 @@ static uint64_t last_record(struct lane_writer *writer, uint64_t *sequence) {
 }
 
 /* The number of the record at a position that a reader chose. False: no record begins there. */
-static bool record_sequence(struct lane_writer *writer, uint64_t position, uint64_t *ret) {
+static bool record_sequence(struct lane_writer *writer, uint64_t position, uint64_t *ret)
+{
     uint64_t at = writer->tail, sequence = writer->tail_sequence;
     if (position == writer->position) {
         at = position;
@@ -116,7 +126,8 @@ static bool record_sequence(struct lane_writer *writer, uint64_t position, uint6
     return at == position;
 }
 
-int lane_writer_add(struct lane_writer *writer, const struct lane_peer *peer, unsigned start) {
+int lane_writer_add(struct lane_writer *writer, const struct lane_peer *peer, unsigned start)
+{
     for (uint32_t i = 0; i < writer->peer_count; i++) {
         struct lane_peer *known = &writer->peers[i];
         if (known->pairing == peer->pairing) {
@@ -164,7 +175,8 @@ int lane_writer_add(struct lane_writer *writer, const struct lane_peer *peer, un
     return 0;
 }
 
-bool lane_writer_remove(struct lane_writer *writer, uint64_t pairing, int *bell) {
+bool lane_writer_remove(struct lane_writer *writer, uint64_t pairing, int *bell)
+{
     *bell = -1;
     for (uint32_t i = 0; i < writer->peer_count; i++) {
         struct lane_peer *peer = &writer->peers[i];
@@ -182,7 +194,8 @@ bool lane_writer_remove(struct lane_writer *writer, uint64_t pairing, int *bell)
     return false;
 }
 
-unsigned lane_writer_readers(const struct lane_writer *writer) {
+unsigned lane_writer_readers(const struct lane_writer *writer)
+{
     unsigned readers = 0;
     for (uint32_t i = 0; i < writer->peer_count; i++)
         readers += !writer->peers[i].tap && !writer->peers[i].fault;
@@ -190,7 +203,8 @@ unsigned lane_writer_readers(const struct lane_writer *writer) {
 }
 
 /* The lowest position that a pinning reader still needs. */
-static uint64_t pinned(struct lane_writer *writer) {
+static uint64_t pinned(struct lane_writer *writer)
+{
     uint64_t lowest = writer->position;
     for (uint32_t i = 0; i < writer->peer_count; i++) {
         struct lane_peer *peer = &writer->peers[i];
@@ -205,7 +219,8 @@ static uint64_t pinned(struct lane_writer *writer) {
 
 /* Readers that do not pin and stand below `target` are about to lose records: refresh their cursors, so that
  * each record that passes can be counted, and let go of those that would rather leave. */
-static bool laggards(struct lane_writer *writer, uint64_t target) {
+static bool laggards(struct lane_writer *writer, uint64_t target)
+{
     bool some = false;
     for (uint32_t i = 0; i < writer->peer_count; i++) {
         struct lane_peer *peer = &writer->peers[i];
@@ -219,13 +234,15 @@ static bool laggards(struct lane_writer *writer, uint64_t target) {
     return some;
 }
 
-static void count_overrun(struct lane_writer *writer, uint64_t position) {
+static void count_overrun(struct lane_writer *writer, uint64_t position)
+{
     for (uint32_t i = 0; i < writer->peer_count; i++)
         if (!writer->peers[i].pins && !writer->peers[i].fault && writer->peers[i].cursor <= position)
             writer->overrun++;
 }
 
-int lane_writer_make_room(struct lane_writer *writer, uint32_t stride) {
+int lane_writer_make_room(struct lane_writer *writer, uint32_t stride)
+{
     uint64_t needed = writer->position + stride + sizeof(uint64_t) - writer->ring_size;
     uint64_t target = needed + writer->ring_size / TAIL_STEPS;
     uint64_t lowest = pinned(writer);
@@ -269,7 +286,8 @@ int lane_writer_make_room(struct lane_writer *writer, uint32_t stride) {
 }
 
 uint64_t lane_writer_want(struct lane_writer *writer, uint32_t stride, const struct lane_peer **slowest,
-                          uint64_t *raw_cursor) {
+                          uint64_t *raw_cursor)
+{
     uint64_t room = stride + sizeof(uint64_t);
     if (room < writer->ring_size / 4)
         room = writer->ring_size / 4;
@@ -294,11 +312,13 @@ uint64_t lane_writer_want(struct lane_writer *writer, uint32_t stride, const str
     return want;
 }
 
-void lane_writer_want_clear(struct lane_writer *writer) {
+void lane_writer_want_clear(struct lane_writer *writer)
+{
     atomic_store_explicit(&writer->lane->want, 0, memory_order_relaxed);
 }
 
-void lane_writer_fault_slow(struct lane_writer *writer, uint64_t below) {
+void lane_writer_fault_slow(struct lane_writer *writer, uint64_t below)
+{
     for (uint32_t i = 0; i < writer->peer_count; i++) {
         struct lane_peer *peer = &writer->peers[i];
         if (peer->pins && peer_cursor(writer, peer, NULL) < below && peer->pins)
@@ -306,7 +326,8 @@ void lane_writer_fault_slow(struct lane_writer *writer, uint64_t below) {
     }
 }
 
-void lane_writer_ring_armed(struct lane_writer *writer) {
+void lane_writer_ring_armed(struct lane_writer *writer)
+{
     uint64_t woken = UINT64_MAX;
     for (uint32_t i = 0; i < writer->peer_count; i++) {
         struct lane_peer *peer = &writer->peers[i];

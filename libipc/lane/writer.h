@@ -17,6 +17,9 @@
 #include "libipc/lane/atomic.h"
 #include "proto/layout.h"
 
+/* How far ahead the ring is fetched for writing; measured, see docs/performance.md. */
+#define LANE_AHEAD 1024
+
 /* A reader that the writer counts. */
 struct lane_peer {
     const struct ipc_cell *cell; /* in the reader's segment: every load of it is checked */
@@ -30,7 +33,7 @@ struct lane_peer {
     bool fence;
     bool disconnect; /* lose it rather than let it lose records */
     bool tap;
-    uint8_t fault;   /* IPC_REASON_SLOW or _CORRUPT: it is not counted any more, and is to be reported */
+    uint8_t fault; /* IPC_REASON_SLOW or _CORRUPT: it is not counted any more, and is to be reported */
 };
 
 struct lane_writer {
@@ -55,7 +58,8 @@ struct lane_writer {
 };
 
 /* Take over a fresh lane, mapped read-write. Nothing is allocated. */
-void lane_writer_init(struct lane_writer *writer, struct ipc_lane *lane, unsigned char *ring, uint32_t ring_size);
+void lane_writer_init(struct lane_writer *writer, struct ipc_lane *lane, unsigned char *ring,
+                      uint32_t ring_size);
 
 /* Free what adding readers allocated. The shared memory is the caller's. */
 void lane_writer_done(struct lane_writer *writer);
@@ -87,15 +91,18 @@ void lane_writer_fault_slow(struct lane_writer *writer, uint64_t below);
 void lane_writer_ring_armed(struct lane_writer *writer);
 
 /* How many bytes a record's body may have: the record with its word is at most half the ring. */
-static inline uint32_t lane_body_size_max(uint32_t ring_size) {
+static inline uint32_t lane_body_size_max(uint32_t ring_size)
+{
     return ring_size / 2 - (uint32_t)sizeof(uint64_t);
 }
 
-static inline unsigned char *lane_writer_body(struct lane_writer *writer, uint64_t position) {
+static inline unsigned char *lane_writer_body(struct lane_writer *writer, uint64_t position)
+{
     return writer->ring + (position & (writer->ring_size - 1)) + sizeof(uint64_t);
 }
 
-static inline bool lane_writer_has_room(const struct lane_writer *writer, uint64_t stride) {
+static inline bool lane_writer_has_room(const struct lane_writer *writer, uint64_t stride)
+{
 #ifdef IPC_PLANT_ROOM_SHORT
     return writer->position + stride <= writer->limit;
 #endif
@@ -103,7 +110,8 @@ static inline bool lane_writer_has_room(const struct lane_writer *writer, uint64
 }
 
 /* Room for a body of that size at the writer's position. 0, -EAGAIN, or -EMSGSIZE. */
-static inline int lane_writer_reserve(struct lane_writer *writer, uint32_t size, unsigned char **body) {
+static inline int lane_writer_reserve(struct lane_writer *writer, uint32_t size, unsigned char **body)
+{
     if (__builtin_expect(size > lane_body_size_max(writer->ring_size), 0))
         return -EMSGSIZE;
     uint32_t stride = ipc_record_stride(size);
@@ -119,22 +127,26 @@ static inline int lane_writer_reserve(struct lane_writer *writer, uint32_t size,
     return 0;
 }
 
-static inline _Atomic uint64_t *lane_writer_word(struct lane_writer *writer, uint64_t position) {
+static inline _Atomic uint64_t *lane_writer_word(struct lane_writer *writer, uint64_t position)
+{
     return (_Atomic uint64_t *)(void *)(writer->ring + (position & (writer->ring_size - 1)));
 }
 
-static inline uint64_t lane_record_word(uint64_t sequence, uint32_t size, uint32_t flags) {
+static inline uint64_t lane_record_word(uint64_t sequence, uint32_t size, uint32_t flags)
+{
     return sequence << 32 | IPC_RECORD_COMMITTED | flags | size;
 }
 
 /* Stamp the word that comes after the records below `end`. */
-static inline void lane_writer_stamp(struct lane_writer *writer, uint64_t end) {
+static inline void lane_writer_stamp(struct lane_writer *writer, uint64_t end)
+{
     _Atomic uint32_t *word = (_Atomic uint32_t *)(void *)lane_writer_word(writer, end);
     atomic_store_explicit(word, ipc_record_stamp(end, writer->ring_size), memory_order_relaxed);
 }
 
 /* Wake whoever sleeps, after a publish. */
-static inline void lane_writer_ring(struct lane_writer *writer) {
+static inline void lane_writer_ring(struct lane_writer *writer)
+{
     lane_publish_fence(writer->fence);
     uint64_t any = 0;
     for (uint32_t i = 0; i < writer->peer_count; i++)
@@ -149,7 +161,8 @@ static inline void lane_writer_ring(struct lane_writer *writer) {
 }
 
 /* Publish the body that was reserved and filled in. The release pairs with the acquire in lane_reader_peek(). */
-static inline void lane_writer_commit(struct lane_writer *writer, uint32_t size, uint32_t flags) {
+static inline void lane_writer_commit(struct lane_writer *writer, uint32_t size, uint32_t flags)
+{
     uint64_t end = writer->position + ipc_record_stride(size);
 #ifdef IPC_PLANT_RING_EARLY
     lane_writer_ring(writer);

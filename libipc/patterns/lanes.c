@@ -12,14 +12,16 @@
 #include "libipc/lane/segment.h"
 #include "libipc/patterns/patterns.h"
 
-static struct sub_lane *lane_find(struct ipc_subscription *sub, uint64_t pairing) {
+static struct sub_lane *lane_find(struct ipc_subscription *sub, uint64_t pairing)
+{
     for (unsigned i = 0; i < sub->lane_count; i++)
         if (sub->lanes[i]->pairing == pairing)
             return sub->lanes[i];
     return NULL;
 }
 
-static bool lanes_reserve(struct ipc_subscription *sub) {
+static bool lanes_reserve(struct ipc_subscription *sub)
+{
     if (sub->lane_count < sub->lane_capacity)
         return true;
     unsigned capacity = sub->lane_capacity ? 2 * sub->lane_capacity : 4;
@@ -31,7 +33,8 @@ static bool lanes_reserve(struct ipc_subscription *sub) {
     return true;
 }
 
-static void bell_keep(struct ipc_subscription *sub, struct notice *notice) {
+static void bell_keep(struct ipc_subscription *sub, struct notice *notice)
+{
     if (notice->bell < 0 || sub->epoll < 0)
         return;
     int *bells = realloc(sub->bells, (sub->bell_count + 1) * sizeof(int));
@@ -45,7 +48,8 @@ static void bell_keep(struct ipc_subscription *sub, struct notice *notice) {
     notice->bell = -1;
 }
 
-static void join(struct ipc_subscription *sub, struct notice *notice) {
+static void join(struct ipc_subscription *sub, struct notice *notice)
+{
     struct ipc_connection *connection = sub->handle.connection;
     bell_keep(sub, notice);
     struct sub_lane *known = lane_find(sub, notice->pairing);
@@ -78,7 +82,8 @@ static void join(struct ipc_subscription *sub, struct notice *notice) {
     pump_unlock(connection);
 }
 
-void subscription_break(struct ipc_subscription *sub, struct sub_lane *lane, unsigned reason) {
+void subscription_break(struct ipc_subscription *sub, struct sub_lane *lane, unsigned reason)
+{
     if (lane->broken)
         return;
     sub->now = NULL;
@@ -89,7 +94,8 @@ void subscription_break(struct ipc_subscription *sub, struct sub_lane *lane, uns
     pump_detach(sub->handle.connection, lane->pairing, reason);
 }
 
-void subscription_drop(struct ipc_subscription *sub, unsigned index) {
+void subscription_drop(struct ipc_subscription *sub, unsigned index)
+{
     struct ipc_connection *connection = sub->handle.connection;
     struct sub_lane *lane = sub->lanes[index];
     bool foreign = guard_foreign(connection);
@@ -111,7 +117,8 @@ void subscription_drop(struct ipc_subscription *sub, unsigned index) {
     free(lane);
 }
 
-void subscription_news(struct ipc_subscription *sub) {
+void subscription_news(struct ipc_subscription *sub)
+{
     struct ipc_connection *connection = sub->handle.connection;
     sub->handle.mail_seen = pump_try(connection, sub->handle.mail_seen);
     struct notice *next;

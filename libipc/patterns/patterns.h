@@ -71,22 +71,22 @@ struct ipc_subscription {
     struct sub_lane **lanes;
     unsigned lane_count;
     unsigned lane_capacity;
-    unsigned current;    /* index of the lane that is read now */
+    unsigned current;     /* index of the lane that is read now */
     struct sub_lane *now; /* that lane, if it can be read straight away; NULL after any change of the lanes */
-    unsigned burst;      /* records taken from it in a row */
-    unsigned left_count; /* lanes that are left or broken and not dropped yet */
-    bool keep; /* a batch is being put together: its lanes stay */
+    unsigned burst;       /* records taken from it in a row */
+    unsigned left_count;  /* lanes that are left or broken and not dropped yet */
+    bool keep;            /* a batch is being put together: its lanes stay */
 
     /* Polling: see poll.c */
-    uint32_t run;      /* records since the lanes were last empty */
-    uint32_t backoff;  /* pauses before the next look */
+    uint32_t run;     /* records since the lanes were last empty */
+    uint32_t backoff; /* pauses before the next look */
     uint32_t probe;
     uint64_t expected_ns; /* how long waits have been taking */
     uint32_t spins;
-    uint64_t slept_at;   /* received, when it went to sleep last */
-    uint32_t naps;       /* sleeps in a row with few records in between */
+    uint64_t slept_at; /* received, when it went to sleep last */
+    uint32_t naps;     /* sleeps in a row with few records in between */
 
-    int epoll;         /* descriptor of the user, or -1 */
+    int epoll; /* descriptor of the user, or -1 */
     int *bells;
     unsigned bell_count;
     bool bells_asked;
@@ -114,11 +114,13 @@ struct ipc_subscription *subscription_of(struct handle *handle);
 int patterns_join_descriptors(struct ipc_connection *connection);
 
 /* Every entry into the library on a handle. */
-static inline int handle_enter(const struct handle *handle) {
+static inline int handle_enter(const struct handle *handle)
+{
     return __builtin_expect(guard_foreign(handle->connection), 0) ? -ECHILD : 0;
 }
 
-static inline bool handle_ended(const struct handle *handle) {
+static inline bool handle_ended(const struct handle *handle)
+{
     return atomic_load_explicit(&handle->connection->ended, memory_order_acquire) != 0;
 }
 

@@ -11,21 +11,22 @@
 #include "libipc/patterns/patterns.h"
 
 /* A reader that has caught up in a stream steps back for a moment, so that the writer's cache lines are not
- * pulled from under it. At most this many pauses (about 2 us); measured, see docs/performance.md. */
-#define BACKOFF_MAX 128u
-#define BACKOFF_PROBE 8u
+ * pulled from under it. At most this many pauses (about 5 us); measured, see docs/performance.md. */
+#define BACKOFF_MAX         256u
+#define BACKOFF_PROBE       8u
 #define BACKOFF_PROBE_EVERY 32u
 /* Adaptive polling: a sleep and its wake cost about this much CPU and latency, so polling longer never pays. */
-#define SLEEP_COST_NS UINT64_C(20000)
-#define WAKE_COST_NS  UINT64_C(8000)
-#define EXPECTED_MAX_NS UINT64_C(200000)
-#define SPIN_PROBE_EVERY 64u
+#define SLEEP_COST_NS       UINT64_C(20000)
+#define WAKE_COST_NS        UINT64_C(8000)
+#define EXPECTED_MAX_NS     UINT64_C(200000)
+#define SPIN_PROBE_EVERY    64u
 /* Sleeps in a row with fewer records in between, after which a reader counts as one that sleeps often. */
-#define NAPS        4u
-#define NAP_RECORDS 16u
-#define SPIN_BLIND 32 /* looks between two looks at the clock */
+#define NAPS                4u
+#define NAP_RECORDS         16u
+#define SPIN_BLIND          32 /* looks between two looks at the clock */
 
-static inline void relax(void) {
+static inline void relax(void)
+{
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -34,7 +35,8 @@ static inline void relax(void) {
 }
 
 /* Drop lanes that were read to their end. */
-static void sweep(struct ipc_subscription *sub) {
+static void sweep(struct ipc_subscription *sub)
+{
     for (unsigned i = 0; i < sub->lane_count;) {
         struct sub_lane *lane = sub->lanes[i];
         struct lane_record record;
@@ -48,7 +50,8 @@ static void sweep(struct ipc_subscription *sub) {
 }
 
 static int find_on(struct ipc_subscription *sub, struct sub_lane *candidate, struct lane_record *record,
-                   struct sub_lane **lane) {
+                   struct sub_lane **lane)
+{
     if (__builtin_expect(candidate->broken, 0))
         return 0;
     int result = lane_reader_peek(&candidate->reader, record);
@@ -60,7 +63,8 @@ static int find_on(struct ipc_subscription *sub, struct sub_lane *candidate, str
     return result;
 }
 
-int subscription_find(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane) {
+int subscription_find(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane)
+{
     if (__builtin_expect(handle_has_mail(&sub->handle), 0))
         subscription_news(sub);
     if (__builtin_expect(sub->left_count > 0 && sub->burst >= BURST_MAX && !sub->keep, 0))
@@ -91,7 +95,8 @@ int subscription_find(struct ipc_subscription *sub, struct lane_record *record, 
 }
 
 /* Nothing there: learn how far to step back. A stream shows itself by more than one record per look. */
-static void step_back(struct ipc_subscription *sub) {
+static void step_back(struct ipc_subscription *sub)
+{
     uint32_t run = sub->run;
     sub->run = 0;
     if (run >= 2) {
@@ -113,7 +118,8 @@ static void step_back(struct ipc_subscription *sub) {
 }
 
 /* For how long to poll before going to sleep. */
-static uint64_t spin_budget(struct ipc_subscription *sub) {
+static uint64_t spin_budget(struct ipc_subscription *sub)
+{
     if (sub->spin_max_ns == IPC_FOREVER)
         return LANE_NEVER;
     if (sub->spin_max_ns >= 0)
@@ -124,7 +130,8 @@ static uint64_t spin_budget(struct ipc_subscription *sub) {
 }
 
 /* Remember how long a wait took; a sleeper was woken later than its message came. */
-static void spin_learn(struct ipc_subscription *sub, uint64_t waited_ns, bool slept) {
+static void spin_learn(struct ipc_subscription *sub, uint64_t waited_ns, bool slept)
+{
     if (slept)
         waited_ns = waited_ns > WAKE_COST_NS ? waited_ns - WAKE_COST_NS : 0;
     if (waited_ns > EXPECTED_MAX_NS)
@@ -134,7 +141,8 @@ static void spin_learn(struct ipc_subscription *sub, uint64_t waited_ns, bool sl
 
 /* Arm all lanes and make that known. Who sleeps often lets the writers fence, since a barrier in all of their
  * processes costs more than a few fences: 1 us if they are asleep, many if they have to be interrupted. */
-static void arm_all(struct ipc_subscription *sub, bool bell) {
+static void arm_all(struct ipc_subscription *sub, bool bell)
+{
     sub->naps = sub->received - sub->slept_at < NAP_RECORDS ? sub->naps + (sub->naps < NAPS) : 0;
     sub->slept_at = sub->received;
     bool barrier = false;
@@ -157,7 +165,8 @@ static void arm_all(struct ipc_subscription *sub, bool bell) {
             lane_reader_barred(&sub->lanes[i]->reader);
 }
 
-static void disarm_all(struct ipc_subscription *sub) {
+static void disarm_all(struct ipc_subscription *sub)
+{
     for (unsigned i = 0; i < sub->lane_count; i++) {
         lane_reader_disarm(&sub->lanes[i]->reader);
         sub->lanes[i]->armed = false;
@@ -165,20 +174,24 @@ static void disarm_all(struct ipc_subscription *sub) {
 }
 
 /* False: a lane joined after the others were armed. */
-static bool all_armed(const struct ipc_subscription *sub) {
+static bool all_armed(const struct ipc_subscription *sub)
+{
     for (unsigned i = 0; i < sub->lane_count; i++)
         if (!sub->lanes[i]->armed)
             return false;
     return true;
 }
 
-static bool by_bell(const struct ipc_subscription *sub) {
+static bool by_bell(const struct ipc_subscription *sub)
+{
     return sub->bells_asked || sub->lane_count > IPC_WAIT_LANES_MAX ||
            (sub->lane_count > 0 && !lane_has_waitv());
 }
 
 /* Arm every lane, then look again: what was committed before the barrier is seen, what comes after rings. */
-static int arm_and_look(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane, bool bell) {
+static int arm_and_look(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane,
+                        bool bell)
+{
     arm_all(sub, bell);
 #ifdef IPC_PLANT_NO_RELOOK
     return 0;
@@ -187,7 +200,8 @@ static int arm_and_look(struct ipc_subscription *sub, struct lane_record *record
 }
 
 /* Make the descriptor quiet, unless there is something after all. */
-static int quiet(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane) {
+static int quiet(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane)
+{
     uint64_t count;
     (void)!read(sub->handle.self, &count, sizeof(count));
     for (unsigned i = 0; i < sub->bell_count;) {
@@ -212,7 +226,8 @@ static int quiet(struct ipc_subscription *sub, struct lane_record *record, struc
 }
 
 static int sleep_by_bell(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane,
-                         uint64_t deadline) {
+                         uint64_t deadline)
+{
     int result = subscription_bells(sub, NULL);
     if (result == 0)
         result = quiet(sub, record, lane);
@@ -229,17 +244,20 @@ static int sleep_by_bell(struct ipc_subscription *sub, struct lane_record *recor
 
 /* Sleep on the records that come next. Returns as subscription_find(). */
 static int sleep_by_futex(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane,
-                          uint64_t deadline) {
+                          uint64_t deadline)
+{
     struct lane_word words[IPC_MAX_WAITV];
     unsigned count = 2;
     handle_words(&sub->handle, words);
     int result = arm_and_look(sub, record, lane, false);
     if (result == 0) {
-        bool quiet_lanes = all_armed(sub) && sub->lane_count <= IPC_WAIT_LANES_MAX && !handle_ended(&sub->handle);
+        bool quiet_lanes = all_armed(sub) && sub->lane_count <= IPC_WAIT_LANES_MAX &&
+                           !handle_ended(&sub->handle);
         for (unsigned i = 0; i < sub->lane_count && quiet_lanes; i++) {
             if (sub->lanes[i]->broken)
                 continue;
-            quiet_lanes = lane_reader_sleeps_on(&sub->lanes[i]->reader, &words[count].word, &words[count].value);
+            quiet_lanes =
+                lane_reader_sleeps_on(&sub->lanes[i]->reader, &words[count].word, &words[count].value);
             words[count++].private = false;
         }
         if (quiet_lanes) {
@@ -252,7 +270,8 @@ static int sleep_by_futex(struct ipc_subscription *sub, struct lane_record *reco
 }
 
 /* Look a while without looking at the clock. */
-static int spin_blind(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane) {
+static int spin_blind(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane)
+{
     for (int i = 0; i < SPIN_BLIND; i++) {
         int result = subscription_find(sub, record, lane);
         if (result > 0)
@@ -264,8 +283,9 @@ static int spin_blind(struct ipc_subscription *sub, struct lane_record *record, 
 }
 
 /* Poll until *now reaches `until`. */
-static int spin(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane, uint64_t until,
-                uint64_t *now) {
+static int spin(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane,
+                uint64_t until, uint64_t *now)
+{
     while (*now < until && !handle_ended(&sub->handle)) {
         int result = spin_blind(sub, record, lane);
         if (result > 0)
@@ -276,7 +296,8 @@ static int spin(struct ipc_subscription *sub, struct lane_record *record, struct
 }
 
 /* Nothing found, and not allowed to wait. */
-static int find_no_more(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane) {
+static int find_no_more(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane)
+{
     int result = 0;
     if (sub->bells_asked)
         result = quiet(sub, record, lane);
@@ -286,7 +307,8 @@ static int find_no_more(struct ipc_subscription *sub, struct lane_record *record
 }
 
 int subscription_wait(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane,
-                      int64_t timeout_ns) {
+                      int64_t timeout_ns)
+{
     step_back(sub);
     int result = subscription_find(sub, record, lane);
     if (result > 0)
@@ -317,7 +339,8 @@ int subscription_wait(struct ipc_subscription *sub, struct lane_record *record, 
         }
         uint64_t net = now + IPC_NET_NS;
         uint64_t until = deadline < net ? deadline : net;
-        result = by_bell(sub) ? sleep_by_bell(sub, record, lane, until) : sleep_by_futex(sub, record, lane, until);
+        result = by_bell(sub) ? sleep_by_bell(sub, record, lane, until)
+                              : sleep_by_futex(sub, record, lane, until);
         slept = true;
         now = lane_now();
         if (result == 0) {

@@ -13,12 +13,11 @@
 
 #include "proto/fields.h"
 
-/* How far ahead of a batch the ring is fetched for writing; measured, see docs/performance.md. */
-#define PREFETCH_AHEAD 1024
 /* How long a writer polls for room before it sleeps. */
 #define ROOM_SPIN_NS UINT64_C(50000)
 
-static inline int enter(struct ipc_publisher *publisher) {
+static inline int enter(struct ipc_publisher *publisher)
+{
     int result = handle_enter(&publisher->handle);
     if (__builtin_expect(result < 0, 0))
         return result;
@@ -29,14 +28,16 @@ static inline int enter(struct ipc_publisher *publisher) {
     return __builtin_expect(publisher->loan_open, 0) ? -EBUSY : 0;
 }
 
-static inline void leave(struct ipc_publisher *publisher) {
+static inline void leave(struct ipc_publisher *publisher)
+{
     if (__builtin_expect(handle_has_mail(&publisher->handle), 0))
         publisher_news(publisher);
     if (__builtin_expect(publisher->writer.faulted, 0))
         publisher_report_faults(publisher);
 }
 
-static inline void relax(void) {
+static inline void relax(void)
+{
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -45,7 +46,8 @@ static inline void relax(void) {
 }
 
 /* Poll for a quarter of the ring, for a while. */
-static bool spin_for_room(struct ipc_publisher *publisher, uint32_t stride, uint64_t until) {
+static bool spin_for_room(struct ipc_publisher *publisher, uint32_t stride, uint64_t until)
+{
     uint32_t comfortable = publisher->writer.ring_size / 4;
     if (comfortable < stride)
         comfortable = stride;
@@ -59,7 +61,8 @@ static bool spin_for_room(struct ipc_publisher *publisher, uint32_t stride, uint
 }
 
 /* Readers that pin are in the way. Wait for them, up to block_max_ns, then go on without them. */
-static int wait_for_room(struct ipc_publisher *publisher, uint32_t stride) {
+static int wait_for_room(struct ipc_publisher *publisher, uint32_t stride)
+{
     struct lane_writer *writer = &publisher->writer;
     struct ipc_connection *connection = publisher->handle.connection;
     uint64_t now = lane_now();
@@ -67,7 +70,8 @@ static int wait_for_room(struct ipc_publisher *publisher, uint32_t stride) {
     bool timed_out = false;
     publisher->waits++;
     for (;;) {
-        if (spin_for_room(publisher, stride, now + ROOM_SPIN_NS) || lane_writer_make_room(writer, stride) == 0) {
+        if (spin_for_room(publisher, stride, now + ROOM_SPIN_NS) ||
+            lane_writer_make_room(writer, stride) == 0) {
             publisher->net += timed_out;
             return 0;
         }
@@ -85,7 +89,8 @@ static int wait_for_room(struct ipc_publisher *publisher, uint32_t stride) {
         if (slowest && now < deadline) {
             words[0] = (struct lane_word){lane_low_half(&slowest->cell->cursor), (uint32_t)raw, false};
             uint64_t net = now + IPC_NET_NS;
-            timed_out = lane_sleep(words, 3, deadline < net ? deadline : net) == -ETIMEDOUT && net <= deadline;
+            timed_out = lane_sleep(words, 3, deadline < net ? deadline : net) == -ETIMEDOUT &&
+                        net <= deadline;
             now = lane_now();
         }
         lane_writer_want_clear(writer);
@@ -102,7 +107,9 @@ static int wait_for_room(struct ipc_publisher *publisher, uint32_t stride) {
 }
 
 /* Room for a body, waiting for it as the flags say. 0; 1: the message is dropped; negative errno. */
-static inline int reserve(struct ipc_publisher *publisher, uint64_t size, unsigned flags, unsigned char **body) {
+static inline int reserve(struct ipc_publisher *publisher, uint64_t size, unsigned flags,
+                          unsigned char **body)
+{
     if (__builtin_expect(size > publisher->message_size_max, 0))
         return -EMSGSIZE;
     int result = lane_writer_reserve(&publisher->writer, (uint32_t)size, body);
@@ -118,14 +125,16 @@ static inline int reserve(struct ipc_publisher *publisher, uint64_t size, unsign
     return result < 0 ? result : lane_writer_reserve(&publisher->writer, (uint32_t)size, body);
 }
 
-static uint64_t timestamp(void) {
+static uint64_t timestamp(void)
+{
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
 }
 
 /* Size of the header block that a message needs; 0: none; -EINVAL, -E2BIG. */
-static int64_t headers_size(const struct ipc_publisher *publisher, const struct ipc_publish *how) {
+static int64_t headers_size(const struct ipc_publisher *publisher, const struct ipc_publish *how)
+{
     size_t fields = publisher->flags & IPC_PUBLISHER_TIMESTAMP ? ipc_field_size(0, sizeof(uint64_t)) : 0;
     if (how) {
         if (how->size != sizeof(*how) || (how->flags & ~(IPC_PUBLISH_REJECT | IPC_PUBLISH_DROP_NEWEST)))
@@ -153,15 +162,17 @@ static int64_t headers_size(const struct ipc_publisher *publisher, const struct 
 }
 
 /* Write the header block that headers_size() counted. */
-static void put_headers(const struct ipc_publisher *publisher, const struct ipc_publish *how, unsigned char *block,
-                        uint32_t size) {
+static void put_headers(const struct ipc_publisher *publisher, const struct ipc_publish *how,
+                        unsigned char *block, uint32_t size)
+{
     memset(block + size - 8, 0, 8);
     struct ipc_record_headers headers = {.size = size};
     size_t position = sizeof(headers);
     if (publisher->flags & IPC_PUBLISHER_TIMESTAMP) {
         uint64_t now = timestamp();
-        ipc_field_put(block, &position,
-                      &(struct ipc_field){.kind = IPC_FIELD_TIMESTAMP, .value_size = sizeof(now), .value = &now});
+        ipc_field_put(
+            block, &position,
+            &(struct ipc_field){.kind = IPC_FIELD_TIMESTAMP, .value_size = sizeof(now), .value = &now});
         headers.count++;
     }
     if (how && how->content_type) {
@@ -184,7 +195,8 @@ static void put_headers(const struct ipc_publisher *publisher, const struct ipc_
     memcpy(block, &headers, sizeof(headers));
 }
 
-int ipc_publisher_publish(ipc_publisher *publisher, const void *data, size_t size) {
+int ipc_publisher_publish(ipc_publisher *publisher, const void *data, size_t size)
+{
     if (__builtin_expect(!publisher || (!data && size), 0))
         return -EINVAL;
     if (__builtin_expect(publisher->flags & IPC_PUBLISHER_TIMESTAMP, 0)) {
@@ -198,6 +210,7 @@ int ipc_publisher_publish(ipc_publisher *publisher, const void *data, size_t siz
     result = reserve(publisher, size, 0, &body);
     if (__builtin_expect(result != 0, 0))
         return result;
+    __builtin_prefetch(body + LANE_AHEAD, 1, 3);
     lane_copy_in(body, data, size);
     lane_writer_commit(&publisher->writer, (uint32_t)size, 0);
     leave(publisher);
@@ -206,7 +219,8 @@ int ipc_publisher_publish(ipc_publisher *publisher, const void *data, size_t siz
 
 /* Open a message: headers and room for `size` bytes of payload. */
 static int open_message(struct ipc_publisher *publisher, uint64_t size, const struct ipc_publish *how,
-                        uint32_t *headers, unsigned char **body) {
+                        uint32_t *headers, unsigned char **body)
+{
     int64_t block = headers_size(publisher, how);
     if (block < 0)
         return (int)block;
@@ -221,7 +235,8 @@ static int open_message(struct ipc_publisher *publisher, uint64_t size, const st
 }
 
 int ipc_publisher_publishv(ipc_publisher *publisher, const struct iovec *pieces, int piece_count,
-                           const struct ipc_publish *how) {
+                           const struct ipc_publish *how)
+{
     if (!publisher || piece_count < 0 || (piece_count && !pieces))
         return -EINVAL;
     uint64_t size = 0;
@@ -247,8 +262,9 @@ int ipc_publisher_publishv(ipc_publisher *publisher, const struct iovec *pieces,
 }
 
 /* Publish as many messages as fit into `part` bytes, all by one commit: the first record's word comes last. */
-static int publish_part(struct ipc_publisher *publisher, const struct iovec *messages, size_t count, uint64_t part,
-                        size_t *done) {
+static int publish_part(struct ipc_publisher *publisher, const struct iovec *messages, size_t count,
+                        uint64_t part, size_t *done)
+{
     struct lane_writer *writer = &publisher->writer;
     uint64_t strides = 0;
     size_t n = 0;
@@ -273,7 +289,7 @@ static int publish_part(struct ipc_publisher *publisher, const struct iovec *mes
     for (size_t i = 0; i < n; i++) {
         uint32_t size = (uint32_t)messages[i].iov_len;
         unsigned char *body = lane_writer_body(writer, position);
-        __builtin_prefetch(body + PREFETCH_AHEAD, 1, 3);
+        __builtin_prefetch(body + LANE_AHEAD, 1, 3);
         if (size)
             lane_copy_in(body, messages[i].iov_base, size);
         if (i > 0)
@@ -292,7 +308,8 @@ static int publish_part(struct ipc_publisher *publisher, const struct iovec *mes
 }
 
 static ssize_t publish_each(struct ipc_publisher *publisher, const struct iovec *messages, size_t count,
-                            unsigned flags) {
+                            unsigned flags)
+{
     struct ipc_publish how = IPC_PUBLISH_INIT;
     how.flags = flags;
     for (size_t i = 0; i < count; i++) {
@@ -304,7 +321,8 @@ static ssize_t publish_each(struct ipc_publisher *publisher, const struct iovec 
 }
 
 ssize_t ipc_publisher_publish_batch(ipc_publisher *publisher, const struct iovec *messages, size_t count,
-                                    unsigned flags) {
+                                    unsigned flags)
+{
     if (!publisher || !messages || count == 0 || (flags & ~(IPC_PUBLISH_REJECT | IPC_PUBLISH_DROP_NEWEST)))
         return -EINVAL;
     if (publisher->flags & IPC_PUBLISHER_TIMESTAMP)
@@ -334,7 +352,8 @@ ssize_t ipc_publisher_publish_batch(ipc_publisher *publisher, const struct iovec
     return done ? (ssize_t)done : result;
 }
 
-int ipc_publisher_loan(ipc_publisher *publisher, size_t size_max, const struct ipc_publish *how, void **ret) {
+int ipc_publisher_loan(ipc_publisher *publisher, size_t size_max, const struct ipc_publish *how, void **ret)
+{
     if (!publisher || !ret)
         return -EINVAL;
     if (size_max > publisher->message_size_max)
@@ -351,7 +370,8 @@ int ipc_publisher_loan(ipc_publisher *publisher, size_t size_max, const struct i
     return 0;
 }
 
-int ipc_publisher_commit(ipc_publisher *publisher, size_t size) {
+int ipc_publisher_commit(ipc_publisher *publisher, size_t size)
+{
     if (!publisher)
         return -EINVAL;
     int result = handle_enter(&publisher->handle);
@@ -368,7 +388,8 @@ int ipc_publisher_commit(ipc_publisher *publisher, size_t size) {
     return 0;
 }
 
-int ipc_publisher_abort(ipc_publisher *publisher) {
+int ipc_publisher_abort(ipc_publisher *publisher)
+{
     if (!publisher)
         return -EINVAL;
     int result = handle_enter(&publisher->handle);

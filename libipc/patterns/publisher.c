@@ -13,11 +13,14 @@
 #include "libipc/patterns/publish.h"
 #include "proto/name.h"
 
-struct ipc_publisher *publisher_of(struct handle *handle) {
+struct ipc_publisher *publisher_of(struct handle *handle)
+{
     return (struct ipc_publisher *)((char *)handle - offsetof(struct ipc_publisher, handle));
 }
 
-static int check_options(const struct ipc_publisher_options *options, uint32_t *ring_size, struct ipc_error *error) {
+static int check_options(const struct ipc_publisher_options *options, uint32_t *ring_size,
+                         struct ipc_error *error)
+{
     if (options->size != sizeof(*options))
         return error_set(error, -EINVAL, "the options do not start from IPC_PUBLISHER_OPTIONS_INIT");
     if (options->flags & ~(IPC_PUBLISHER_RETAIN | IPC_PUBLISHER_TIMESTAMP))
@@ -26,7 +29,8 @@ static int check_options(const struct ipc_publisher_options *options, uint32_t *
         return error_set(error, -EINVAL, "message_size_max is %u, the limit is %u", options->message_size_max,
                          IPC_MAX_MESSAGE_SIZE);
     if (options->ring_size > IPC_MAX_RING_SIZE)
-        return error_set(error, -EINVAL, "ring_size is %u, the limit is %u", options->ring_size, IPC_MAX_RING_SIZE);
+        return error_set(error, -EINVAL, "ring_size is %u, the limit is %u", options->ring_size,
+                         IPC_MAX_RING_SIZE);
     uint64_t size = options->ring_size ? options->ring_size : IPC_RING_SIZE_DEFAULT;
     uint64_t needed = 2 * ((uint64_t)options->message_size_max + sizeof(uint64_t));
     if (size < needed) {
@@ -43,13 +47,15 @@ static int check_options(const struct ipc_publisher_options *options, uint32_t *
 }
 
 int ipc_publisher_open(ipc_publisher **ret, ipc_connection *connection, const char *topic,
-                       const struct ipc_publisher_options *options, struct ipc_error *error) {
+                       const struct ipc_publisher_options *options, struct ipc_error *error)
+{
     const struct ipc_publisher_options defaults = IPC_PUBLISHER_OPTIONS_INIT;
     uint32_t ring_size = 0;
     if (!ret || !connection)
         return error_set(error, -EINVAL, "ret or connection is NULL");
     if (guard_foreign(connection))
-        return error_set(error, -ECHILD, "the connection belongs to the parent process: open one of your own");
+        return error_set(error, -ECHILD,
+                         "the connection belongs to the parent process: open one of your own");
     const char *fault = ipc_name_check(topic, false);
     if (fault)
         return error_set(error, -EINVAL, "bad topic name \"%.100s\": %s", topic ? topic : "", fault);
@@ -74,8 +80,8 @@ int ipc_publisher_open(ipc_publisher **ret, ipc_connection *connection, const ch
     message.retain = (options->flags & IPC_PUBLISHER_RETAIN) != 0;
     const ProtobufCMessage *reply;
     int fd = -1;
-    result = request(connection, IPC__CONTROL__TYPE__ADVERTISE, &message.base, IPC__CONTROL__TYPE__ADVERTISED, &reply,
-                     &fd, error);
+    result = request(connection, IPC__CONTROL__TYPE__ADVERTISE, &message.base, IPC__CONTROL__TYPE__ADVERTISED,
+                     &reply, &fd, error);
     if (result < 0) {
         free(publisher);
         return result;
@@ -92,23 +98,24 @@ int ipc_publisher_open(ipc_publisher **ret, ipc_connection *connection, const ch
     if (result < 0) {
         Ipc__Control__Unadvertise undo = IPC__CONTROL__UNADVERTISE__INIT;
         undo.lane = publisher->handle.id;
-        if (request(connection, IPC__CONTROL__TYPE__UNADVERTISE, &undo.base, IPC__CONTROL__TYPE__DONE, &reply, NULL,
-                    NULL) == 0)
+        if (request(connection, IPC__CONTROL__TYPE__UNADVERTISE, &undo.base, IPC__CONTROL__TYPE__DONE, &reply,
+                    NULL, NULL) == 0)
             request_done(connection);
         free(publisher);
         return error_set(error, result, "cannot map the lane of \"%s\" (%u bytes): %s", topic, ring_size,
                          strerror(-result));
     }
     publisher->lane = lane;
-    publisher->message_size_max =
-        options->message_size_max ? options->message_size_max : lane_body_size_max(ring_size);
+    publisher->message_size_max = options->message_size_max ? options->message_size_max
+                                                            : lane_body_size_max(ring_size);
     lane_writer_init(&publisher->writer, lane, lane_segment_ring(lane), ring_size);
     publisher->writer.fence = !lane_barrier_register();
     *ret = publisher;
     return 0;
 }
 
-static void reader_forget(struct ipc_publisher *publisher, uint64_t pairing, unsigned reason) {
+static void reader_forget(struct ipc_publisher *publisher, uint64_t pairing, unsigned reason)
+{
     struct ipc_connection *connection = publisher->handle.connection;
     int bell;
     lane_writer_remove(&publisher->writer, pairing, &bell);
@@ -128,7 +135,8 @@ static void reader_forget(struct ipc_publisher *publisher, uint64_t pairing, uns
     free(reader);
 }
 
-static void reader_admit(struct ipc_publisher *publisher, struct notice *notice) {
+static void reader_admit(struct ipc_publisher *publisher, struct notice *notice)
+{
     struct ipc_connection *connection = publisher->handle.connection;
     const struct ipc_cells *cells = notice->cells->segment;
     struct lane_peer peer = {.cell = &cells->cells[notice->cell],
@@ -164,7 +172,8 @@ static void reader_admit(struct ipc_publisher *publisher, struct notice *notice)
     pump_confirm(connection, IPC__CONTROL__TYPE__READER_ADD, notice->pairing, result);
 }
 
-void publisher_news(struct ipc_publisher *publisher) {
+void publisher_news(struct ipc_publisher *publisher)
+{
     struct ipc_connection *connection = publisher->handle.connection;
     publisher->handle.mail_seen = pump_try(connection, publisher->handle.mail_seen);
     struct notice *next;
@@ -182,7 +191,8 @@ void publisher_news(struct ipc_publisher *publisher) {
     }
 }
 
-void publisher_report_faults(struct ipc_publisher *publisher) {
+void publisher_report_faults(struct ipc_publisher *publisher)
+{
     struct lane_writer *writer = &publisher->writer;
     writer->faulted = false;
     for (uint32_t i = 0; i < writer->peer_count;) {
@@ -197,7 +207,8 @@ void publisher_report_faults(struct ipc_publisher *publisher) {
     }
 }
 
-ipc_publisher *ipc_publisher_close(ipc_publisher *publisher) {
+ipc_publisher *ipc_publisher_close(ipc_publisher *publisher)
+{
     if (!publisher)
         return NULL;
     struct ipc_connection *connection = publisher->handle.connection;
@@ -206,8 +217,8 @@ ipc_publisher *ipc_publisher_close(ipc_publisher *publisher) {
         Ipc__Control__Unadvertise message = IPC__CONTROL__UNADVERTISE__INIT;
         message.lane = publisher->handle.id;
         const ProtobufCMessage *reply;
-        if (request(connection, IPC__CONTROL__TYPE__UNADVERTISE, &message.base, IPC__CONTROL__TYPE__DONE, &reply,
-                    NULL, NULL) == 0)
+        if (request(connection, IPC__CONTROL__TYPE__UNADVERTISE, &message.base, IPC__CONTROL__TYPE__DONE,
+                    &reply, NULL, NULL) == 0)
             request_done(connection);
         pthread_mutex_lock(&connection->lock);
     }
@@ -236,7 +247,8 @@ ipc_publisher *ipc_publisher_close(ipc_publisher *publisher) {
     return NULL;
 }
 
-int ipc_publisher_wait_readers(ipc_publisher *publisher, unsigned count, int64_t timeout_ns) {
+int ipc_publisher_wait_readers(ipc_publisher *publisher, unsigned count, int64_t timeout_ns)
+{
     if (!publisher)
         return -EINVAL;
     int result = handle_enter(&publisher->handle);
@@ -265,7 +277,8 @@ int ipc_publisher_wait_readers(ipc_publisher *publisher, unsigned count, int64_t
     }
 }
 
-int ipc_publisher_stats(ipc_publisher *publisher, struct ipc_publisher_stats *ret) {
+int ipc_publisher_stats(ipc_publisher *publisher, struct ipc_publisher_stats *ret)
+{
     if (!publisher || !ret)
         return -EINVAL;
     int result = handle_enter(&publisher->handle);
@@ -287,7 +300,8 @@ int ipc_publisher_stats(ipc_publisher *publisher, struct ipc_publisher_stats *re
                                         .message_size_max = publisher->message_size_max,
                                         .ring_size = writer->ring_size};
     for (uint32_t i = 0; i < writer->peer_count; i++)
-        if (atomic_load_explicit(&writer->peers[i].cell->owner, memory_order_acquire) == writer->peers[i].pairing)
+        if (atomic_load_explicit(&writer->peers[i].cell->owner, memory_order_acquire) ==
+            writer->peers[i].pairing)
             ret->lost += atomic_load_explicit(&writer->peers[i].cell->lost, memory_order_relaxed);
     return 0;
 }

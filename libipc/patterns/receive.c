@@ -9,7 +9,8 @@
 #include "libipc/patterns/patterns.h"
 #include "proto/fields.h"
 
-static int scratch_reserve(struct ipc_subscription *sub, size_t size) {
+static int scratch_reserve(struct ipc_subscription *sub, size_t size)
+{
     if (sub->scratch_size + size <= sub->scratch_capacity)
         return 0;
     size_t capacity = 2 * (sub->scratch_size + size);
@@ -22,7 +23,8 @@ static int scratch_reserve(struct ipc_subscription *sub, size_t size) {
 }
 
 /* The size of a record's header block, as far as it can be believed before the copy. */
-static int64_t block_size(const struct lane_record *record) {
+static int64_t block_size(const struct lane_record *record)
+{
     if (__builtin_expect(!(record->flags & IPC_RECORD_HEADERS), 1))
         return 0;
     struct ipc_record_headers headers;
@@ -32,8 +34,9 @@ static int64_t block_size(const struct lane_record *record) {
     return ipc_fields_block_check(&headers, record->size);
 }
 
-static void describe(struct ipc_message *message, const struct sub_lane *lane, const struct lane_record *record,
-                     const void *data, size_t size) {
+static void describe(struct ipc_message *message, const struct sub_lane *lane,
+                     const struct lane_record *record, const void *data, size_t size)
+{
     message->data = data;
     message->size = size;
     message->sequence = record->sequence;
@@ -51,7 +54,8 @@ static void describe(struct ipc_message *message, const struct sub_lane *lane, c
 
 /* What headers tell that has a place of its own in the message. The block is a private copy, with BLOCK_EXTRA
  * bytes behind it. */
-static void describe_fields(struct ipc_message *message, unsigned char *block, size_t size) {
+static void describe_fields(struct ipc_message *message, unsigned char *block, size_t size)
+{
     struct ipc_field field;
     size_t position = 0;
     message->fields = block;
@@ -69,8 +73,10 @@ static void describe_fields(struct ipc_message *message, unsigned char *block, s
 }
 
 /* Copy the record that was found. Returns the payload's size; -EMSGSIZE; 1 in *again if it was overwritten. */
-static ssize_t copy_record(struct ipc_subscription *sub, struct sub_lane *lane, const struct lane_record *record,
-                           void *buffer, size_t capacity, int64_t *block, bool *again) {
+static ssize_t copy_record(struct ipc_subscription *sub, struct sub_lane *lane,
+                           const struct lane_record *record, void *buffer, size_t capacity, int64_t *block,
+                           bool *again)
+{
     struct lane_reader *reader = &lane->reader;
     *again = false;
     *block = block_size(record);
@@ -96,7 +102,8 @@ static ssize_t copy_record(struct ipc_subscription *sub, struct sub_lane *lane, 
 }
 
 /* Done with a record that was copied; one that was taken before and is held keeps its place. */
-static inline void copied(struct sub_lane *lane, const struct lane_record *record) {
+static inline void copied(struct sub_lane *lane, const struct lane_record *record)
+{
     if (__builtin_expect(lane->held > 0, 0))
         lane_reader_hold(&lane->reader, record);
     else
@@ -104,11 +111,14 @@ static inline void copied(struct sub_lane *lane, const struct lane_record *recor
 }
 
 /* A plain record on the lane that was read last: most messages. Otherwise false, and nothing has changed. */
-__attribute__((always_inline)) static inline bool receive_plain(struct ipc_subscription *sub, void *buffer, size_t capacity,
-                                 struct ipc_message *message, ssize_t *size) {
+__attribute__((always_inline)) static inline bool receive_plain(struct ipc_subscription *sub, void *buffer,
+                                                                size_t capacity, struct ipc_message *message,
+                                                                ssize_t *size)
+{
     struct sub_lane *lane = sub->now;
     struct lane_record record;
-    if (!lane || lane->held || (sub->burst >= BURST_MAX && sub->lane_count > 1) || handle_has_mail(&sub->handle) || lane->reader.just_lost ||
+    if (!lane || lane->held || (sub->burst >= BURST_MAX && sub->lane_count > 1) ||
+        handle_has_mail(&sub->handle) || lane->reader.just_lost ||
         lane_reader_peek(&lane->reader, &record) <= 0 || record.flags || record.size > capacity)
         return false;
     lane_copy_out(buffer, record.body, record.size);
@@ -125,8 +135,10 @@ __attribute__((always_inline)) static inline bool receive_plain(struct ipc_subsc
 }
 
 /* Everything else: out of line, so that the usual way needs few registers. */
-__attribute__((noinline)) static ssize_t receive_any(struct ipc_subscription *sub, void *buffer, size_t capacity,
-                                                     struct ipc_message *message, int64_t timeout_ns) {
+__attribute__((noinline)) static ssize_t receive_any(struct ipc_subscription *sub, void *buffer,
+                                                     size_t capacity, struct ipc_message *message,
+                                                     int64_t timeout_ns)
+{
     int result;
     sub->scratch_size = 0;
     for (;;) {
@@ -160,8 +172,9 @@ __attribute__((noinline)) static ssize_t receive_any(struct ipc_subscription *su
     }
 }
 
-ssize_t ipc_subscription_receive(ipc_subscription *sub, void *buffer, size_t capacity, struct ipc_message *message,
-                                 int64_t timeout_ns) {
+ssize_t ipc_subscription_receive(ipc_subscription *sub, void *buffer, size_t capacity,
+                                 struct ipc_message *message, int64_t timeout_ns)
+{
     if (__builtin_expect(!sub || (!buffer && capacity), 0))
         return -EINVAL;
     int result = handle_enter(&sub->handle);
@@ -174,7 +187,8 @@ ssize_t ipc_subscription_receive(ipc_subscription *sub, void *buffer, size_t cap
 }
 
 ssize_t ipc_subscription_receive_batch(ipc_subscription *sub, void *buffer, size_t capacity,
-                                       struct ipc_message *messages, size_t count, int64_t timeout_ns) {
+                                       struct ipc_message *messages, size_t count, int64_t timeout_ns)
+{
     if (!sub || !buffer || !messages || count == 0)
         return -EINVAL;
     int result = handle_enter(&sub->handle);
@@ -186,6 +200,15 @@ ssize_t ipc_subscription_receive_batch(ipc_subscription *sub, void *buffer, size
     while (n < count) {
         struct lane_record record;
         struct sub_lane *lane;
+        ssize_t plain;
+        if (receive_plain(sub, at, capacity, &messages[n], &plain)) {
+            size_t room = ((size_t)plain + 7) & ~(size_t)7;
+            room = room < capacity ? room : capacity;
+            at += room;
+            capacity -= room;
+            n++;
+            continue;
+        }
         sub->keep = n > 0;
         result = subscription_find(sub, &record, &lane);
         sub->keep = false;
@@ -220,12 +243,13 @@ ssize_t ipc_subscription_receive_batch(ipc_subscription *sub, void *buffer, size
         capacity -= taken < capacity ? taken : capacity;
         copied(lane, &record);
         sub->run++;
+        sub->received++;
         n++;
     }
     for (size_t i = 0; i < n; i++)
         if (messages[i].fields_size)
-            describe_fields(&messages[i], sub->scratch + (uintptr_t)messages[i].fields, messages[i].fields_size);
-    sub->received += n;
+            describe_fields(&messages[i], sub->scratch + (uintptr_t)messages[i].fields,
+                            messages[i].fields_size);
     return (ssize_t)n;
 }
 
@@ -233,7 +257,8 @@ ssize_t ipc_subscription_receive_batch(ipc_subscription *sub, void *buffer, size
  * when it is next in the library), since it may overwrite what it does not know that we hold. Returns 1 if it just
  * did. */
 static int hold(struct ipc_subscription *sub, struct sub_lane *lane, const struct lane_record *record,
-                struct ipc_message *message) {
+                struct ipc_message *message)
+{
     bool in_place = lane_reader_in_place(&lane->reader);
     int64_t block = block_size(record);
     if (block < 0)
@@ -264,7 +289,9 @@ static int hold(struct ipc_subscription *sub, struct sub_lane *lane, const struc
     return 0;
 }
 
-ssize_t ipc_subscription_take(ipc_subscription *sub, struct ipc_message *messages, size_t count, int64_t timeout_ns) {
+ssize_t ipc_subscription_take(ipc_subscription *sub, struct ipc_message *messages, size_t count,
+                              int64_t timeout_ns)
+{
     if (!sub || !messages || count == 0)
         return -EINVAL;
     int result = handle_enter(&sub->handle);
@@ -301,7 +328,8 @@ ssize_t ipc_subscription_take(ipc_subscription *sub, struct ipc_message *message
     return n ? (ssize_t)n : result;
 }
 
-int ipc_subscription_release(ipc_subscription *sub, size_t count) {
+int ipc_subscription_release(ipc_subscription *sub, size_t count)
+{
     if (!sub)
         return -EINVAL;
     int result = handle_enter(&sub->handle);
@@ -325,7 +353,8 @@ int ipc_subscription_release(ipc_subscription *sub, size_t count) {
 }
 
 int ipc_message_next_header(const struct ipc_message *message, size_t *position, const char **name,
-                            size_t *name_size, const void **value, size_t *value_size) {
+                            size_t *name_size, const void **value, size_t *value_size)
+{
     if (!message || !position || !name || !name_size || !value || !value_size)
         return -EINVAL;
     struct ipc_field field;
@@ -341,7 +370,9 @@ int ipc_message_next_header(const struct ipc_message *message, size_t *position,
     return 0;
 }
 
-int ipc_message_header(const struct ipc_message *message, const char *name, const void **value, size_t *value_size) {
+int ipc_message_header(const struct ipc_message *message, const char *name, const void **value,
+                       size_t *value_size)
+{
     if (!name)
         return -EINVAL;
     size_t position = 0, found_size, wanted = strlen(name);

@@ -14,25 +14,30 @@
 #include "libipc/patterns/patterns.h"
 #include "proto/name.h"
 
-struct ipc_subscription *subscription_of(struct handle *handle) {
+struct ipc_subscription *subscription_of(struct handle *handle)
+{
     return (struct ipc_subscription *)((char *)handle - offsetof(struct ipc_subscription, handle));
 }
 
-static int join_descriptor(struct ipc_subscription *sub) {
+static int join_descriptor(struct ipc_subscription *sub)
+{
     int fd = ipc_subscription_fd(sub);
     if (fd < 0)
         return fd;
     struct epoll_event event = {.events = EPOLLIN};
-    return epoll_ctl(sub->handle.connection->epoll, EPOLL_CTL_ADD, fd, &event) < 0 && errno != EEXIST ? -errno : 0;
+    return epoll_ctl(sub->handle.connection->epoll, EPOLL_CTL_ADD, fd, &event) < 0 && errno != EEXIST ? -errno
+                                                                                                      : 0;
 }
 
 int ipc_subscription_open(ipc_subscription **ret, ipc_connection *connection, const char *pattern,
-                          const struct ipc_subscription_options *options, struct ipc_error *error) {
+                          const struct ipc_subscription_options *options, struct ipc_error *error)
+{
     const struct ipc_subscription_options defaults = IPC_SUBSCRIPTION_OPTIONS_INIT;
     if (!ret || !connection)
         return error_set(error, -EINVAL, "ret or connection is NULL");
     if (guard_foreign(connection))
-        return error_set(error, -ECHILD, "the connection belongs to the parent process: open one of your own");
+        return error_set(error, -ECHILD,
+                         "the connection belongs to the parent process: open one of your own");
     const char *fault = ipc_name_check(pattern, true);
     if (fault)
         return error_set(error, -EINVAL, "bad topic pattern \"%.100s\": %s", pattern ? pattern : "", fault);
@@ -41,12 +46,14 @@ int ipc_subscription_open(ipc_subscription **ret, ipc_connection *connection, co
     if (options->size != sizeof(*options))
         return error_set(error, -EINVAL, "the options do not start from IPC_SUBSCRIPTION_OPTIONS_INIT");
     if ((unsigned)options->start > IPC_START_OLDEST || (unsigned)options->slow > IPC_SLOW_DISCONNECT)
-        return error_set(error, -EINVAL, "start %d or slow %d is not known", (int)options->start, (int)options->slow);
+        return error_set(error, -EINVAL, "start %d or slow %d is not known", (int)options->start,
+                         (int)options->slow);
     if (options->flags & ~(IPC_SUBSCRIPTION_SELF | IPC_SUBSCRIPTION_TAP))
         return error_set(error, -EINVAL, "flags 0x%x are not known", options->flags);
     bool tap = (options->flags & IPC_SUBSCRIPTION_TAP) != 0;
     if (tap && options->slow == IPC_SLOW_BLOCK)
-        return error_set(error, -EINVAL, "a tap never blocks a publisher: choose another policy for slow readers");
+        return error_set(error, -EINVAL,
+                         "a tap never blocks a publisher: choose another policy for slow readers");
 
     struct ipc_subscription *sub = calloc(1, sizeof(*sub));
     if (!sub)
@@ -65,8 +72,8 @@ int ipc_subscription_open(ipc_subscription **ret, ipc_connection *connection, co
     message.self = (options->flags & IPC_SUBSCRIPTION_SELF) != 0;
     message.tap = tap;
     const ProtobufCMessage *reply;
-    int result = request(connection, IPC__CONTROL__TYPE__SUBSCRIBE, &message.base, IPC__CONTROL__TYPE__SUBSCRIBED,
-                         &reply, NULL, error);
+    int result = request(connection, IPC__CONTROL__TYPE__SUBSCRIBE, &message.base,
+                         IPC__CONTROL__TYPE__SUBSCRIBED, &reply, NULL, error);
     if (result < 0) {
         free(sub);
         return result;
@@ -86,7 +93,8 @@ int ipc_subscription_open(ipc_subscription **ret, ipc_connection *connection, co
     return 0;
 }
 
-ipc_subscription *ipc_subscription_close(ipc_subscription *sub) {
+ipc_subscription *ipc_subscription_close(ipc_subscription *sub)
+{
     if (!sub)
         return NULL;
     struct ipc_connection *connection = sub->handle.connection;
@@ -119,8 +127,8 @@ ipc_subscription *ipc_subscription_close(ipc_subscription *sub) {
         Ipc__Control__Unsubscribe message = IPC__CONTROL__UNSUBSCRIBE__INIT;
         message.subscription = sub->handle.id;
         const ProtobufCMessage *reply;
-        if (request(connection, IPC__CONTROL__TYPE__UNSUBSCRIBE, &message.base, IPC__CONTROL__TYPE__DONE, &reply,
-                    NULL, NULL) == 0)
+        if (request(connection, IPC__CONTROL__TYPE__UNSUBSCRIBE, &message.base, IPC__CONTROL__TYPE__DONE,
+                    &reply, NULL, NULL) == 0)
             request_done(connection);
     }
     for (unsigned i = 0; i < sub->bell_count; i++)
@@ -139,7 +147,8 @@ ipc_subscription *ipc_subscription_close(ipc_subscription *sub) {
 
 /* The set of descriptors behind the user's: the socket, what other threads of this process have to tell, and the
  * bells. It starts readable: nothing is armed yet. */
-static int make_descriptor(struct ipc_subscription *sub) {
+static int make_descriptor(struct ipc_subscription *sub)
+{
     struct epoll_event event = {.events = EPOLLIN};
     int set = epoll_create1(EPOLL_CLOEXEC);
     if (set < 0)
@@ -158,7 +167,8 @@ static int make_descriptor(struct ipc_subscription *sub) {
     return 0;
 }
 
-int subscription_bells(struct ipc_subscription *sub, struct ipc_error *error) {
+int subscription_bells(struct ipc_subscription *sub, struct ipc_error *error)
+{
     if (sub->bells_asked)
         return 0;
     struct ipc_connection *connection = sub->handle.connection;
@@ -170,8 +180,8 @@ int subscription_bells(struct ipc_subscription *sub, struct ipc_error *error) {
     Ipc__Control__Bell message = IPC__CONTROL__BELL__INIT;
     message.subscription = sub->handle.id;
     const ProtobufCMessage *reply;
-    result = request(connection, IPC__CONTROL__TYPE__BELL, &message.base, IPC__CONTROL__TYPE__DONE, &reply, NULL,
-                     error);
+    result = request(connection, IPC__CONTROL__TYPE__BELL, &message.base, IPC__CONTROL__TYPE__DONE, &reply,
+                     NULL, error);
     if (result < 0)
         return result;
     request_done(connection);
@@ -179,7 +189,8 @@ int subscription_bells(struct ipc_subscription *sub, struct ipc_error *error) {
     return 0;
 }
 
-int ipc_subscription_fd(ipc_subscription *sub) {
+int ipc_subscription_fd(ipc_subscription *sub)
+{
     if (!sub)
         return -EINVAL;
     int result = handle_enter(&sub->handle);
@@ -188,7 +199,8 @@ int ipc_subscription_fd(ipc_subscription *sub) {
     return result < 0 ? result : sub->epoll;
 }
 
-int patterns_join_descriptors(struct ipc_connection *connection) {
+int patterns_join_descriptors(struct ipc_connection *connection)
+{
     pthread_mutex_lock(&connection->lock);
     int result = connection->epoll;
     struct handle *handle = connection->handles;
@@ -202,7 +214,8 @@ int patterns_join_descriptors(struct ipc_connection *connection) {
     return result;
 }
 
-int ipc_subscription_wait_writers(ipc_subscription *sub, unsigned count, int64_t timeout_ns) {
+int ipc_subscription_wait_writers(ipc_subscription *sub, unsigned count, int64_t timeout_ns)
+{
     if (!sub)
         return -EINVAL;
     int result = handle_enter(&sub->handle);
@@ -231,7 +244,8 @@ int ipc_subscription_wait_writers(ipc_subscription *sub, unsigned count, int64_t
     }
 }
 
-int ipc_subscription_stats(ipc_subscription *sub, struct ipc_subscription_stats *ret) {
+int ipc_subscription_stats(ipc_subscription *sub, struct ipc_subscription_stats *ret)
+{
     if (!sub || !ret)
         return -EINVAL;
     int result = handle_enter(&sub->handle);

@@ -6,7 +6,8 @@
 
 #include "libipc/session/session.h"
 
-int address_resolve(char *path, size_t capacity, const char *address) {
+int address_resolve(char *path, size_t capacity, const char *address)
+{
     int size;
     if (!address || !*address)
         address = getenv("IPC_ADDRESS");

@@ -14,10 +14,12 @@
 #include "libipc/patterns/patterns.h"
 #include "libipc/session/session.h"
 
-static int connect_to(struct ipc_connection *connection, const char *address, struct ipc_error *error) {
+static int connect_to(struct ipc_connection *connection, const char *address, struct ipc_error *error)
+{
     struct sockaddr_un name = {.sun_family = AF_UNIX};
     if (address_resolve(name.sun_path, sizeof(name.sun_path), address) < 0)
-        return error_set(error, -ENAMETOOLONG, "the broker's address is longer than %u bytes", IPC_MAX_ADDRESS_SIZE);
+        return error_set(error, -ENAMETOOLONG, "the broker's address is longer than %u bytes",
+                         IPC_MAX_ADDRESS_SIZE);
     connection->socket = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (connection->socket < 0)
         return error_set(error, -errno, "cannot make a socket: %s", strerror(errno));
@@ -42,7 +44,8 @@ static int connect_to(struct ipc_connection *connection, const char *address, st
     return 0;
 }
 
-static int hello(struct ipc_connection *connection, const char *name, struct ipc_error *error) {
+static int hello(struct ipc_connection *connection, const char *name, struct ipc_error *error)
+{
     char client[IPC_MAX_CLIENT_NAME + 1];
     snprintf(client, sizeof(client), "%s", name ? name : program_invocation_short_name);
     for (char *c = client; *c; c++) /* a program's file name need not be text: protobuf strings are */
@@ -56,8 +59,8 @@ static int hello(struct ipc_connection *connection, const char *name, struct ipc
     message.name = client;
     const ProtobufCMessage *reply;
     int fd = -1;
-    int result = request(connection, IPC__CONTROL__TYPE__HELLO, &message.base, IPC__CONTROL__TYPE__WELCOME, &reply,
-                         &fd, error);
+    int result = request(connection, IPC__CONTROL__TYPE__HELLO, &message.base, IPC__CONTROL__TYPE__WELCOME,
+                         &reply, &fd, error);
     if (result < 0)
         return result;
     const Ipc__Control__Welcome *welcome = (const void *)reply;
@@ -79,7 +82,8 @@ static int hello(struct ipc_connection *connection, const char *name, struct ipc
     return result;
 }
 
-static void destroy(struct ipc_connection *connection, bool foreign) {
+static void destroy(struct ipc_connection *connection, bool foreign)
+{
     if (connection->epoll >= 0)
         close(connection->epoll);
     if (connection->socket >= 0)
@@ -101,13 +105,15 @@ static void destroy(struct ipc_connection *connection, bool foreign) {
     free(connection);
 }
 
-int ipc_connection_open(ipc_connection **ret, const char *address, const struct ipc_connection_options *options,
-                        struct ipc_error *error) {
+int ipc_connection_open(ipc_connection **ret, const char *address,
+                        const struct ipc_connection_options *options, struct ipc_error *error)
+{
     const struct ipc_connection_options defaults = IPC_CONNECTION_OPTIONS_INIT;
     if (!options)
         options = &defaults;
     if (!ret || options->size != sizeof(*options))
-        return error_set(error, -EINVAL, "ret is NULL, or the options do not start from IPC_CONNECTION_OPTIONS_INIT");
+        return error_set(error, -EINVAL,
+                         "ret is NULL, or the options do not start from IPC_CONNECTION_OPTIONS_INIT");
     if (options->name && strlen(options->name) > IPC_MAX_CLIENT_NAME)
         return error_set(error, -EINVAL, "the client's name is longer than %u bytes", IPC_MAX_CLIENT_NAME);
 
@@ -137,7 +143,8 @@ int ipc_connection_open(ipc_connection **ret, const char *address, const struct 
     return 0;
 }
 
-ipc_connection *ipc_connection_close(ipc_connection *connection) {
+ipc_connection *ipc_connection_close(ipc_connection *connection)
+{
     if (!connection)
         return NULL;
     bool foreign = guard_foreign(connection);
@@ -151,27 +158,30 @@ ipc_connection *ipc_connection_close(ipc_connection *connection) {
     if (!foreign) {
         Ipc__Control__Done done = IPC__CONTROL__DONE__INIT;
         const ProtobufCMessage *reply;
-        if (request(connection, IPC__CONTROL__TYPE__GOODBYE, &done.base, IPC__CONTROL__TYPE__DONE, &reply, NULL,
-                    NULL) == 0)
+        if (request(connection, IPC__CONTROL__TYPE__GOODBYE, &done.base, IPC__CONTROL__TYPE__DONE, &reply,
+                    NULL, NULL) == 0)
             pthread_mutex_unlock(&connection->lock);
     }
     destroy(connection, foreign);
     return NULL;
 }
 
-void handle_add(struct ipc_connection *connection, struct handle *handle) {
+void handle_add(struct ipc_connection *connection, struct handle *handle)
+{
     handle->next = connection->handles;
     connection->handles = handle;
 }
 
-void handle_remove(struct ipc_connection *connection, struct handle *handle) {
+void handle_remove(struct ipc_connection *connection, struct handle *handle)
+{
     struct handle **at = &connection->handles;
     while (*at != handle)
         at = &(*at)->next;
     *at = handle->next;
 }
 
-int ipc_connection_identity(const ipc_connection *connection, struct ipc_peer *ret) {
+int ipc_connection_identity(const ipc_connection *connection, struct ipc_peer *ret)
+{
     if (!connection || !ret)
         return -EINVAL;
     if (guard_foreign(connection))
@@ -180,7 +190,8 @@ int ipc_connection_identity(const ipc_connection *connection, struct ipc_peer *r
     return 0;
 }
 
-int ipc_connection_dispatch(ipc_connection *connection) {
+int ipc_connection_dispatch(ipc_connection *connection)
+{
     if (!connection)
         return -EINVAL;
     if (guard_foreign(connection))
@@ -193,7 +204,8 @@ int ipc_connection_dispatch(ipc_connection *connection) {
     return atomic_load_explicit(&connection->ended, memory_order_relaxed) ? -EPIPE : 0;
 }
 
-int ipc_connection_fd(ipc_connection *connection) {
+int ipc_connection_fd(ipc_connection *connection)
+{
     if (!connection)
         return -EINVAL;
     if (guard_foreign(connection))

@@ -5,10 +5,11 @@
 #include "libipc/session/session.h"
 
 #ifndef IPC_VERSION
-#define IPC_VERSION "0.1.0"
+# define IPC_VERSION "0.1.0"
 #endif
 
-int error_set(struct ipc_error *error, int code, const char *format, ...) {
+int error_set(struct ipc_error *error, int code, const char *format, ...)
+{
     if (error) {
         va_list arguments;
         va_start(arguments, format);
@@ -19,11 +20,12 @@ int error_set(struct ipc_error *error, int code, const char *format, ...) {
     return code;
 }
 
-const char *ipc_reason_word(unsigned reason) {
+const char *ipc_reason_word(unsigned reason)
+{
     switch (reason) {
-#define CASE(name, number, word, text)                                                                       \
-    case number:                                                                                             \
-        return word;
+#define CASE(name, number, word, text) \
+ case number:                          \
+  return word;
         IPC_REASONS(CASE)
 #undef CASE
     default:
@@ -31,11 +33,12 @@ const char *ipc_reason_word(unsigned reason) {
     }
 }
 
-const char *ipc_reason_text(unsigned reason) {
+const char *ipc_reason_text(unsigned reason)
+{
     switch (reason) {
-#define CASE(name, number, word, text)                                                                       \
-    case number:                                                                                             \
-        return text;
+#define CASE(name, number, word, text) \
+ case number:                          \
+  return text;
         IPC_REASONS(CASE)
 #undef CASE
     default:
@@ -43,6 +46,7 @@ const char *ipc_reason_text(unsigned reason) {
     }
 }
 
-const char *ipc_version(void) {
+const char *ipc_version(void)
+{
     return IPC_VERSION;
 }

@@ -6,7 +6,8 @@
 #include "libipc/session/session.h"
 
 void event_add(struct ipc_connection *connection, unsigned kind, unsigned reason, const struct ipc_peer *peer,
-               const char *topic) {
+               const char *topic)
+{
     if (!connection->events)
         connection->events = calloc(EVENTS_MAX, sizeof(*connection->events));
     if (!connection->events) {
@@ -24,7 +25,8 @@ void event_add(struct ipc_connection *connection, unsigned kind, unsigned reason
     snprintf(event->topic, sizeof(event->topic), "%s", topic ? topic : "");
 }
 
-int ipc_connection_next_event(ipc_connection *connection, struct ipc_event *ret) {
+int ipc_connection_next_event(ipc_connection *connection, struct ipc_event *ret)
+{
     if (!connection || !ret)
         return -EINVAL;
     if (guard_foreign(connection))

@@ -16,7 +16,8 @@ const volatile uint32_t *guard_page = &nowhere;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static uint32_t generations;
 
-uint32_t guard_generation(bool make) {
+uint32_t guard_generation(bool make)
+{
     pthread_mutex_lock(&lock);
     if (make && guard_page == &nowhere) {
         long size = sysconf(_SC_PAGESIZE);

@@ -15,7 +15,8 @@
 #include "libipc/session/receive.h"
 #include "libipc/session/session.h"
 
-void segment_unref(struct ipc_connection *connection, struct segment_ref *segment) {
+void segment_unref(struct ipc_connection *connection, struct segment_ref *segment)
+{
     if (!segment || --segment->references > 0)
         return;
     struct segment_ref **at = &connection->segments;
@@ -27,7 +28,8 @@ void segment_unref(struct ipc_connection *connection, struct segment_ref *segmen
 }
 
 /* The cells segment of that id, mapped from *fd unless we have it. Own ones stay for the life of the session. */
-static struct segment_ref *segment_get(struct ipc_connection *connection, uint64_t id, int fd, bool own) {
+static struct segment_ref *segment_get(struct ipc_connection *connection, uint64_t id, int fd, bool own)
+{
     struct segment_ref *segment = connection->segments;
     while (segment && (segment->id != id || segment->own != own))
         segment = segment->next;
@@ -47,7 +49,8 @@ static struct segment_ref *segment_get(struct ipc_connection *connection, uint64
     return segment;
 }
 
-void notice_free(struct ipc_connection *connection, struct notice *notice) {
+void notice_free(struct ipc_connection *connection, struct notice *notice)
+{
     if (notice->bell >= 0)
         close(notice->bell);
     if (!guard_foreign(connection)) { /* a forked child has no mappings of its parent's */
@@ -57,7 +60,8 @@ void notice_free(struct ipc_connection *connection, struct notice *notice) {
     free(notice);
 }
 
-struct notice *inbox_take(struct handle *handle) {
+struct notice *inbox_take(struct handle *handle)
+{
     struct notice *stack = atomic_exchange_explicit(&handle->inbox, NULL, memory_order_acquire);
     struct notice *oldest = NULL;
     while (stack) {
@@ -69,7 +73,8 @@ struct notice *inbox_take(struct handle *handle) {
     return oldest;
 }
 
-static void inbox_put(struct handle *handle, struct notice *notice) {
+static void inbox_put(struct handle *handle, struct notice *notice)
+{
     struct notice *top = atomic_load_explicit(&handle->inbox, memory_order_relaxed);
     do
         notice->next = top;
@@ -81,7 +86,8 @@ static void inbox_put(struct handle *handle, struct notice *notice) {
         (void)!write(handle->self, &(uint64_t){1}, sizeof(uint64_t));
 }
 
-static void outbox_flush(struct ipc_connection *connection) {
+static void outbox_flush(struct ipc_connection *connection)
+{
     size_t sent = 0;
     while (sent < connection->outbox_size) {
         uint32_t size;
@@ -97,7 +103,8 @@ static void outbox_flush(struct ipc_connection *connection) {
 
 /* Send now if nothing waits, else keep it. What is kept are answers to what the core has sent (confirms, the undoing
  * of late answers) and one detach per pairing, so the core bounds the outbox. */
-static void send_or_keep(struct ipc_connection *connection, const void *packet, size_t size) {
+static void send_or_keep(struct ipc_connection *connection, const void *packet, size_t size)
+{
     outbox_flush(connection);
     if (connection->outbox_size == 0 &&
         send(connection->socket, packet, size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size)
@@ -118,7 +125,8 @@ static void send_or_keep(struct ipc_connection *connection, const void *packet, 
     connection->outbox_size = needed;
 }
 
-static void confirm_locked(struct ipc_connection *connection, uint16_t notice, uint64_t pairing, int result) {
+static void confirm_locked(struct ipc_connection *connection, uint16_t notice, uint64_t pairing, int result)
+{
     Ipc__Control__Confirm confirm = IPC__CONTROL__CONFIRM__INIT;
     confirm.notice = (Ipc__Control__Type)notice;
     confirm.pairing = pairing;
@@ -128,13 +136,15 @@ static void confirm_locked(struct ipc_connection *connection, uint16_t notice, u
     send_or_keep(connection, packet, (size_t)size);
 }
 
-void pump_confirm(struct ipc_connection *connection, uint16_t notice, uint64_t pairing, int result) {
+void pump_confirm(struct ipc_connection *connection, uint16_t notice, uint64_t pairing, int result)
+{
     pthread_mutex_lock(&connection->lock);
     confirm_locked(connection, notice, pairing, result);
     pump_unlock(connection);
 }
 
-void pump_detach(struct ipc_connection *connection, uint64_t pairing, unsigned reason) {
+void pump_detach(struct ipc_connection *connection, uint64_t pairing, unsigned reason)
+{
     Ipc__Control__Detach detach = IPC__CONTROL__DETACH__INIT;
     detach.pairing = pairing;
     detach.reason = (Ipc__Control__Reason)reason;
@@ -145,7 +155,8 @@ void pump_detach(struct ipc_connection *connection, uint64_t pairing, unsigned r
     pump_unlock(connection);
 }
 
-void pump_end(struct ipc_connection *connection, unsigned reason) {
+void pump_end(struct ipc_connection *connection, unsigned reason)
+{
     if (atomic_load_explicit(&connection->ended, memory_order_relaxed))
         return;
     atomic_store_explicit(&connection->ended, reason ? reason : IPC_REASON_SHUTDOWN, memory_order_release);
@@ -157,7 +168,8 @@ void pump_end(struct ipc_connection *connection, unsigned reason) {
     lane_wake(&connection->news, true);
 }
 
-static void copy_peer(struct ipc_peer *to, const Ipc__Control__Peer *from) {
+static void copy_peer(struct ipc_peer *to, const Ipc__Control__Peer *from)
+{
     *to = (struct ipc_peer){0};
     if (!from)
         return;
@@ -168,14 +180,16 @@ static void copy_peer(struct ipc_peer *to, const Ipc__Control__Peer *from) {
     snprintf(to->name, sizeof(to->name), "%s", from->name);
 }
 
-static struct handle *handle_find(struct ipc_connection *connection, uint64_t id, bool subscription) {
+static struct handle *handle_find(struct ipc_connection *connection, uint64_t id, bool subscription)
+{
     struct handle *handle = connection->handles;
     while (handle && (handle->id != id || handle->subscription != subscription))
         handle = handle->next;
     return handle;
 }
 
-static int take_fd(int *fds, unsigned *count) {
+static int take_fd(int *fds, unsigned *count)
+{
     for (unsigned i = 0; i < *count; i++) {
         if (fds[i] >= 0) {
             int fd = fds[i];
@@ -187,7 +201,8 @@ static int take_fd(int *fds, unsigned *count) {
 }
 
 /* Give a notice to its handle, or let go of it if the handle has left. */
-static void deliver(struct ipc_connection *connection, struct handle *handle, struct notice *notice) {
+static void deliver(struct ipc_connection *connection, struct handle *handle, struct notice *notice)
+{
     if (handle) {
         inbox_put(handle, notice);
         return;
@@ -197,7 +212,8 @@ static void deliver(struct ipc_connection *connection, struct handle *handle, st
 }
 
 static void on_reader_add(struct ipc_connection *connection, struct notice *notice,
-                          const Ipc__Control__ReaderAdd *message, int *fds, unsigned fd_count) {
+                          const Ipc__Control__ReaderAdd *message, int *fds, unsigned fd_count)
+{
     *notice = (struct notice){.type = IPC__CONTROL__TYPE__READER_ADD,
                               .pairing = message->pairing,
                               .lane_id = message->lane,
@@ -228,7 +244,8 @@ static void on_reader_add(struct ipc_connection *connection, struct notice *noti
 }
 
 static void on_lane_add(struct ipc_connection *connection, struct notice *notice,
-                        const Ipc__Control__LaneAdd *message, int *fds, unsigned fd_count) {
+                        const Ipc__Control__LaneAdd *message, int *fds, unsigned fd_count)
+{
     *notice = (struct notice){.type = IPC__CONTROL__TYPE__LANE_ADD,
                               .pairing = message->pairing,
                               .lane_id = message->lane,
@@ -251,8 +268,9 @@ static void on_lane_add(struct ipc_connection *connection, struct notice *notice
     if (sane) /* even if the subscription has left: the core sends each cells segment once */
         notice->cells = segment_get(connection, message->cells, cells_fd, true);
     if (result == 0 && handle) {
-        result = notice->cells ? lane_segment_map(&notice->lane, lane_fd, IPC_SEGMENT_LANE, notice->ring_size, false)
-                               : -ENOMEM;
+        result = notice->cells
+                     ? lane_segment_map(&notice->lane, lane_fd, IPC_SEGMENT_LANE, notice->ring_size, false)
+                     : -ENOMEM;
     }
     if (lane_fd >= 0)
         close(lane_fd);
@@ -267,7 +285,8 @@ static void on_lane_add(struct ipc_connection *connection, struct notice *notice
 
 /* Take the first announcement of a pairing back out of an inbox whose owner has not looked at it. What is put back
  * comes before the mail of the notice that brought us here, so the owner looks again. */
-static bool inbox_cancel(struct ipc_connection *connection, struct handle *handle, uint64_t pairing) {
+static bool inbox_cancel(struct ipc_connection *connection, struct handle *handle, uint64_t pairing)
+{
     bool found = false;
     struct notice *next;
     for (struct notice *notice = inbox_take(handle); notice; notice = next) {
@@ -282,7 +301,8 @@ static bool inbox_cancel(struct ipc_connection *connection, struct handle *handl
     return found;
 }
 
-static void on_simple(struct ipc_connection *connection, struct notice *notice, const struct ipc_frame *frame) {
+static void on_simple(struct ipc_connection *connection, struct notice *notice, const struct ipc_frame *frame)
+{
     *notice = (struct notice){.type = frame->type, .bell = -1};
     struct handle *handle;
     if (frame->type == IPC__CONTROL__TYPE__READER_DEL) {
@@ -302,7 +322,8 @@ static void on_simple(struct ipc_connection *connection, struct notice *notice, 
 }
 
 /* The answer to a request that timed out: what it made is nobody's. */
-static void on_late(struct ipc_connection *connection, const struct ipc_frame *frame) {
+static void on_late(struct ipc_connection *connection, const struct ipc_frame *frame)
+{
     Ipc__Control__Unadvertise unadvertise = IPC__CONTROL__UNADVERTISE__INIT;
     Ipc__Control__Unsubscribe unsubscribe = IPC__CONTROL__UNSUBSCRIBE__INIT;
     const ProtobufCMessage *message = NULL;
@@ -312,7 +333,8 @@ static void on_late(struct ipc_connection *connection, const struct ipc_frame *f
         type = IPC__CONTROL__TYPE__UNADVERTISE;
         message = &unadvertise.base;
     } else if (frame->type == IPC__CONTROL__TYPE__SUBSCRIBED) {
-        unsubscribe.subscription = ((const Ipc__Control__Subscribed *)(const void *)frame->message)->subscription;
+        unsubscribe.subscription =
+            ((const Ipc__Control__Subscribed *)(const void *)frame->message)->subscription;
         type = IPC__CONTROL__TYPE__UNSUBSCRIBE;
         message = &unsubscribe.base;
     }
@@ -324,7 +346,9 @@ static void on_late(struct ipc_connection *connection, const struct ipc_frame *f
 }
 
 /* One frame that is not the reply somebody waits for. */
-static void dispatch(struct ipc_connection *connection, const struct ipc_frame *frame, int *fds, unsigned fd_count) {
+static void dispatch(struct ipc_connection *connection, const struct ipc_frame *frame, int *fds,
+                     unsigned fd_count)
+{
     if (frame->id != 0) {
         on_late(connection, frame);
         return;
@@ -355,7 +379,8 @@ static void dispatch(struct ipc_connection *connection, const struct ipc_frame *
         free(notice); /* a notice of a later version */
 }
 
-int receive_frame(struct ipc_connection *connection, struct ipc_frame *frame, int *fds, unsigned *fd_count) {
+int receive_frame(struct ipc_connection *connection, struct ipc_frame *frame, int *fds, unsigned *fd_count)
+{
     union {
         struct cmsghdr header;
         unsigned char bytes[CMSG_SPACE(IPC_MAX_FRAME_FDS * sizeof(int))];
@@ -384,18 +409,22 @@ int receive_frame(struct ipc_connection *connection, struct ipc_frame *frame, in
     return ipc_frame_unpack(frame, &connection->arena, connection->packet, (size_t)size) < 0 ? -EPROTO : 0;
 }
 
-void receive_dispatch(struct ipc_connection *connection, const struct ipc_frame *frame, int *fds, unsigned count) {
+void receive_dispatch(struct ipc_connection *connection, const struct ipc_frame *frame, int *fds,
+                      unsigned count)
+{
     dispatch(connection, frame, fds, count);
     receive_close(fds, count);
 }
 
-void receive_close(int *fds, unsigned count) {
+void receive_close(int *fds, unsigned count)
+{
     for (unsigned i = 0; i < count; i++)
         if (fds[i] >= 0)
             close(fds[i]);
 }
 
-static bool pump_once(struct ipc_connection *connection) {
+static bool pump_once(struct ipc_connection *connection)
+{
     struct ipc_frame frame;
     int fds[IPC_MAX_FRAME_FDS];
     unsigned count;
@@ -410,7 +439,8 @@ static bool pump_once(struct ipc_connection *connection) {
     return false;
 }
 
-void pump(struct ipc_connection *connection) {
+void pump(struct ipc_connection *connection)
+{
     uint64_t deadline = 0;
     for (;;) {
         uint32_t mail = atomic_load_explicit(&connection->board->mail, memory_order_seq_cst);
@@ -435,7 +465,8 @@ void pump(struct ipc_connection *connection) {
     }
 }
 
-uint32_t pump_try(struct ipc_connection *connection, uint32_t seen) {
+uint32_t pump_try(struct ipc_connection *connection, uint32_t seen)
+{
     uint32_t mail = atomic_load_explicit(&connection->board->mail, memory_order_seq_cst);
     if (pthread_mutex_trylock(&connection->lock) != 0)
         return seen;
@@ -445,7 +476,8 @@ uint32_t pump_try(struct ipc_connection *connection, uint32_t seen) {
     return mail;
 }
 
-void pump_unlock(struct ipc_connection *connection) {
+void pump_unlock(struct ipc_connection *connection)
+{
     for (;;) {
         pthread_mutex_unlock(&connection->lock);
         atomic_thread_fence(memory_order_seq_cst);

@@ -12,7 +12,8 @@
 int receive_frame(struct ipc_connection *connection, struct ipc_frame *frame, int *fds, unsigned *fd_count);
 
 /* Handle a frame that is not the reply somebody waits for, and its descriptors. */
-void receive_dispatch(struct ipc_connection *connection, const struct ipc_frame *frame, int *fds, unsigned count);
+void receive_dispatch(struct ipc_connection *connection, const struct ipc_frame *frame, int *fds,
+                      unsigned count);
 
 void receive_close(int *fds, unsigned count);
 

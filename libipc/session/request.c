@@ -12,11 +12,13 @@
 #include "libipc/session/receive.h"
 #include "libipc/session/session.h"
 
-static struct timespec to_timespec(uint64_t ns) {
+static struct timespec to_timespec(uint64_t ns)
+{
     return (struct timespec){.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)};
 }
 
-static int wait_for(int fd, short events, uint64_t deadline_ns) {
+static int wait_for(int fd, short events, uint64_t deadline_ns)
+{
     for (;;) {
         uint64_t now = lane_now();
         if (now >= deadline_ns)
@@ -31,7 +33,9 @@ static int wait_for(int fd, short events, uint64_t deadline_ns) {
     }
 }
 
-static int send_request(struct ipc_connection *connection, const void *packet, size_t size, uint64_t deadline_ns) {
+static int send_request(struct ipc_connection *connection, const void *packet, size_t size,
+                        uint64_t deadline_ns)
+{
     for (;;) {
         if (send(connection->socket, packet, size, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
             return 0;
@@ -45,7 +49,8 @@ static int send_request(struct ipc_connection *connection, const void *packet, s
     }
 }
 
-static int ended_error(struct ipc_connection *connection, struct ipc_error *error) {
+static int ended_error(struct ipc_connection *connection, struct ipc_error *error)
+{
     unsigned reason = atomic_load_explicit(&connection->ended, memory_order_relaxed);
     return error_set(error, -EPIPE, "the session with the broker is over: %s; open a new connection",
                      ipc_reason_text(reason ? reason : IPC_REASON_SHUTDOWN));
@@ -53,7 +58,8 @@ static int ended_error(struct ipc_connection *connection, struct ipc_error *erro
 
 /* Receive until the answer with that id is there. */
 static int await_reply(struct ipc_connection *connection, uint64_t id, uint16_t reply_type,
-                       const ProtobufCMessage **reply, int *fd, uint64_t deadline_ns, struct ipc_error *error) {
+                       const ProtobufCMessage **reply, int *fd, uint64_t deadline_ns, struct ipc_error *error)
+{
     for (;;) {
         struct ipc_frame frame;
         int fds[IPC_MAX_FRAME_FDS];
@@ -62,7 +68,8 @@ static int await_reply(struct ipc_connection *connection, uint64_t id, uint16_t 
         if (result == -EAGAIN) {
             result = wait_for(connection->socket, POLLIN, deadline_ns);
             if (result == -ETIMEDOUT)
-                return error_set(error, result, "the broker did not answer in time: is it stopped or overloaded?");
+                return error_set(error, result,
+                                 "the broker did not answer in time: is it stopped or overloaded?");
             if (result == 0)
                 continue;
         }
@@ -71,7 +78,8 @@ static int await_reply(struct ipc_connection *connection, uint64_t id, uint16_t 
             pump_end(connection, result == -EPIPE ? IPC_REASON_SHUTDOWN : IPC_REASON_PROTOCOL);
             return ended_error(connection, error);
         }
-        bool refused = frame.id == 0 && frame.type == IPC__CONTROL__TYPE__FAILURE; /* before it read a request */
+        bool refused = frame.id == 0 &&
+                       frame.type == IPC__CONTROL__TYPE__FAILURE; /* before it read a request */
         if (frame.id != id && !refused) { /* a notice, or the late answer to a request that timed out */
             receive_dispatch(connection, &frame, fds, count);
             if (atomic_load_explicit(&connection->ended, memory_order_relaxed))
@@ -86,9 +94,10 @@ static int await_reply(struct ipc_connection *connection, uint64_t id, uint16_t 
         }
         if (frame.type != reply_type || (fd && count != 1)) {
             receive_dispatch(connection, &frame, fds, count); /* undoes what was made for it */
-            return error_set(error, count == 0 && frame.type == reply_type ? -EMFILE : -EPROTO,
-                             "the broker's answer came without its descriptor, or is not one: this process may be "
-                             "out of descriptors (RLIMIT_NOFILE)");
+            return error_set(
+                error, count == 0 && frame.type == reply_type ? -EMFILE : -EPROTO,
+                "the broker's answer came without its descriptor, or is not one: this process may be "
+                "out of descriptors (RLIMIT_NOFILE)");
         }
         if (fd)
             *fd = fds[0];
@@ -99,7 +108,8 @@ static int await_reply(struct ipc_connection *connection, uint64_t id, uint16_t 
     }
 }
 
-static bool lock_until(struct ipc_connection *connection, uint64_t deadline_ns) {
+static bool lock_until(struct ipc_connection *connection, uint64_t deadline_ns)
+{
     if (deadline_ns == LANE_NEVER)
         return pthread_mutex_lock(&connection->lock) == 0;
 #ifdef IPC_TSAN /* it does not know pthread_mutex_clocklock() */
@@ -114,8 +124,9 @@ static bool lock_until(struct ipc_connection *connection, uint64_t deadline_ns) 
 #endif
 }
 
-int request(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message, uint16_t reply_type,
-            const ProtobufCMessage **reply, int *fd, struct ipc_error *error) {
+int request(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message,
+            uint16_t reply_type, const ProtobufCMessage **reply, int *fd, struct ipc_error *error)
+{
     uint64_t deadline = lane_deadline(connection->timeout_ns);
     if (!lock_until(connection, deadline))
         return error_set(error, -ETIMEDOUT, "another thread's request to the broker did not end in time");
@@ -141,6 +152,7 @@ int request(struct ipc_connection *connection, uint16_t type, const ProtobufCMes
     return result;
 }
 
-void request_done(struct ipc_connection *connection) {
+void request_done(struct ipc_connection *connection)
+{
     pump_unlock(connection);
 }

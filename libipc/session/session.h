@@ -21,7 +21,7 @@
 #include "proto/frame.h"
 #include "proto/layout.h"
 
-#define EVENTS_MAX 256u
+#define EVENTS_MAX      256u
 #define PENDING_WAIT_NS UINT64_C(100000000) /* how long a pump waits for notices that the core announced */
 
 /* Something that the core told us about a handle. */
@@ -38,11 +38,11 @@ struct notice {
     bool tap;
     bool fence;
     bool ended;
-    bool again;               /* the handle may have been told about this pairing before */
-    int bell;                 /* to ring, or to wait on; -1: none */
+    bool again;                /* the handle may have been told about this pairing before */
+    int bell;                  /* to ring, or to wait on; -1: none */
     struct segment_ref *cells; /* the peer's (READER_ADD) or ours (LANE_ADD): one reference is the notice's */
     uint32_t cell;
-    void *lane;               /* mapped (LANE_ADD) */
+    void *lane; /* mapped (LANE_ADD) */
     struct ipc_peer peer;
     char topic[IPC_MAX_NAME_SIZE + 1];
 };
@@ -69,9 +69,9 @@ struct handle {
 
 struct ipc_connection {
     struct ipc_board *board;
-    _Atomic uint32_t news; /* private futex word: some inbox got something */
+    _Atomic uint32_t news;  /* private futex word: some inbox got something */
     _Atomic uint32_t ended; /* 0, or the reason why the session is over */
-    uint32_t generation;   /* of the process that opened it: fork guard */
+    uint32_t generation;    /* of the process that opened it: fork guard */
 
     pthread_mutex_t lock;
     int socket;
@@ -98,7 +98,8 @@ struct ipc_connection {
 uint32_t guard_generation(bool make);
 extern const volatile uint32_t *guard_page;
 
-static inline bool guard_foreign(const struct ipc_connection *connection) {
+static inline bool guard_foreign(const struct ipc_connection *connection)
+{
     return *guard_page != connection->generation;
 }
 
@@ -106,7 +107,8 @@ static inline bool guard_foreign(const struct ipc_connection *connection) {
 int address_resolve(char *path, size_t capacity, const char *address);
 
 /* error.c: fill in *error (NULL allowed) and return its code. */
-int error_set(struct ipc_error *error, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+int error_set(struct ipc_error *error, int code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /* event.c; under lock. */
 void event_add(struct ipc_connection *connection, unsigned kind, unsigned reason, const struct ipc_peer *peer,
@@ -132,8 +134,8 @@ void segment_unref(struct ipc_connection *connection, struct segment_ref *segmen
 /* request.c: one request and its answer. On success the lock is held and *reply is valid until
  * request_done(); *fd (if not NULL) is the descriptor that came, or -1, the caller's. On failure nothing is held
  * and *error tells. */
-int request(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message, uint16_t reply_type,
-            const ProtobufCMessage **reply, int *fd, struct ipc_error *error);
+int request(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message,
+            uint16_t reply_type, const ProtobufCMessage **reply, int *fd, struct ipc_error *error);
 void request_done(struct ipc_connection *connection);
 
 /* connection.c: handles come and go; takes the lock. */
@@ -141,13 +143,15 @@ void handle_add(struct ipc_connection *connection, struct handle *handle);
 void handle_remove(struct ipc_connection *connection, struct handle *handle);
 
 /* Whatever reaches an inbox comes with mail, which each handle sees for itself. */
-static inline bool handle_has_mail(const struct handle *handle) {
+static inline bool handle_has_mail(const struct handle *handle)
+{
     return atomic_load_explicit(&handle->connection->board->mail, LANE_LOOK) != handle->mail_seen;
 }
 
 /* What a thread sleeps on beside its lanes, loaded before it looks for the last time: mail, and the news
  * count, which tells what other threads of this process took in for it. */
-static inline void handle_words(const struct handle *handle, struct lane_word *words) {
+static inline void handle_words(const struct handle *handle, struct lane_word *words)
+{
     struct ipc_connection *connection = handle->connection;
     uint32_t news = atomic_load_explicit(&connection->news, memory_order_seq_cst);
     uint32_t mail = atomic_load_explicit(&connection->board->mail, memory_order_seq_cst);

@@ -25,8 +25,9 @@
 #include "tests/support/broker.h"
 
 #define WINDOWS_MAX 12u
-#define WINDOW_SIZE 1024u /* at the start of each shared mapping and of its second page: control words and records */
-#define SECOND_PAGE  4096u
+#define WINDOW_SIZE \
+ 1024u /* at the start of each shared mapping and of its second page: control words and records */
+#define SECOND_PAGE 4096u
 
 /* ---- the victim ---------------------------------------------------------------------------------------------- */
 

@@ -150,8 +150,7 @@ static void test_close_with_open_handles(void **state)
         ipc_connection *one = connection_new(), *two = connection_new();
         ipc_publisher *publisher = publisher_new(one, "open.a", 0, 0);
         publisher_new(one, "open.b", 0, 0);
-        ipc_subscription *subscription =
-            subscription_new(two, "open.*", IPC_START_OLDEST, IPC_SLOW_BLOCK, 0);
+        ipc_subscription *subscription = subscription_new(two, "open.*", IPC_START_OLDEST, IPC_SLOW_BLOCK, 0);
         subscription_new(one, "open.>", IPC_START_NEXT, IPC_SLOW_DROP_OLDEST, IPC_SUBSCRIPTION_SELF);
         EXPECT(ipc_subscription_wait_writers(subscription, 2, IPC_FOREVER) >= 2);
         EXPECT(ipc_publisher_wait_readers(publisher, 2, IPC_FOREVER) >= 2);
@@ -215,13 +214,15 @@ static void wait_for_end(void *argument)
     struct end *end = argument;
     ipc_connection *connection = connection_new();
     ipc_publisher *publisher = publisher_new(connection, "end.here", 4096, 0);
-    enum ipc_slow slow = end->waiter == TAKE || end->waiter == PUBLISH ? IPC_SLOW_BLOCK : IPC_SLOW_DROP_OLDEST;
-    ipc_subscription *subscription =
-        subscription_new(connection, end->waiter == PUBLISH ? "end.here" : "end.nothing", IPC_START_NEXT, slow,
-                         IPC_SUBSCRIPTION_SELF);
+    enum ipc_slow slow = end->waiter == TAKE || end->waiter == PUBLISH ? IPC_SLOW_BLOCK
+                                                                       : IPC_SLOW_DROP_OLDEST;
+    ipc_subscription *subscription = subscription_new(connection,
+                                                      end->waiter == PUBLISH ? "end.here" : "end.nothing",
+                                                      IPC_START_NEXT, slow, IPC_SUBSCRIPTION_SELF);
     char buffer[64] = "";
     struct ipc_message message;
-    struct pollfd wait = {.fd = end->waiter == POLL ? ipc_subscription_fd(subscription) : -1, .events = POLLIN};
+    struct pollfd wait = {.fd = end->waiter == POLL ? ipc_subscription_fd(subscription) : -1,
+                          .events = POLLIN};
     if (end->waiter == PUBLISH)
         EXPECT_EQ(ipc_publisher_wait_readers(publisher, 1, IPC_FOREVER), 1);
     ssize_t result = -EAGAIN;
@@ -234,7 +235,8 @@ static void wait_for_end(void *argument)
         result = ipc_subscription_take(subscription, &message, 1, IPC_FOREVER);
         break;
     case BATCH:
-        result = ipc_subscription_receive_batch(subscription, buffer, sizeof(buffer), &message, 1, IPC_FOREVER);
+        result =
+            ipc_subscription_receive_batch(subscription, buffer, sizeof(buffer), &message, 1, IPC_FOREVER);
         break;
     case READERS:
         result = ipc_publisher_wait_readers(publisher, 5, IPC_FOREVER);
@@ -428,8 +430,8 @@ static void test_fork(void **state)
     struct family family = {.connection = connection_new()};
     (void)state;
     family.publisher = publisher_new(family.connection, "family.parent", 0, 0);
-    family.subscription = subscription_new(family.connection, "family.*", IPC_START_NEXT, IPC_SLOW_DROP_OLDEST,
-                                           IPC_SUBSCRIPTION_SELF);
+    family.subscription = subscription_new(family.connection, "family.*", IPC_START_NEXT,
+                                           IPC_SLOW_DROP_OLDEST, IPC_SUBSCRIPTION_SELF);
     EXPECT_EQ(ipc_publisher_wait_readers(family.publisher, 1, IPC_FOREVER), 1);
     int fd = ipc_connection_fd(family.connection);
     EXPECT(fd >= 0);

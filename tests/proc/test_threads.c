@@ -98,9 +98,11 @@ static void *open_and_close(void *argument)
     char name[64];
     name_of(name, sizeof(name), "churn", work->index % 2);
     for (int i = 0; i < 60; i++) {
-        ipc_subscription *subscription = subscription_new(work->connection, "threads.churn.*", IPC_START_OLDEST,
-                                                          IPC_SLOW_DROP_OLDEST, IPC_SUBSCRIPTION_SELF);
-        ipc_publisher *publisher = publisher_new(work->connection, name, 4096, i % 5 == 0 ? IPC_PUBLISHER_RETAIN : 0);
+        ipc_subscription *subscription = subscription_new(work->connection, "threads.churn.*",
+                                                          IPC_START_OLDEST, IPC_SLOW_DROP_OLDEST,
+                                                          IPC_SUBSCRIPTION_SELF);
+        ipc_publisher *publisher =
+            publisher_new(work->connection, name, 4096, i % 5 == 0 ? IPC_PUBLISHER_RETAIN : 0);
         if (i % 3 == 0)
             EXPECT(ipc_publisher_wait_readers(publisher, 1, IPC_FOREVER) >= 1);
         if (i % 7 == 0)

@@ -159,7 +159,8 @@ static void test_batch(void **state)
         }
         EXPECT_EQ(ipc_publisher_publish_batch(pair.publisher, out, BATCH, 0), BATCH);
         while (next < BATCH) {
-            ssize_t got = ipc_subscription_receive_batch(pair.subscription, in, sizeof(in), messages, 40, IPC_FOREVER);
+            ssize_t got =
+                ipc_subscription_receive_batch(pair.subscription, in, sizeof(in), messages, 40, IPC_FOREVER);
             EXPECT(got > 0);
             for (ssize_t i = 0; i < got; i++) {
                 EXPECT_EQ(messages[i].size, 8);
@@ -168,7 +169,8 @@ static void test_batch(void **state)
                 EXPECT_EQ(messages[i].timestamp_ns != 0, flags != 0);
             }
         }
-        EXPECT_EQ(ipc_subscription_receive_batch(pair.subscription, in, sizeof(in), messages, 40, 0), -EAGAIN);
+        EXPECT_EQ(ipc_subscription_receive_batch(pair.subscription, in, sizeof(in), messages, 40, 0),
+                  -EAGAIN);
         out[1].iov_len = 1 << 21;
         EXPECT_EQ(ipc_publisher_publish_batch(pair.publisher, out, 2, 0), 1);
         EXPECT_EQ(ipc_publisher_publish_batch(pair.publisher, out + 1, 1, 0), -EMSGSIZE);
@@ -445,7 +447,8 @@ static void test_sender(void **state)
     EXPECT_EQ(ipc_connection_open(&out, NULL, &options, NULL), 0);
     EXPECT_EQ(ipc_connection_identity(out, &self), 0);
     ipc_publisher *publisher = publisher_new(out, "sender", 0, 0);
-    ipc_subscription *subscription = subscription_new(in, "sender", IPC_START_OLDEST, IPC_SLOW_DROP_OLDEST, 0);
+    ipc_subscription *subscription =
+        subscription_new(in, "sender", IPC_START_OLDEST, IPC_SLOW_DROP_OLDEST, 0);
     memset(buffer, 0xee, sizeof(buffer));
     EXPECT_EQ(ipc_publisher_publish(publisher, buffer, sizeof(buffer)), 0);
     EXPECT_EQ(ipc_subscription_receive(subscription, buffer, sizeof(buffer), &message, IPC_FOREVER), 64);
@@ -459,9 +462,9 @@ static void test_sender(void **state)
 static int tests(void)
 {
     const struct CMUnitTest list[] = {
-        CASE(test_sizes),   CASE(test_size_options),  CASE(test_gather), CASE(test_batch),
-        CASE(test_loan),    CASE(test_small_buffer),  CASE(test_headers), CASE(test_header_limits),
-        CASE(test_take),    CASE(test_take_needs_block), CASE(test_sender),
+        CASE(test_sizes), CASE(test_size_options),     CASE(test_gather),  CASE(test_batch),
+        CASE(test_loan),  CASE(test_small_buffer),     CASE(test_headers), CASE(test_header_limits),
+        CASE(test_take),  CASE(test_take_needs_block), CASE(test_sender),
     };
     return cmocka_run_group_tests_name("topic_basic", list, NULL, NULL);
 }

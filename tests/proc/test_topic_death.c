@@ -62,7 +62,8 @@ static void test_publisher_killed(void **state)
     for (int round = 0; round < 20; round++) {
         struct roles roles = roles_new();
         ipc_connection *connection = connection_new();
-        ipc_subscription *subscription = subscription_new(connection, "death", IPC_START_OLDEST, IPC_SLOW_BLOCK, 0);
+        ipc_subscription *subscription =
+            subscription_new(connection, "death", IPC_START_OLDEST, IPC_SLOW_BLOCK, 0);
         pid_t child = child_start(publish_until_killed, &roles);
         uint64_t next = 0;
         for (uint64_t until = 100 + 977 * (uint64_t)round; next < until; next++)

@@ -84,7 +84,9 @@ static void read_square(void *argument)
         for (int n = 0; n < 500; n++) {
             unsigned char buffer[64];
             struct ipc_message message;
-            EXPECT_EQ(ipc_subscription_receive(subscriptions[i], buffer, sizeof(buffer), &message, IPC_FOREVER), 32);
+            EXPECT_EQ(
+                ipc_subscription_receive(subscriptions[i], buffer, sizeof(buffer), &message, IPC_FOREVER),
+                32);
             EXPECT(message.sequence < 5 && message.lost == 0);
             EXPECT(message_holds(buffer, 32, message.sequence));
         }

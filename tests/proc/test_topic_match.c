@@ -31,16 +31,24 @@ static void say(ipc_publisher *publisher, const char *text)
 }
 
 #define EXPECT_NEXT(subscription, text) EXPECT(strcmp(next((subscription), IPC_FOREVER), (text)) == 0)
-#define EXPECT_NONE(subscription) EXPECT(strcmp(next((subscription), 0), "") == 0)
+#define EXPECT_NONE(subscription)       EXPECT(strcmp(next((subscription), 0), "") == 0)
 
 static void test_wildcards(void **state)
 {
     static const struct {
         const char *pattern;
         unsigned matches; /* one bit for each topic */
-    } patterns[] = {{"a.b.c", 1},  {"a.*.c", 1 | 2}, {"a.>", 1 | 2 | 4}, {">", 1 | 2 | 4 | 8 | 16},
-                    {"*", 8},      {"*.*", 4 | 16},  {"*.>", 1 | 2 | 4 | 16}, {"a.b.c.>", 0},
-                    {"*.b.*", 1},  {"z", 8},         {"A.b.c", 0}};
+    } patterns[] = {{"a.b.c", 1},
+                    {"a.*.c", 1 | 2},
+                    {"a.>", 1 | 2 | 4},
+                    {">", 1 | 2 | 4 | 8 | 16},
+                    {"*", 8},
+                    {"*.*", 4 | 16},
+                    {"*.>", 1 | 2 | 4 | 16},
+                    {"a.b.c.>", 0},
+                    {"*.b.*", 1},
+                    {"z", 8},
+                    {"A.b.c", 0}};
     static const char *const topics[] = {"a.b.c", "a.x.c", "a.b", "z", "q.q"};
     ipc_connection *in = connection_new(), *out = connection_new();
     enum { PATTERNS = sizeof(patterns) / sizeof(patterns[0]), TOPICS = sizeof(topics) / sizeof(topics[0]) };
@@ -61,8 +69,10 @@ static void test_wildcards(void **state)
         for (unsigned n = 0; n < wanted; n++) {
             struct ipc_message message;
             char text[64];
-            ssize_t size = ipc_subscription_receive(subscriptions[j], text, sizeof(text), &message, IPC_FOREVER);
-            EXPECT(size > 0 && (size_t)size == strlen(message.topic) && memcmp(text, message.topic, (size_t)size) == 0);
+            ssize_t size =
+                ipc_subscription_receive(subscriptions[j], text, sizeof(text), &message, IPC_FOREVER);
+            EXPECT(size > 0 && (size_t)size == strlen(message.topic) &&
+                   memcmp(text, message.topic, (size_t)size) == 0);
             for (int i = 0; i < TOPICS; i++)
                 if (strcmp(message.topic, topics[i]) == 0)
                     seen |= 1u << i;
@@ -88,12 +98,12 @@ static void test_names(void **state)
     struct ipc_error error;
     char name[300];
     (void)state;
-#define BAD(call)                                                                                            \
-    do {                                                                                                     \
-        error = (struct ipc_error){0};                                                                       \
-        EXPECT_EQ((call), -EINVAL);                                                                          \
-        EXPECT(error.code == -EINVAL && strlen(error.text) > 10);                                            \
-    } while (0)
+#define BAD(call)                                           \
+ do {                                                       \
+  error = (struct ipc_error){0};                            \
+  EXPECT_EQ((call), -EINVAL);                               \
+  EXPECT(error.code == -EINVAL && strlen(error.text) > 10); \
+ } while (0)
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         BAD(ipc_publisher_open(&publisher, connection, bad[i], NULL, &error));
         BAD(ipc_subscription_open(&subscription, connection, bad[i], NULL, &error));
@@ -175,7 +185,8 @@ static void test_idle_publisher(void **state)
     (void)state;
     pid_t child = child_start(be_idle, &idle);
     gate_wait(idle.published);
-    ipc_subscription *oldest = subscription_new(connection, "idle", IPC_START_OLDEST, IPC_SLOW_DROP_OLDEST, 0);
+    ipc_subscription *oldest =
+        subscription_new(connection, "idle", IPC_START_OLDEST, IPC_SLOW_DROP_OLDEST, 0);
     pid_t sleeper = child_start(sleep_for_four, &idle);
     ipc_subscription *newest = subscription_new(connection, "*", IPC_START_NEXT, IPC_SLOW_DROP_OLDEST, 0);
     EXPECT_NEXT(oldest, "one");
@@ -281,7 +292,8 @@ static void test_retain(void **state)
         if (i > 0) /* the newest one takes the place of the one before */
             EXPECT_EQ(now.segments, before.segments);
         for (int again = 0; again < 2; again++) {
-            ipc_subscription *last = subscription_new(connection, "kept", IPC_START_LAST, IPC_SLOW_DROP_OLDEST, 0);
+            ipc_subscription *last =
+                subscription_new(connection, "kept", IPC_START_LAST, IPC_SLOW_DROP_OLDEST, 0);
             ipc_subscription *all = subscription_new(connection, "*", IPC_START_OLDEST, IPC_SLOW_BLOCK, 0);
             ipc_subscription *new = subscription_new(connection, "kept", IPC_START_NEXT, IPC_SLOW_BLOCK, 0);
             EXPECT_NEXT(last, laps[i].second);
@@ -342,7 +354,8 @@ static void test_events(void **state)
     EXPECT_EQ(ipc_connection_identity(in, &reader), 0);
     ipc_publisher *publisher = publisher_new(out, "event", 4096, 0);
     for (int i = 0; i < 200; i++) {
-        ipc_subscription *subscription = subscription_new(in, "event", IPC_START_NEXT, IPC_SLOW_DROP_OLDEST, 0);
+        ipc_subscription *subscription =
+            subscription_new(in, "event", IPC_START_NEXT, IPC_SLOW_DROP_OLDEST, 0);
         EXPECT_EQ(ipc_publisher_wait_readers(publisher, 1, IPC_FOREVER), 1);
         EXPECT_EQ(ipc_subscription_wait_writers(subscription, 1, IPC_FOREVER), 1);
         subscription_end(subscription);

@@ -162,7 +162,8 @@ static void block_reader(void *argument)
 {
     uint64_t count = *(uint64_t *)argument;
     ipc_connection *connection = connection_new();
-    ipc_subscription *subscription = subscription_new(connection, "block", IPC_START_OLDEST, IPC_SLOW_BLOCK, 0);
+    ipc_subscription *subscription =
+        subscription_new(connection, "block", IPC_START_OLDEST, IPC_SLOW_BLOCK, 0);
     receive_numbers(subscription, 0, count, 100);
     subscription_end(subscription);
     ipc_connection_close(connection);
@@ -326,8 +327,8 @@ static void test_tap_never_blocks(void **state)
 static int tests(void)
 {
     const struct CMUnitTest list[] = {
-        CASE(test_drop_oldest),    CASE(test_drop_oldest_races), CASE(test_block),
-        CASE(test_block_too_long), CASE(test_disconnect),        CASE(test_reject_and_drop_newest),
+        CASE(test_drop_oldest),      CASE(test_drop_oldest_races), CASE(test_block),
+        CASE(test_block_too_long),   CASE(test_disconnect),        CASE(test_reject_and_drop_newest),
         CASE(test_tap_never_blocks),
     };
     return cmocka_run_group_tests_name("topic_slow", list, NULL, NULL);

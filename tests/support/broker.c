@@ -29,7 +29,8 @@ struct broker broker;
 static pid_t tester; /* the process that cmocka runs in */
 static unsigned descriptors_before;
 
-void expect_failed(const char *file, int line, const char *text, bool numbers, long long left, long long right)
+void expect_failed(const char *file, int line, const char *text, bool numbers, long long left,
+                   long long right)
 {
     if (numbers)
         fprintf(stderr, "%s:%d: [%d] %s: %lld, %lld\n", file, line, (int)getpid(), text, left, right);
@@ -163,8 +164,9 @@ struct broker_counts broker_count(const struct broker *made)
     exchange(fd, &frame, &arena, IPC__CONTROL__TYPE__HELLO, &hello.base, IPC__CONTROL__TYPE__WELCOME);
     exchange(fd, &frame, &arena, IPC__CONTROL__TYPE__STATUS, &status.base, IPC__CONTROL__TYPE__STATUS_REPLY);
     const Ipc__Control__StatusReply *reply = (const void *)frame.message;
-    struct broker_counts counts = {reply->sessions - 1,   reply->topics,        reply->subscriptions, reply->pairings,
-                                   reply->segments,       reply->segment_bytes, reply->descriptors};
+    struct broker_counts counts = {reply->sessions - 1, reply->topics,   reply->subscriptions,
+                                   reply->pairings,     reply->segments, reply->segment_bytes,
+                                   reply->descriptors};
     Ipc__Control__Done goodbye = IPC__CONTROL__DONE__INIT;
     exchange(fd, &frame, &arena, IPC__CONTROL__TYPE__GOODBYE, &goodbye.base, IPC__CONTROL__TYPE__DONE);
     close(fd);
@@ -295,7 +297,8 @@ ipc_connection *connection_new(void)
     return connection;
 }
 
-ipc_publisher *publisher_new(ipc_connection *connection, const char *topic, uint32_t ring_size, unsigned flags)
+ipc_publisher *publisher_new(ipc_connection *connection, const char *topic, uint32_t ring_size,
+                             unsigned flags)
 {
     struct ipc_publisher_options options = IPC_PUBLISHER_OPTIONS_INIT;
     struct ipc_error error = {0};
@@ -392,7 +395,8 @@ void receive_numbers(ipc_subscription *subscription, uint64_t from, uint64_t to,
     unsigned char buffer[4096];
     for (uint64_t number = from; number < to; number++) {
         struct ipc_message message;
-        EXPECT_EQ(ipc_subscription_receive(subscription, buffer, sizeof(buffer), &message, IPC_FOREVER), size);
+        EXPECT_EQ(ipc_subscription_receive(subscription, buffer, sizeof(buffer), &message, IPC_FOREVER),
+                  size);
         EXPECT_EQ(message.lost, 0);
         EXPECT_EQ(*(uint64_t *)(void *)buffer, number);
         EXPECT(message_holds(buffer, size, number));

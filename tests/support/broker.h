@@ -17,20 +17,20 @@
 /* ---- checks ---------------------------------------------------------------------------------------------- */
 
 /* Fail the test; in a child, say why and exit with status 1. */
-void expect_failed(const char *file, int line, const char *text, bool numbers, long long left, long long right)
-    __attribute__((noreturn));
+void expect_failed(const char *file, int line, const char *text, bool numbers, long long left,
+                   long long right) __attribute__((noreturn));
 
-#define EXPECT(condition)                                                                                    \
-    do {                                                                                                     \
-        if (!(condition))                                                                                    \
-            expect_failed(__FILE__, __LINE__, #condition, false, 0, 0);                                      \
-    } while (0)
-#define EXPECT_EQ(a, b)                                                                                      \
-    do {                                                                                                     \
-        long long left_ = (long long)(a), right_ = (long long)(b);                                           \
-        if (left_ != right_)                                                                                 \
-            expect_failed(__FILE__, __LINE__, #a " == " #b, true, left_, right_);                            \
-    } while (0)
+#define EXPECT(condition)                                      \
+ do {                                                          \
+  if (!(condition))                                            \
+   expect_failed(__FILE__, __LINE__, #condition, false, 0, 0); \
+ } while (0)
+#define EXPECT_EQ(a, b)                                                  \
+ do {                                                                    \
+  long long left_ = (long long)(a), right_ = (long long)(b);             \
+  if (left_ != right_)                                                   \
+   expect_failed(__FILE__, __LINE__, #a " == " #b, true, left_, right_); \
+ } while (0)
 #define EXPECT_TEXT(text, part) EXPECT(strstr((text), (part)) != NULL)
 
 /* ---- brokers --------------------------------------------------------------------------------------------- */
@@ -94,7 +94,8 @@ void gate_wait(int gate);
 /* ---- handles --------------------------------------------------------------------------------------------- */
 
 ipc_connection *connection_new(void);
-ipc_publisher *publisher_new(ipc_connection *connection, const char *topic, uint32_t ring_size, unsigned flags);
+ipc_publisher *publisher_new(ipc_connection *connection, const char *topic, uint32_t ring_size,
+                             unsigned flags);
 ipc_subscription *subscription_new(ipc_connection *connection, const char *pattern, enum ipc_start start,
                                    enum ipc_slow slow, unsigned flags);
 /* Close; it must not have needed the bounded wait. */

@@ -179,7 +179,8 @@ static void confirm_reader(struct broker *broker, struct session *session, struc
     if (add && result < 0) {
         pairing->cells->known = false; /* perhaps it was that descriptor that it had no room for */
         if (joined)
-            reader_end(broker, pairing, REASON(LIMIT), false); /* it reads: the cell is its own until it says so */
+            reader_end(broker, pairing, REASON(LIMIT),
+                       false); /* it reads: the cell is its own until it says so */
         else
             reader_gone(broker, pairing);
         writer_end(broker, pairing, REASON(LIMIT));

@@ -24,7 +24,10 @@ struct ipc_connection_options {
     const char *name;   /**< what the tools show, at most 63 bytes; NULL: the program's short name */
     int64_t timeout_ns; /**< for the connect and for each later request to the broker; default 5 s */
 };
-#define IPC_CONNECTION_OPTIONS_INIT {sizeof(struct ipc_connection_options), NULL, INT64_C(5000000000)}
+#define IPC_CONNECTION_OPTIONS_INIT                                \
+ {                                                                 \
+  sizeof(struct ipc_connection_options), NULL, INT64_C(5000000000) \
+ }
 
 /**
  * Connect to a broker.

@@ -41,11 +41,14 @@ struct ipc_publisher_options {
     int64_t block_max_ns;      /**< how long a publish waits for readers that block it before they are
                                     detached; default 1 s; IPC_FOREVER: never detach */
 };
-#define IPC_PUBLISHER_OPTIONS_INIT {sizeof(struct ipc_publisher_options), 0, 0, 0, INT64_C(1000000000)}
+#define IPC_PUBLISHER_OPTIONS_INIT                                   \
+ {                                                                   \
+  sizeof(struct ipc_publisher_options), 0, 0, 0, INT64_C(1000000000) \
+ }
 
 /** Keep the lane when this publisher ends, so that later subscribers that start at last or oldest can read it.
  * The newest such lane of a name and user is kept. */
-#define IPC_PUBLISHER_RETAIN 0x1u
+#define IPC_PUBLISHER_RETAIN    0x1u
 /** Put the time of publishing (CLOCK_REALTIME) into each message: about 30 ns each. */
 #define IPC_PUBLISHER_TIMESTAMP 0x2u
 
@@ -99,10 +102,13 @@ struct ipc_publish {
     const struct ipc_header *headers; /**< header_count of them */
     size_t header_count;              /**< 0 to 64 */
 };
-#define IPC_PUBLISH_INIT {sizeof(struct ipc_publish), 0, NULL, NULL, 0}
+#define IPC_PUBLISH_INIT                       \
+ {                                             \
+  sizeof(struct ipc_publish), 0, NULL, NULL, 0 \
+ }
 
 /** If blocking readers leave no room: fail with -EAGAIN instead of waiting. Concerns all readers. */
-#define IPC_PUBLISH_REJECT 0x1u
+#define IPC_PUBLISH_REJECT      0x1u
 /** If blocking readers leave no room: drop this message, count it, and return 0. Concerns all readers. */
 #define IPC_PUBLISH_DROP_NEWEST 0x2u
 
@@ -156,18 +162,19 @@ IPC_PUBLIC int ipc_publisher_wait_readers(ipc_publisher *publisher, unsigned cou
 
 /** What a publisher has seen. */
 struct ipc_publisher_stats {
-    uint64_t published;    /**< messages */
-    uint64_t bytes;        /**< of lane, record words and headers included */
-    uint64_t overrun;      /**< messages overwritten before some reader had reported them read, summed over readers */
-    uint64_t lost;         /**< messages missed, as present and past readers report, summed over readers */
-    uint64_t dropped;      /**< messages not published because of IPC_PUBLISH_DROP_NEWEST */
-    uint64_t detached;     /**< readers detached because they were too slow */
-    uint64_t waits;        /**< times it had to wait for room */
-    uint64_t rings;        /**< times it had to wake somebody: one system call each */
-    uint64_t net;          /**< times only the bounded wait found what it waited for (should stay 0) */
-    uint32_t readers;      /**< admitted now */
+    uint64_t published; /**< messages */
+    uint64_t bytes;     /**< of lane, record words and headers included */
+    uint64_t
+        overrun;   /**< messages overwritten before some reader had reported them read, summed over readers */
+    uint64_t lost; /**< messages missed, as present and past readers report, summed over readers */
+    uint64_t dropped;          /**< messages not published because of IPC_PUBLISH_DROP_NEWEST */
+    uint64_t detached;         /**< readers detached because they were too slow */
+    uint64_t waits;            /**< times it had to wait for room */
+    uint64_t rings;            /**< times it had to wake somebody: one system call each */
+    uint64_t net;              /**< times only the bounded wait found what it waited for (should stay 0) */
+    uint32_t readers;          /**< admitted now */
     uint32_t message_size_max; /**< bytes */
-    uint32_t ring_size;    /**< bytes */
+    uint32_t ring_size;        /**< bytes */
 };
 IPC_PUBLIC int ipc_publisher_stats(ipc_publisher *publisher, struct ipc_publisher_stats *ret);
 
@@ -175,7 +182,8 @@ IPC_PUBLIC int ipc_publisher_stats(ipc_publisher *publisher, struct ipc_publishe
 
 /** Where a subscription starts in each lane that it joins. */
 enum ipc_start {
-    IPC_START_NEXT = 0,   /**< with the next message published after the subscription reached the lane; of a publisher
+    IPC_START_NEXT =
+        0, /**< with the next message published after the subscription reached the lane; of a publisher
                                that is opened later: with its first one, always */
     IPC_START_LAST = 1,   /**< with the last one already published, if it is still there */
     IPC_START_OLDEST = 2, /**< with the oldest one still there */
@@ -190,7 +198,7 @@ enum ipc_slow {
 
 /** Options of ipc_subscription_open(). Start from IPC_SUBSCRIPTION_OPTIONS_INIT. */
 struct ipc_subscription_options {
-    size_t size;         /**< sizeof(struct ipc_subscription_options) */
+    size_t size; /**< sizeof(struct ipc_subscription_options) */
     enum ipc_start start;
     enum ipc_slow slow;
     unsigned flags;      /**< IPC_SUBSCRIPTION_* */
@@ -198,13 +206,15 @@ struct ipc_subscription_options {
                               sleep (burns a core); default IPC_SPIN_ADAPTIVE */
 };
 #define IPC_SPIN_ADAPTIVE INT64_C(-2) /**< poll if past waits say that it pays, at most 50 us */
-#define IPC_SUBSCRIPTION_OPTIONS_INIT                                                                        \
-    {sizeof(struct ipc_subscription_options), IPC_START_NEXT, IPC_SLOW_DROP_OLDEST, 0, IPC_SPIN_ADAPTIVE}
+#define IPC_SUBSCRIPTION_OPTIONS_INIT                                                                 \
+ {                                                                                                    \
+  sizeof(struct ipc_subscription_options), IPC_START_NEXT, IPC_SLOW_DROP_OLDEST, 0, IPC_SPIN_ADAPTIVE \
+ }
 
 /** Also receive what publishers of the same connection publish. */
 #define IPC_SUBSCRIPTION_SELF 0x1u
 /** An observer: publishers that wait for readers do not count it. It never blocks a publisher. */
-#define IPC_SUBSCRIPTION_TAP 0x2u
+#define IPC_SUBSCRIPTION_TAP  0x2u
 
 /**
  * Subscribe to every topic that matches a pattern, now and later. Returns at once; publishers are joined as they
@@ -224,12 +234,12 @@ IPC_PUBLIC ipc_subscription *ipc_subscription_close(ipc_subscription *subscripti
 
 /** A message, as received. */
 struct ipc_message {
-    const void *data;              /**< the payload: size bytes */
+    const void *data; /**< the payload: size bytes */
     size_t size;
-    uint64_t sequence;             /**< counts up by 1 per message of a publisher, from 0 */
-    uint64_t lost;                 /**< messages of this publisher that this subscription missed just before */
-    uint64_t timestamp_ns;         /**< CLOCK_REALTIME of publishing; 0: not stamped */
-    const char *topic;             /**< its name; valid until the next call on this subscription, or, of a message
+    uint64_t sequence;     /**< counts up by 1 per message of a publisher, from 0 */
+    uint64_t lost;         /**< messages of this publisher that this subscription missed just before */
+    uint64_t timestamp_ns; /**< CLOCK_REALTIME of publishing; 0: not stamped */
+    const char *topic;     /**< its name; valid until the next call on this subscription, or, of a message
                                         that was taken, until its release */
     const struct ipc_peer *sender; /**< told by the broker, not by the sender; valid as long as topic */
     const char *content_type;      /**< terminated; NULL: none */
@@ -258,8 +268,8 @@ IPC_PUBLIC ssize_t ipc_subscription_receive(ipc_subscription *subscription, void
  * @return the number received (>= 1); otherwise as ipc_subscription_receive(), -EMSGSIZE if already the first
  *         does not fit. content_type and fields of each are valid until the next call on this subscription
  */
-IPC_PUBLIC ssize_t ipc_subscription_receive_batch(ipc_subscription *subscription, void *buffer, size_t capacity,
-                                                  struct ipc_message *messages, size_t count,
+IPC_PUBLIC ssize_t ipc_subscription_receive_batch(ipc_subscription *subscription, void *buffer,
+                                                  size_t capacity, struct ipc_message *messages, size_t count,
                                                   int64_t timeout_ns);
 
 /**
@@ -288,7 +298,8 @@ IPC_PUBLIC int ipc_message_next_header(const struct ipc_message *message, size_t
 
 /** Wait until at least `count` publishers are attached now; those that have come and gone do not count.
  * @return their number (>= count); -ETIMEDOUT; -EPIPE */
-IPC_PUBLIC int ipc_subscription_wait_writers(ipc_subscription *subscription, unsigned count, int64_t timeout_ns);
+IPC_PUBLIC int ipc_subscription_wait_writers(ipc_subscription *subscription, unsigned count,
+                                             int64_t timeout_ns);
 
 /**
  * A descriptor for poll, epoll and the like: readable while the subscription has messages or news
