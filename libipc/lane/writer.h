@@ -152,7 +152,7 @@ static inline void lane_writer_ring(struct lane_writer *writer)
     for (uint32_t i = 0; i < writer->peer_count; i++)
         any |= atomic_load_explicit(writer->armed[i], LANE_LOOK);
     if (__builtin_expect(any & (IPC_ARMED | IPC_ARMED_FENCE), 0)) {
-#ifndef IPC_TSAN
+#if !defined(IPC_TSAN) && !defined(IPC_PLANT_NO_OFTEN_FENCE)
         if (any & IPC_ARMED_FENCE) /* pairs with the fence of a reader that sleeps often */
             atomic_thread_fence(memory_order_seq_cst);
 #endif

@@ -386,11 +386,33 @@ static void test_events(void **state)
     ipc_connection_close(in);
 }
 
+/* Whoever subscribed first gets all of a publisher that starts at once, and of one that is gone before anybody looked. */
+static void test_hasty_publisher(void **state)
+{
+    static const enum ipc_start starts[] = {IPC_START_NEXT, IPC_START_LAST, IPC_START_OLDEST};
+    ipc_connection *in = connection_new();
+    ipc_subscription *subscriptions[3];
+    (void)state;
+    for (int i = 0; i < 3; i++)
+        subscriptions[i] = subscription_new(in, "hasty.*", starts[i], i ? IPC_SLOW_DROP_OLDEST : IPC_SLOW_BLOCK, 0);
+    for (int round = 0; round < 20; round++) {
+        ipc_connection *out = connection_new();
+        ipc_publisher *publisher = publisher_new(out, "hasty.one", 65536, 0);
+        publish_numbers(publisher, 0, 100, 64);
+        ipc_connection_close(out);
+        for (int i = 0; i < 3; i++)
+            receive_numbers(subscriptions[i], 0, 100, 64);
+    }
+    for (int i = 0; i < 3; i++)
+        subscription_end(subscriptions[i]);
+    ipc_connection_close(in);
+}
+
 static int tests(void)
 {
     const struct CMUnitTest list[] = {
         CASE(test_wildcards), CASE(test_names),         CASE(test_idle_publisher), CASE(test_starts),
-        CASE(test_retain),    CASE(test_self_and_taps), CASE(test_events),
+        CASE(test_retain),    CASE(test_self_and_taps), CASE(test_events),         CASE(test_hasty_publisher),
     };
     return cmocka_run_group_tests_name("topic_match", list, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The handshake between a publish and going to sleep, many times at the same moment: a reader arms, issues the
- * barrier and looks; a writer publishes and looks who sleeps. Whatever the order, the reader finds the record or
+ * barrier (or, as one that sleeps often, lets the writer fence) and looks; a writer publishes and looks who sleeps. Whatever the order, the reader finds the record or
  * the writer rings. Nobody sleeps here, so that nothing in the kernel can make up for a missing barrier.
  *
  * test_barrier [ROUNDS], or IPC_STRESS_ROUNDS.
@@ -61,8 +61,15 @@ static void *reader_main(void *data)
     for (uint64_t round = 1; round <= rounds; round++) {
         meet(&shared->reader_round, &shared->writer_round, 2 * round);
         spin(&random);
-        lane_reader_arm(&reader, false);
-        lane_barrier();
+        reader.often = round / 64 % 2; /* turns of either way to sleep */
+        if (lane_reader_arm(&reader, false)) {
+            lane_barrier();
+            lane_reader_barred(&reader);
+        } else {
+#ifndef IPC_TSAN
+            atomic_thread_fence(memory_order_seq_cst);
+#endif
+        }
         if (lane_reader_sleeps_on(&reader, &word, &value))
             atomic_store(&shared->quiet, round);
         meet(&shared->reader_round, &shared->writer_round, 2 * round + 1);
