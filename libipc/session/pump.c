@@ -97,6 +97,8 @@ static void outbox_flush(struct ipc_connection *connection)
             break;
         sent += sizeof(size) + size;
     }
+    if (sent == 0)
+        return;
     memmove(connection->outbox, connection->outbox + sent, connection->outbox_size - sent);
     connection->outbox_size -= sent;
 }

@@ -142,6 +142,8 @@ static void windows_find(void)
 static void windows_read(unsigned char *contents)
 {
     struct iovec local = {contents, tracee.window_count * (size_t)WINDOW_SIZE};
+    if (tracee.window_count == 0)
+        return;
     EXPECT_EQ(process_vm_readv(tracee.pid, &local, 1, tracee.windows, tracee.window_count, 0), local.iov_len);
 }
 
@@ -164,27 +166,31 @@ static bool at_system_call(void)
     return pread(tracee.memory, code, sizeof(code), address) == 2 && code[0] == 0x0f && code[1] == 0x05;
 }
 
-/* From the return of one system call to the next: step until `changes` instructions have changed shared memory.
- * Returns how many have. */
-static unsigned step(unsigned changes)
+/* Step it, over system calls as well, until it has stored to shared memory so often. False: it ended before. */
+static bool run_to_store(unsigned stores)
 {
-    unsigned seen = 0;
-    windows_find();
-    if (tracee.window_count == 0)
-        return 0;
+    for (; tracee.window_count == 0; windows_find())
+        if (!next_stop())
+            return false;
     windows_read(tracee.before);
-    while (seen < changes && !at_system_call()) {
+    for (unsigned seen = 0; seen < stores;) {
+        bool call = at_system_call();
         if (!resume(PTRACE_SINGLESTEP))
-            return seen;
-        seen += windows_changed();
+            return false;
+        if (call) { /* perhaps it mapped something */
+            windows_find();
+            windows_read(tracee.before);
+        } else if (tracee.window_count > 0) {
+            seen += windows_changed();
+        }
     }
-    return seen;
+    return true;
 }
 #else
-static unsigned step(unsigned changes)
+static bool run_to_store(unsigned stores)
 {
-    (void)changes;
-    return 0;
+    (void)stores;
+    return resume(PTRACE_CONT);
 }
 #endif
 
@@ -195,29 +201,6 @@ static bool run_to_stop(unsigned stop)
         if (!next_stop())
             return false;
     return true;
-}
-
-/* The place of a store: the return from a system call before it, and how many stores lie between. */
-struct store {
-    unsigned stop, index;
-};
-
-/* Run it to the store after that one, stepping from there on only. False: it ended before. */
-static bool run_to_store(struct store *store)
-{
-    if (!run_to_stop(store->stop))
-        return false;
-    if (store->stop > 0 && step(store->index + 1) == store->index + 1) {
-        store->index++;
-        return true;
-    }
-    while (WIFSTOPPED(tracee.status) && next_stop()) {
-        if (tracee.stops % 2 == 0 && step(1) == 1) {
-            *store = (struct store){tracee.stops, 1};
-            return true;
-        }
-    }
-    return false;
 }
 
 /* ---- the bystanders ------------------------------------------------------------------------------------------ */
@@ -267,8 +250,7 @@ static void settle(struct bystanders *them, const struct broker_counts *then, un
 static void test_kill_everywhere(void **state)
 {
     struct bystanders them = {.out = connection_new(), .in = connection_new()};
-    struct store store = {0};
-    unsigned points[2] = {0};
+    unsigned stops = 0, stores = 0;
     (void)state;
     watchdog(280, "killing a client everywhere");
     them.publisher = publisher_new(them.out, "bystander", 4096, 0);
@@ -281,18 +263,22 @@ static void test_kill_everywhere(void **state)
     while ((again = broker_descriptors()) != descriptors) /* that of who asked may still be closing */
         descriptors = again;
 
-    for (int stores = 0; stores < 2; stores++) {
-        for (bool more = true; more; points[stores] += more) {
-            tracee_start();
-            more = stores ? run_to_store(&store) : run_to_stop(points[stores] + 1);
-            tracee_end();
-            settle(&them, &before, descriptors);
-        }
+    for (bool more = true; more; stops += more) {
+        tracee_start();
+        more = run_to_stop(stops + 1);
+        tracee_end();
+        settle(&them, &before, descriptors);
     }
-    printf("killed at %u stops of system calls and after %u stores to shared memory\n", points[0], points[1]);
-    EXPECT(points[0] > 100);
+    for (bool more = true; more; stores += more) {
+        tracee_start();
+        more = run_to_store(stores + 1);
+        tracee_end();
+        settle(&them, &before, descriptors);
+    }
+    printf("killed at %u stops of system calls and after %u stores to shared memory\n", stops, stores);
+    EXPECT(stops > 100);
 #if defined(__x86_64__)
-    EXPECT(points[1] > 10);
+    EXPECT(stores > 10);
 #endif
     struct ipc_subscription_stats stats;
     EXPECT_EQ(ipc_subscription_stats(them.subscription, &stats), 0);

@@ -20,7 +20,7 @@ STAMP_LATE       crash-publish   the next word is stamped after the commit
 TAIL_LATE        unit-writer     tail is not moved before records are overwritten
 NO_BARRIER       barrier         a sleeper issues no barrier for the others
 NO_OFTEN_FENCE   barrier         a writer does not fence for a reader that sleeps often
-NO_RELOOK        stress          a sleeper does not look again after arming
+NO_RELOOK        barrier         a sleeper does not look again after arming
 MOVED_ASLEEP     unit-reader     a sleeper moved on after arming, and sleeps
 RING_STALE       stress          a ring is spent on a reader that has read the record already
 RING_EARLY       stress          the ring comes before the commit
