@@ -13,6 +13,7 @@
 /* A reader that has caught up in a stream steps back for a moment, so that the writer's cache lines are not
  * pulled from under it. At most this many pauses (about 5 us); measured, see docs/performance.md. */
 #define BACKOFF_MAX         256u
+#define STREAM_PAUSES       8u /* a stream has at least a record in the time of so many pauses */
 #define BACKOFF_PROBE       8u
 #define BACKOFF_PROBE_EVERY 32u
 /* Adaptive polling: a sleep and its wake cost about this much CPU and latency, so polling longer never pays. */
@@ -94,16 +95,17 @@ int subscription_find(struct ipc_subscription *sub, struct lane_record *record, 
     return 0;
 }
 
-/* Nothing there: learn how far to step back. A stream shows itself by more than one record per look. */
+/* Nothing there: learn how far to step back. A stream shows itself by several records per look, and
+ * the more the longer it waited. */
 static void step_back(struct ipc_subscription *sub)
 {
     uint32_t run = sub->run;
     sub->run = 0;
-    if (run >= 2) {
+    if (run >= 2 && run * STREAM_PAUSES >= sub->backoff) {
         sub->backoff = sub->backoff ? 2 * sub->backoff : BACKOFF_PROBE / 2;
         if (sub->backoff > BACKOFF_MAX)
             sub->backoff = BACKOFF_MAX;
-    } else if (run == 1) {
+    } else if (run > 0) {
         sub->backoff /= 2;
         if (++sub->probe >= BACKOFF_PROBE_EVERY) {
             sub->probe = 0;
