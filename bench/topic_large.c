@@ -49,10 +49,11 @@ static int large_run(double *values)
     values[V_COPIED] = stream.rate * MIB;
     values[V_COPIED_TWICE] = 2 * values[V_COPIED];
     if (2 * values[V_RAW] < 0.8 * values[V_MEMCPY])
-        bench_waive(V_COPIED_TWICE,
-                    "the raw ring with the same two copies reaches %.2f of memcpy: its source is warm in the core "
-                    "that copies, theirs was just written by the other core",
-                    2 * values[V_RAW] / values[V_MEMCPY]);
+        bench_waive(
+            V_COPIED_TWICE,
+            "the raw ring with the same two copies reaches %.2f of memcpy: its source is warm in the core "
+            "that copies, theirs was just written by the other core",
+            2 * values[V_RAW] / values[V_MEMCPY]);
     return 0;
 }
 

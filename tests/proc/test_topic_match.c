@@ -394,7 +394,8 @@ static void test_hasty_publisher(void **state)
     ipc_subscription *subscriptions[3];
     (void)state;
     for (int i = 0; i < 3; i++)
-        subscriptions[i] = subscription_new(in, "hasty.*", starts[i], i ? IPC_SLOW_DROP_OLDEST : IPC_SLOW_BLOCK, 0);
+        subscriptions[i] =
+            subscription_new(in, "hasty.*", starts[i], i ? IPC_SLOW_DROP_OLDEST : IPC_SLOW_BLOCK, 0);
     for (int round = 0; round < 20; round++) {
         ipc_connection *out = connection_new();
         ipc_publisher *publisher = publisher_new(out, "hasty.one", 65536, 0);
