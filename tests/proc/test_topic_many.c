@@ -216,9 +216,13 @@ static void test_system_calls(void **state)
         stops++;
     }
     printf("%u stops of system calls for %u messages\n", stops, COUNTED);
-    /* raise() makes a few itself, mail may cost some, and so may a full ring where the reader is instrumented and slow:
-     * a message costs none. */
+    /* raise() makes a few itself, mail may cost some; a message costs none. ThreadSanitizer makes the reader so slow that
+     * the ring fills and its publisher sleeps. */
+#ifdef IPC_TSAN
     EXPECT(stops < COUNTED / 100);
+#else
+    EXPECT(stops < COUNTED / 1000);
+#endif
     EXPECT_EQ(ptrace(PTRACE_DETACH, writer, NULL, NULL), 0);
     child_done(writer);
     child_done(reader);
