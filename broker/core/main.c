@@ -14,22 +14,28 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <systemd/sd-daemon.h>
-
 #include "broker/core/control/broker.h"
-#include "broker/core/util/listener.h"
 #include "broker/core/control/loop.h"
+#include "broker/core/control/recover.h"
 #include "broker/core/util/config.h"
 #include "broker/core/util/fd.h"
+#include "broker/core/util/listener.h"
 #include "broker/core/util/log.h"
 
 const char *argp_program_version = "ipcd " IPCD_VERSION;
 
-enum option_key { OPTION_CHECK = 256, OPTION_LOG_LEVEL, OPTION_MEMBARRIER, OPTION_NO_PEER_PIDFD };
+enum option_key {
+    OPTION_CHECK = 256,
+    OPTION_CHECK_STATE,
+    OPTION_LOG_LEVEL,
+    OPTION_MEMBARRIER,
+    OPTION_NO_PEER_PIDFD
+};
 
 struct arguments {
     const char *config_path, *address;
     int log_level; /* -1: as configured */
+    int state_fd;  /* -1: none to check */
     bool check, membarrier, peer_pidfd;
 };
 
@@ -42,6 +48,8 @@ static const struct argp_option options[] = {
      "Listen on PATH (default: $XDG_RUNTIME_DIR/ipcd/socket, or /run/ipcd/socket for root)", 0},
     {"check", OPTION_CHECK, NULL, 0, "Print the configuration that holds, or every mistake in it, and exit",
      0},
+    {"check-state", OPTION_CHECK_STATE, "FD", 0,
+     "Say whether this ipcd can go on from the state that another one keeps in descriptor FD, and exit", 0},
     {"log-level", OPTION_LOG_LEVEL, "LEVEL", 0, "error, warning, notice, info or debug", 0},
     {"membarrier", OPTION_MEMBARRIER, "auto|off", 0, "Whether clients may rely on membarrier(2)", 0},
     {"no-pidfd-peer", OPTION_NO_PEER_PIDFD, NULL, 0, "Do not use SO_PEERPIDFD, as on a kernel before 6.5", 0},
@@ -61,6 +69,9 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
         break;
     case OPTION_CHECK:
         arguments->check = true;
+        break;
+    case OPTION_CHECK_STATE:
+        arguments->state_fd = atoi(value);
         break;
     case OPTION_LOG_LEVEL:
         arguments->log_level = log_level_from_word(value);
@@ -147,13 +158,16 @@ static int serve(const struct config *config, const struct broker_options *broke
     result = broker_new(&broker, broker_options);
     if (result == 0) {
         broker->listen_fd = listener.fd;
+        result = recover(broker);
+    }
+    if (result == 0) {
         result = loop_add(broker, listener.fd, EPOLLIN, LOOP_LISTEN, 0);
     }
     if (result == 0) {
         const char *where = listener.path[0] ? listener.path : "the socket that it was started with";
 
         log_write(LOG_STARTED, NULL, "ipcd %s listens on %s", IPCD_VERSION, where);
-        (void)sd_notifyf(0, "READY=1\nSTATUS=Listening on %s.", where);
+        keep_say(broker, "READY=1\nSTATUS=Listening on %s.", where);
         result = loop_run(broker);
         log_write(LOG_STOPPED, NULL, "stopped");
     }
@@ -174,10 +188,12 @@ int main(int argc, char **argv)
         NULL,
         NULL};
     static struct config config;
-    struct arguments arguments = {.log_level = -1, .membarrier = true, .peer_pidfd = true};
+    struct arguments arguments = {.log_level = -1, .state_fd = -1, .membarrier = true, .peer_pidfd = true};
     struct broker_options broker_options = {.config = &config};
 
     (void)argp_parse(&parser, argc, argv, 0, NULL, &arguments);
+    if (arguments.state_fd >= 0)
+        return recover_check(arguments.state_fd) ? EXIT_SUCCESS : EXIT_FAILURE;
     if (configure(&config, &arguments) > 0) {
         fprintf(stderr, "ipcd: the configuration has mistakes; nothing was started\n");
         return EXIT_FAILURE;

@@ -17,4 +17,8 @@ int bell_make(struct broker *broker, struct subscription *subscription, uint32_t
 
 void bell_free_all(struct broker *broker, struct subscription *subscription);
 
+/* That of an earlier ipcd. NULL: out of memory. */
+struct bell *bell_restore(struct broker *broker, struct subscription *subscription, struct bell_row *row,
+                          int ring_fd, int read_fd);
+
 #endif

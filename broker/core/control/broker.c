@@ -19,6 +19,7 @@
 
 #include "broker/core/control/lane.h"
 #include "broker/core/control/loop.h"
+#include "broker/core/control/recover.h"
 #include "broker/core/control/registry.h"
 #include "broker/core/control/session.h"
 #include "broker/core/control/worker.h"
@@ -78,20 +79,25 @@ int broker_new(struct broker **ret, const struct broker_options *options)
     broker->options = *options;
     broker->epoll_fd = broker->listen_fd = broker->signal_fd = broker->watchdog_fd = broker->retry_fd =
         broker->reserve_fd = broker->worker_fd = -1;
+    broker->keep = KEEP_INIT;
+    broker->state = STATE_INIT;
     broker->started_ns = time_realtime_ns();
     result = registry_init(broker);
     if (result == 0 && getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random))
         result = -EIO;
-    if (result == 0)
+    if (result == 0) {
+        memcpy(broker->secret, random, sizeof(broker->secret));
+        (void)snprintf(broker->instance, sizeof(broker->instance), "%016" PRIx64 "%016" PRIx64, random[2],
+                       random[3]);
         result = open_descriptors(broker);
+    }
+    if (result == 0)
+        result = keep_init(broker, strcmp(options->guardian, "ipcd-run") == 0);
     if (result < 0) {
         log_write(LOG_SYSTEM, NULL, "the broker cannot start: %s", strerror(-result));
         broker_free(broker);
         return result;
     }
-    memcpy(broker->secret, random, sizeof(broker->secret));
-    (void)snprintf(broker->instance, sizeof(broker->instance), "%016" PRIx64 "%016" PRIx64, random[2],
-                   random[3]);
     *ret = broker;
     return 0;
 }
@@ -120,7 +126,10 @@ struct broker *broker_free(struct broker *broker)
         lane->state = LANE_DRAINING;
         lane_release(broker, lane);
     }
+    recover_done(broker);
     registry_done(broker);
+    keep_done(broker);
+    state_close(&broker->state);
     fd_close(broker->epoll_fd);
     fd_close(broker->signal_fd);
     fd_close(broker->watchdog_fd);

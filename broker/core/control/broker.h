@@ -8,8 +8,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "broker/core/control/keep.h"
 #include "broker/core/control/quota.h"
 #include "broker/core/control/records.h"
+#include "broker/core/control/state.h"
 #include "broker/core/util/config.h"
 #include "broker/core/util/hash.h"
 #include "broker/core/util/list.h"
@@ -35,15 +37,20 @@ struct broker {
     bool listen_paused;
     struct worker *worker;
 
+    struct keep keep;
+
     /* The registry. Numbers count up from 1. */
-    struct hash sessions_by_id, lanes_by_id, subscriptions_by_id, pairings_by_id, topics_by_name;
+    struct state state;
+    struct hash sessions_by_id, lanes_by_id, subscriptions_by_id, pairings_by_id, cells_by_id, topics_by_name;
     struct list sessions, lanes, subscriptions, pairings;
     struct list wildcards; /* struct subscription.by_match */
-    uint64_t session_last, lane_last, subscription_last, pairing_last, segment_last;
     size_t n_topics;
     struct quota quota;
 
     struct list dirty, stalled, ended, refused;
+    struct list orphans;         /* cells whose session is gone */
+    struct list unwatched;       /* sessions of an earlier ipcd, not in the loop yet */
+    struct leftovers *leftovers; /* of recover.c: descriptors of an earlier ipcd that may belong to nothing */
     unsigned n_refused;
 
     /* Counters. */

@@ -4,7 +4,9 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "broker/core/control/pairing.h"
 #include "broker/core/control/registry.h"
 #include "broker/core/control/segment.h"
 #include "broker/core/util/fd.h"
@@ -19,18 +21,38 @@ struct charge lane_charge(uint32_t ring_size)
                                   [LIMIT_SEGMENT_BYTES] = segment_size(IPC_SEGMENT_LANE, ring_size)}};
 }
 
+static void write_row(const struct lane *lane)
+{
+    struct lane_row *row = lane->row;
+
+    row->session = lane->writer.session;
+    row->request = lane->request;
+    row->uid = lane->writer.uid;
+    row->gid = lane->writer.gid;
+    row->pid = lane->writer.pid;
+    row->ring_size = lane->ring_size;
+    row->retain = lane->retain;
+    row->exclusive = lane->exclusive;
+    row->fence = lane->fence;
+    memcpy(row->writer, lane->writer.name, sizeof(row->writer));
+    memcpy(row->topic, lane->topic->name, strlen(lane->topic->name) + 1);
+    state_commit(row, lane->id);
+}
+
 struct lane *lane_new(struct broker *broker, struct session *session, const struct lane_wish *wish, int *fd)
 {
     struct lane *lane = calloc(1, sizeof(*lane));
 
     if (!lane)
         return NULL;
-    lane->topic = registry_topic(broker, wish->name, true);
+    lane->row = state_take(&broker->state, STATE_LANES);
+    lane->topic = lane->row ? registry_topic(broker, wish->name, true) : NULL;
     if (!lane->topic) {
+        state_drop(&broker->state, STATE_LANES, lane->row);
         free(lane);
         return NULL;
     }
-    lane->id = ++broker->lane_last;
+    lane->id = state_number(&broker->state, NUMBER_LANE);
     lane->writer = session->peer;
     lane->session = session;
     lane->user = session->user;
@@ -39,14 +61,79 @@ struct lane *lane_new(struct broker *broker, struct session *session, const stru
     lane->fence = !(session->features & IPC_FEATURE_MEMBARRIER);
     lane->ring_size = wish->ring_size;
     lane->fd = fd_steal(fd);
+    lane->request = wish->request;
+    keep_store(broker, KEEP_LANE, lane->id, &lane->fd, 1);
+    write_row(lane);
+    lane_link(broker, lane);
+    list_append(&session->lanes, &lane->by_session);
+    return lane;
+}
+
+void lane_link(struct broker *broker, struct lane *lane)
+{
     list_init(&lane->pairings);
     list_init(&lane->waiting);
     list_append(&broker->lanes, &lane->link);
-    list_append(&session->lanes, &lane->by_session);
+    list_init(&lane->by_session);
     list_append(&lane->topic->lanes, &lane->by_topic);
     hash_add(&broker->lanes_by_id, &lane->node, lane->id);
     broker->n_topics++;
+}
+
+void lane_joined(struct lane *lane)
+{
+    atomic_store_explicit(&lane->row->joined, 1, memory_order_release);
+}
+
+void lane_set_state(struct lane *lane, enum lane_state state)
+{
+    lane->state = state;
+    lane->row->reason = lane->reason;
+    atomic_store_explicit(&lane->row->state, (uint8_t)state, memory_order_release);
+}
+
+struct lane *lane_restore(struct broker *broker, struct lane_row *row, int fd)
+{
+    struct user *user = quota_user(&broker->quota, row->uid);
+    struct lane *lane = user ? calloc(1, sizeof(*lane)) : NULL;
+    const struct charge charge = lane_charge(row->ring_size);
+
+    if (!lane)
+        return NULL;
+    *lane = (struct lane){.id = row->row.id,
+                          .request = row->request,
+                          .row = row,
+                          .user = user,
+                          .state = (enum lane_state)row->state,
+                          .reason = row->reason,
+                          .retain = row->retain,
+                          .exclusive = row->exclusive,
+                          .fence = row->fence,
+                          .ring_size = row->ring_size,
+                          .fd = fd,
+                          .writer = {row->session, row->uid, row->gid, row->pid, ""}};
+    memcpy(lane->writer.name, row->writer, sizeof(lane->writer.name));
+    lane->topic = registry_topic(broker, row->topic, true);
+    if (!lane->topic) {
+        free(lane);
+        return NULL;
+    }
+    lane_link(broker, lane);
+    if (lane->state == LANE_LIVE) {
+        lane->session = registry_session(broker, row->session);
+        list_append(&lane->session->lanes, &lane->by_session);
+    }
+    quota_charge(&broker->quota, user, &charge);
     return lane;
+}
+
+void lane_resume(struct broker *broker, struct lane *lane)
+{
+    pairing_promote(broker, lane);
+    if (lane->state == LANE_DRAINING && lane->retain)
+        lane_retain(broker, lane);
+    else
+        lane_release(broker, lane);
 }
 
 void lane_release(struct broker *broker, struct lane *lane)
@@ -56,6 +143,8 @@ void lane_release(struct broker *broker, struct lane *lane)
     if (lane->state != LANE_DRAINING || !list_empty(&lane->pairings))
         return;
     assert(list_empty(&lane->waiting) && !lane->session);
+    state_drop(&broker->state, STATE_LANES, lane->row);
+    keep_remove(broker, KEEP_LANE, lane->id);
     /* Before the charge is returned the memory is: a descriptor passed to a friend keeps none. */
     lane->fd = segment_destroy(lane->fd, segment_size(IPC_SEGMENT_LANE, lane->ring_size));
     quota_return(&broker->quota, lane->user, &charge);
@@ -75,10 +164,12 @@ void lane_retain(struct broker *broker, struct lane *lane)
 
         if (older->state != LANE_RETAINED || older->user != lane->user)
             continue;
-        older->state = LANE_DRAINING;
+        older->retain = false;
+        atomic_store_explicit(&older->row->retain, 0, memory_order_release);
+        lane_set_state(older, LANE_DRAINING);
         lane_release(broker, older);
     }
-    lane->state = LANE_RETAINED;
+    lane_set_state(lane, LANE_RETAINED);
 }
 
 uint32_t lane_slot_take(struct lane *lane)
@@ -134,18 +225,28 @@ int cells_reserve(struct broker *broker, struct session *session, uint64_t n, ui
     for (uint64_t there = cells_free(session); there < n; there += IPC_CELLS_PER_SEGMENT) {
         struct cells *cells = calloc(1, sizeof(*cells));
 
-        if (!cells)
+        if (cells)
+            cells->row = state_take(&broker->state, STATE_CELLS);
+        if (!cells || !cells->row) {
+            free(cells);
             return -ENOMEM;
-        cells->id = ++broker->segment_last;
+        }
+        cells->id = state_number(&broker->state, NUMBER_SEGMENT);
         cells->fd = segment_make(IPC_SEGMENT_CELLS, 0, cells->id);
         if (cells->fd < 0) {
             int result = cells->fd;
 
+            state_drop(&broker->state, STATE_CELLS, cells->row);
             free(cells);
             return result;
         }
         cells->session = session;
         cells->user = session->user;
+        cells->row->session = session->peer.session;
+        cells->row->uid = session->peer.uid;
+        keep_store(broker, KEEP_CELLS, cells->id, &cells->fd, 1);
+        state_commit(cells->row, cells->id);
+        hash_add(&broker->cells_by_id, &cells->node, cells->id);
         list_append(&session->cells, &cells->link);
         ++*ret_made;
     }
@@ -178,8 +279,11 @@ static void cells_release(struct broker *broker, struct cells *cells)
 
     if (cells->session || cells->used)
         return;
+    state_drop(&broker->state, STATE_CELLS, cells->row);
+    keep_remove(broker, KEEP_CELLS, cells->id);
     cells->fd = segment_destroy(cells->fd, segment_size(IPC_SEGMENT_CELLS, 0));
     quota_return(&broker->quota, cells->user, &charge);
+    hash_remove(&broker->cells_by_id, &cells->node);
     list_remove(&cells->link);
     free(cells);
 }
@@ -200,6 +304,23 @@ void cells_return(struct broker *broker, struct cells *cells, uint32_t cell)
 void cells_orphan(struct broker *broker, struct cells *cells)
 {
     list_remove(&cells->link);
+    list_append(&broker->orphans, &cells->link);
     cells->session = NULL;
     cells_release(broker, cells);
+}
+
+struct cells *cells_restore(struct broker *broker, struct cells_row *row, int fd)
+{
+    struct session *session = registry_session(broker, row->session);
+    struct user *user = quota_user(&broker->quota, row->uid);
+    struct cells *cells = user ? calloc(1, sizeof(*cells)) : NULL;
+    const struct charge charge = charge_of_segments(1);
+
+    if (!cells)
+        return NULL;
+    *cells = (struct cells){.id = row->row.id, .row = row, .session = session, .user = user, .fd = fd};
+    list_append(session ? &session->cells : &broker->orphans, &cells->link);
+    hash_add(&broker->cells_by_id, &cells->node, cells->id);
+    quota_charge(&broker->quota, user, &charge);
+    return cells;
 }

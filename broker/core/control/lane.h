@@ -11,6 +11,7 @@ struct lane_wish {
     const char *name;
     uint32_t ring_size;
     bool retain, exclusive;
+    uint64_t request;
 };
 
 /* What a lane costs. */
@@ -19,6 +20,14 @@ struct charge lane_charge(uint32_t ring_size);
 /* Make the record of a lane whose segment is there; the charge was taken. On success the descriptor is the lane's.
  * NULL: out of memory. */
 struct lane *lane_new(struct broker *broker, struct session *session, const struct lane_wish *wish, int *fd);
+
+/* Into the registry's lists, without a session. */
+void lane_link(struct broker *broker, struct lane *lane);
+
+/* Its pairings are there, too: before that an ipcd that is killed has not made it. */
+void lane_joined(struct lane *lane);
+
+void lane_set_state(struct lane *lane, enum lane_state state);
 
 /* Free a lane that nobody reads and nobody writes, unless it is retained. */
 void lane_release(struct broker *broker, struct lane *lane);
@@ -45,5 +54,11 @@ void cells_return(struct broker *broker, struct cells *cells, uint32_t cell);
 
 /* Its session is gone. */
 void cells_orphan(struct broker *broker, struct cells *cells);
+
+/* Those of an earlier ipcd, from their rows; NULL: out of memory. Then, when the pairings are there as well, what is
+ * left to do for a lane. */
+struct lane *lane_restore(struct broker *broker, struct lane_row *row, int fd);
+struct cells *cells_restore(struct broker *broker, struct cells_row *row, int fd);
+void lane_resume(struct broker *broker, struct lane *lane);
 
 #endif

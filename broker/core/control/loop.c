@@ -15,10 +15,10 @@
 #include <unistd.h>
 
 #include <ipc/error.h>
-#include <systemd/sd-daemon.h>
 
 #include "broker/core/control/accept.h"
 #include "broker/core/control/notice.h"
+#include "broker/core/control/recover.h"
 #include "broker/core/control/registry.h"
 #include "broker/core/control/request.h"
 #include "broker/core/control/session.h"
@@ -83,6 +83,8 @@ static void on_retry(struct broker *broker)
 {
     drain(broker->retry_fd);
     broker->retry_armed = false;
+    if (broker->keep.lost)
+        keep_all(broker);
     session_retry_stalled(broker);
     accept_resume(broker);
 }
@@ -109,13 +111,19 @@ static void on_event(struct broker *broker, const struct epoll_event *event)
         break;
     case LOOP_WATCHDOG:
         drain(broker->watchdog_fd);
-        (void)sd_notify(0, "WATCHDOG=1");
+        keep_say(broker, "WATCHDOG=1");
         break;
     case LOOP_RETRY:
         on_retry(broker);
         break;
     case LOOP_WORKER:
         on_worker(broker);
+        break;
+    case LOOP_GUARDIAN:
+        keep_on_guardian(broker);
+        break;
+    case LOOP_ADOPT:
+        keep_on_adopt(broker);
         break;
     case LOOP_SOCKET:
         if (session)
@@ -130,7 +138,7 @@ static void on_event(struct broker *broker, const struct epoll_event *event)
 
 static void stop(struct broker *broker)
 {
-    (void)sd_notify(0, "STOPPING=1\nSTATUS=Telling the sessions.");
+    keep_say(broker, "STOPPING=1\nSTATUS=Telling the sessions.");
     list_for_each_safe(node, &broker->refused)
         session_end(broker, list_entry(node, struct session, link), IPC_REASON_SHUTDOWN, NULL);
     /* Nobody is told about anybody's end but his own: there is no flush in between. */
@@ -139,12 +147,17 @@ static void stop(struct broker *broker)
     session_bury(broker);
 }
 
+static bool idle(const struct broker *broker)
+{
+    return list_empty(&broker->dirty) && list_empty(&broker->unwatched) && !broker->leftovers;
+}
+
 int loop_run(struct broker *broker)
 {
     struct epoll_event events[EVENTS_PER_ROUND];
 
     while (!broker->stopping) {
-        int n = epoll_wait(broker->epoll_fd, events, EVENTS_PER_ROUND, list_empty(&broker->dirty) ? -1 : 0);
+        int n = epoll_wait(broker->epoll_fd, events, EVENTS_PER_ROUND, idle(broker) ? -1 : 0);
 
         if (n < 0 && errno != EINTR) {
             log_write(LOG_SYSTEM, NULL, "epoll_wait: %s", strerror(errno));
@@ -152,6 +165,7 @@ int loop_run(struct broker *broker)
         }
         for (int i = 0; i < n; i++)
             on_event(broker, &events[i]);
+        recover_some(broker);
         notice_flush(broker);
         session_bury(broker);
     }

@@ -19,6 +19,8 @@ enum loop_source {
     LOOP_WORKER,
     LOOP_SOCKET,
     LOOP_PROCESS,
+    LOOP_GUARDIAN,
+    LOOP_ADOPT,
 };
 
 /* Watch a descriptor. Returns 0 or a negative errno. */

@@ -27,7 +27,7 @@ void notice_mark(struct broker *broker, struct session *session)
 
 void notice_mail(struct session *session)
 {
-    if (!session->board)
+    if (!session_board(session))
         return;
     atomic_fetch_add_explicit(&session->board->mail, 1, memory_order_release);
     syscall(SYS_futex, &session->board->mail, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
@@ -53,7 +53,8 @@ static Ipc__Control__Peer peer_message(const struct peer *peer)
     return message;
 }
 
-static int send_reader_add(struct broker *broker, struct session *session, struct pairing *pairing)
+static int send_reader_add(struct broker *broker, struct session *session, struct pairing *pairing,
+                           bool again)
 {
     Ipc__Control__ReaderAdd message = IPC__CONTROL__READER_ADD__INIT;
     Ipc__Control__Peer peer = peer_message(&pairing->subscription->session->peer);
@@ -70,7 +71,7 @@ static int send_reader_add(struct broker *broker, struct session *session, struc
     message.start = (Ipc__Control__Start)pairing->start;
     message.slow = (Ipc__Control__Slow)pairing->slow;
     message.tap = pairing->tap;
-    message.again = pairing->writer_side.known;
+    message.again = again;
     message.bell = pairing->bell != NULL;
     message.fence = pairing->fence;
     message.peer = &peer;
@@ -109,8 +110,10 @@ static int send_lane_add(struct broker *broker, struct session *session, struct 
     if (result < 0)
         return result;
     pairing->cells->known = true;
-    if (pairing->bell)
+    if (message.bell_new) {
+        keep_remove(broker, KEEP_BELL_READ, pairing->bell->id);
         pairing->bell->read_fd = fd_close(pairing->bell->read_fd);
+    }
     return 0;
 }
 
@@ -133,19 +136,33 @@ static int send_del(struct broker *broker, struct session *session, struct pairi
     return send_message(broker, session, TYPE(LANE_DEL), &message.base, NULL, 0);
 }
 
+/* If we are killed before its mail was counted, the next ipcd nudges it. */
+static void owe(struct session *session)
+{
+    if (session->row)
+        atomic_store_explicit(&session->row->owed, 1, memory_order_release);
+}
+
 /* Send what is due in one list, as long as `budget` lasts. Returns 0 or a negative errno of sending. */
 static int flush_adds(struct broker *broker, struct session *session, bool writer, unsigned *budget)
 {
     struct list *head = writer ? &session->writer_adds : &session->reader_adds;
 
     while (!list_empty(head) && *budget > 0 && session->window < IPC_NOTICE_WINDOW) {
-        struct side *side = list_entry(head->next, struct side, due);
-        int result = writer ? send_reader_add(broker, session, pairing_of_writer_side(side))
-                            : send_lane_add(broker, session, pairing_of_reader_side(side));
+        struct side *side = list_entry(head->next, struct side, due), before = *side;
+        struct pairing *pairing = writer ? pairing_of_writer_side(side) : pairing_of_reader_side(side);
+        int result;
 
-        if (result < 0)
+        owe(session);
+        side_sent(side); /* first, so that whoever comes after us knows that it may have been told */
+        pairing_store(pairing);
+        result = writer ? send_reader_add(broker, session, pairing, before.known)
+                        : send_lane_add(broker, session, pairing);
+        if (result < 0) {
+            *side = before;
+            pairing_store(pairing);
             return result;
-        side_sent(side);
+        }
         session->window++;
         pairing_requeue(broker, session, side);
         session->told = true;
@@ -160,8 +177,10 @@ static int flush_dels(struct broker *broker, struct session *session, unsigned *
         struct side *side = list_entry(session->dels.next, struct side, due);
         bool writer = side->writer;
         struct pairing *pairing = writer ? pairing_of_writer_side(side) : pairing_of_reader_side(side);
-        int result = send_del(broker, session, pairing, writer);
+        int result;
 
+        owe(session);
+        result = send_del(broker, session, pairing, writer);
         if (result < 0)
             return result;
         side_sent(side);
@@ -189,11 +208,20 @@ static int flush_nudge(struct broker *broker, struct session *session)
 
 static void post(struct session *session, bool left)
 {
-    if (!session->board)
+    if (!session_board(session))
         return;
     atomic_store_explicit(&session->board->pending, session->due, memory_order_relaxed);
     if (session->told || left)
         notice_mail(session);
+    if (session->row && !session->nudge)
+        atomic_store_explicit(&session->row->owed, 0, memory_order_release);
+}
+
+void notice_nudge(struct broker *broker, struct session *session)
+{
+    session->nudge = true;
+    owe(session);
+    notice_mark(broker, session);
 }
 
 void notice_flush(struct broker *broker)
@@ -206,7 +234,7 @@ void notice_flush(struct broker *broker)
     {
         struct session *session = list_entry(node, struct session, dirty);
         unsigned budget = FLUSH_MAX;
-        int result = session->wants_out ? -EAGAIN : session_flush_outbox(session);
+        int result = session->wants_out ? -EAGAIN : session_flush_outbox(broker, session);
 
         session->told = false;
         if (result == 0)

@@ -17,4 +17,7 @@ void notice_flush(struct broker *broker);
 /* Count up a session's mail and wake whoever sleeps on it. */
 void notice_mail(struct session *session);
 
+/* It shall look at its lanes again. */
+void notice_nudge(struct broker *broker, struct session *session);
+
 #endif

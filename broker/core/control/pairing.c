@@ -30,10 +30,31 @@ struct pairing *pairing_of_reader_side(struct side *side)
     return list_entry(side, struct pairing, reader_side);
 }
 
+static uint64_t pack(const struct side *side)
+{
+    return side->state | (uint64_t)side->reason << 8 | (uint64_t)side->known << 16 |
+           (uint64_t)side->joined << 17 | (uint64_t)side->ending << 18;
+}
+
+void pairing_store(const struct pairing *pairing)
+{
+    uint64_t sides = pack(&pairing->writer_side) | pack(&pairing->reader_side) << 32;
+
+    if (sides != atomic_load_explicit(&pairing->row->sides, memory_order_relaxed))
+        atomic_store_explicit(&pairing->row->sides, sides, memory_order_release);
+}
+
+void pairing_set_bell(struct pairing *pairing, struct bell *bell)
+{
+    pairing->bell = bell;
+    atomic_store_explicit(&pairing->row->bell, bell ? bell->id : 0, memory_order_release);
+}
+
 void pairing_requeue(struct broker *broker, struct session *session, struct side *side)
 {
     enum side_notice due = side_due(side);
 
+    pairing_store(side->writer ? pairing_of_writer_side(side) : pairing_of_reader_side(side));
     if (!list_empty(&side->due)) {
         list_remove(&side->due);
         session->due--;
@@ -102,8 +123,7 @@ void pairing_start(struct broker *broker, struct pairing *pairing)
     pairing_requeue(broker, pairing->subscription->session, &pairing->reader_side);
 }
 
-/* A slot of the lane is free: the pairing that waits longest gets it. */
-static void promote(struct broker *broker, struct lane *lane)
+void pairing_promote(struct broker *broker, struct lane *lane)
 {
     struct pairing *pairing;
 
@@ -112,13 +132,13 @@ static void promote(struct broker *broker, struct lane *lane)
     pairing = list_entry(lane->waiting.next, struct pairing, by_lane);
     pairing->slot = lane_slot_take(lane);
     assert(pairing->slot != PAIRING_NO_SLOT);
+    atomic_store_explicit(&pairing->row->slot, pairing->slot, memory_order_release);
     list_remove(&pairing->by_lane);
     list_append(&lane->pairings, &pairing->by_lane);
     pairing_start(broker, pairing);
 }
 
-/* Free a pairing if both sides are done. The lane stays: lane_release() is the caller's. */
-static bool finish(struct broker *broker, struct pairing *pairing)
+bool pairing_finish(struct broker *broker, struct pairing *pairing)
 {
     const struct charge charge = {.of = {[LIMIT_LANES] = 1}};
     struct lane *lane = pairing->lane;
@@ -126,6 +146,7 @@ static bool finish(struct broker *broker, struct pairing *pairing)
     if (!side_done(&pairing->writer_side) || !side_done(&pairing->reader_side))
         return false;
     assert(list_empty(&pairing->writer_side.due) && list_empty(&pairing->reader_side.due));
+    state_drop(&broker->state, STATE_PAIRINGS, pairing->row);
     cells_return(broker, pairing->cells, pairing->cell);
     quota_return(&broker->quota, pairing->user, &charge);
     hash_remove(&broker->pairings_by_id, &pairing->node);
@@ -138,7 +159,7 @@ static bool finish(struct broker *broker, struct pairing *pairing)
     lane->readers--;
     if (pairing->slot != PAIRING_NO_SLOT) {
         lane_slot_return(lane, pairing->slot);
-        promote(broker, lane);
+        pairing_promote(broker, lane);
     }
     free(pairing);
     return true;
@@ -161,8 +182,7 @@ static void confirm_writer(struct broker *broker, struct session *session, struc
         reader_end(broker, pairing, REASON(LIMIT), false);
     } else if (result == 0 && pairing->subscription && pairing->reader_side.known &&
                !side_done(&pairing->reader_side)) { /* counted, not only received: the reader looks again */
-        pairing->subscription->session->nudge = true;
-        notice_mark(broker, pairing->subscription->session);
+        notice_nudge(broker, pairing->subscription->session);
     }
 }
 
@@ -206,7 +226,7 @@ void pairing_confirm(struct broker *broker, struct session *session, struct pair
         confirm_writer(broker, session, pairing, add, result);
     else if (!writer && pairing->subscription && pairing->subscription->session == session)
         confirm_reader(broker, session, pairing, add, result);
-    if (finish(broker, pairing))
+    if (pairing_finish(broker, pairing))
         lane_release(broker, lane);
 }
 
@@ -216,7 +236,7 @@ void pairing_detach(struct broker *broker, struct pairing *pairing, unsigned rea
 
     writer_end(broker, pairing, reason);
     reader_end(broker, pairing, reason, false);
-    if (finish(broker, pairing))
+    if (pairing_finish(broker, pairing))
         lane_release(broker, lane);
 }
 
@@ -225,6 +245,7 @@ void pairing_end_subscription(struct broker *broker, struct subscription *subscr
     const struct charge charge = {.of = {[LIMIT_SUBSCRIPTIONS] = 1}};
     struct user *user = subscription->session->user;
 
+    atomic_store_explicit(&subscription->row->ending, (uint8_t)reason, memory_order_release);
     list_for_each_safe(node, &subscription->pairings)
     {
         struct pairing *pairing = list_entry(node, struct pairing, by_subscription);
@@ -232,10 +253,10 @@ void pairing_end_subscription(struct broker *broker, struct subscription *subscr
 
         reader_gone(broker, pairing);
         writer_end(broker, pairing, reason);
-        pairing->bell = NULL;
+        pairing_set_bell(pairing, NULL);
         pairing->subscription = NULL;
         list_remove(&pairing->by_subscription);
-        if (finish(broker, pairing))
+        if (pairing_finish(broker, pairing))
             lane_release(broker, lane);
     }
     bell_free_all(broker, subscription);
@@ -247,15 +268,15 @@ void pairing_end_lane(struct broker *broker, struct lane *lane, unsigned reason)
 {
     struct session *session = lane->session;
 
-    lane->state = LANE_DRAINING;
     lane->reason = (uint8_t)reason;
+    lane_set_state(lane, LANE_DRAINING);
     list_for_each_safe(node, &lane->waiting)
     {
         struct pairing *pairing = list_entry(node, struct pairing, by_lane);
 
         writer_gone(broker, pairing, session);
         reader_gone(broker, pairing);
-        (void)finish(broker, pairing);
+        (void)pairing_finish(broker, pairing);
     }
     list_for_each_safe(node, &lane->pairings)
     {
@@ -265,7 +286,7 @@ void pairing_end_lane(struct broker *broker, struct lane *lane, unsigned reason)
         writer_gone(broker, pairing, session);
         reader_end(broker, pairing, reason,
                    pairing->writer_side.known || pairing->start == IPC__CONTROL__START__START_OLDEST);
-        (void)finish(broker, pairing);
+        (void)pairing_finish(broker, pairing);
     }
     list_remove(&lane->by_session);
     lane->session = NULL;

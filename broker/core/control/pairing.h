@@ -40,4 +40,21 @@ void pairing_start(struct broker *broker, struct pairing *pairing);
 /* A side's state changed: put it into the list where it belongs now. */
 void pairing_requeue(struct broker *broker, struct session *session, struct side *side);
 
+/* Into the registry's lists. */
+void pairing_link(struct broker *broker, struct pairing *pairing);
+
+/* Free a pairing if both sides are done. The lane stays: lane_release() is the caller's. */
+bool pairing_finish(struct broker *broker, struct pairing *pairing);
+
+/* A slot of the lane is free: the pairing that waits longest gets it. */
+void pairing_promote(struct broker *broker, struct lane *lane);
+
+/* Bring the row up to date. */
+void pairing_store(const struct pairing *pairing);
+void pairing_set_bell(struct pairing *pairing, struct bell *bell);
+
+/* That of an earlier ipcd, from its row, when all that it refers to is there: 0 or -ENOMEM. Then what is left to do. */
+int pairing_restore(struct broker *broker, struct pairing_row *row);
+void pairing_resume(struct broker *broker, struct pairing *pairing);
+
 #endif

@@ -15,13 +15,51 @@
 #include "broker/core/control/registry.h"
 #include "broker/core/util/log.h"
 
+static void write_row(const struct pairing *pairing)
+{
+    struct pairing_row *row = pairing->row;
+
+    row->lane = pairing->lane_id;
+    row->subscription = pairing->subscription_id;
+    row->cells = pairing->cells->id;
+    row->reader_session = pairing->reader_session;
+    row->uid = pairing->reader_uid;
+    row->slot = pairing->slot;
+    row->cell = pairing->cell;
+    row->start = pairing->start;
+    row->slow = pairing->slow;
+    row->tap = pairing->tap;
+    row->fence = pairing->fence;
+    row->late = pairing->late;
+    pairing_store(pairing);
+    state_commit(row, pairing->id);
+}
+
+static struct pairing *pairing_alloc(struct broker *broker)
+{
+    struct pairing *pairing = calloc(1, sizeof(*pairing));
+
+    if (pairing)
+        pairing->row = state_take(&broker->state, STATE_PAIRINGS);
+    if (pairing && pairing->row)
+        return pairing;
+    free(pairing);
+    return NULL;
+}
+
+static void pairing_drop(struct broker *broker, struct pairing *pairing)
+{
+    state_drop(&broker->state, STATE_PAIRINGS, pairing->row);
+    free(pairing);
+}
+
 /* Fill in and start a record; charge, cell and (if the subscription wants one) bell are there. */
 static void join(struct broker *broker, struct pairing *pairing, struct lane *lane,
                  struct subscription *subscription, unsigned start_at)
 {
     struct session *reader = subscription->session;
 
-    pairing->id = ++broker->pairing_last;
+    pairing->id = state_number(&broker->state, NUMBER_PAIRING);
     pairing->lane = lane;
     pairing->lane_id = lane->id;
     pairing->subscription = subscription;
@@ -37,31 +75,42 @@ static void join(struct broker *broker, struct pairing *pairing, struct lane *la
     pairing->fence = !(reader->features & IPC_FEATURE_MEMBARRIER);
     pairing->late = lane->state != LANE_LIVE;
     if (!pairing->late)
-        pairing->bell = bell_find(subscription, lane->writer.uid);
+        pairing_set_bell(pairing, bell_find(subscription, lane->writer.uid));
     pairing->slot = pairing->late ? PAIRING_NO_SLOT : lane_slot_take(lane);
     side_init(&pairing->writer_side, true);
     side_init(&pairing->reader_side, false);
     if (pairing->late)
         side_gone(&pairing->writer_side);
-    hash_add(&broker->pairings_by_id, &pairing->node, pairing->id);
-    list_append(&broker->pairings, &pairing->link);
-    list_append(&subscription->pairings, &pairing->by_subscription);
-    subscription->n_pairings++;
-    lane->readers++;
+    pairing_link(broker, pairing);
+    write_row(pairing);
     if (pairing->late || pairing->slot != PAIRING_NO_SLOT) {
-        list_append(&lane->pairings, &pairing->by_lane);
         pairing_start(broker, pairing);
     } else {
         const struct log_about about = {reader->peer.session, reader->peer.uid, reader->peer.pid,
                                         reader->peer.name, "limit"};
 
-        list_append(&lane->waiting, &pairing->by_lane);
         log_write(LOG_PAIRING_FAILED, &about,
                   "lane %" PRIu64
                   " of topic %s has %u readers, as many as a lane can have: subscription %" PRIu64
                   " waits until one leaves",
                   lane->id, lane->topic->name, IPC_LANE_SLOTS, subscription->id);
     }
+}
+
+void pairing_link(struct broker *broker, struct pairing *pairing)
+{
+    struct lane *lane = pairing->lane;
+
+    hash_add(&broker->pairings_by_id, &pairing->node, pairing->id);
+    list_append(&broker->pairings, &pairing->link);
+    list_init(&pairing->by_subscription);
+    if (pairing->subscription) {
+        list_append(&pairing->subscription->pairings, &pairing->by_subscription);
+        pairing->subscription->n_pairings++;
+    }
+    lane->readers++;
+    list_append(pairing->late || pairing->slot != PAIRING_NO_SLOT ? &lane->pairings : &lane->waiting,
+                &pairing->by_lane);
 }
 
 static void add_charge(struct charge *sum, struct charge more)
@@ -108,7 +157,7 @@ int pairing_join_subscription(struct broker *broker, struct subscription *subscr
         return result;
     result = reserve_cells(broker, session, n, refusal);
     for (uint32_t i = 0; i < n && result == 0; i++) {
-        struct pairing *pairing = calloc(1, sizeof(*pairing));
+        struct pairing *pairing = pairing_alloc(broker);
 
         if (pairing)
             list_append(&fresh, &pairing->link);
@@ -116,7 +165,7 @@ int pairing_join_subscription(struct broker *broker, struct subscription *subscr
             result = -ENOMEM;
     }
     if (result < 0) {
-        list_for_each_safe(node, &fresh) free(list_entry(node, struct pairing, link));
+        list_for_each_safe(node, &fresh) pairing_drop(broker, list_entry(node, struct pairing, link));
         quota_return(&broker->quota, session->user, &kept);
         if (result == -ENOMEM)
             refusal_set(refusal, -ENOMEM, "the broker is out of memory for %" PRIu32 " pairings", n);
@@ -149,7 +198,7 @@ static int join_one(struct broker *broker, struct lane *lane, struct subscriptio
     result = reserve_cells(broker, session, 1, refusal);
     if (result == 0 && subscription->bell)
         result = bell_make(broker, subscription, lane->writer.uid, refusal);
-    pairing = result == 0 ? calloc(1, sizeof(*pairing)) : NULL;
+    pairing = result == 0 ? pairing_alloc(broker) : NULL;
     if (!pairing) {
         quota_return(&broker->quota, session->user, &kept);
         if (result == 0)
@@ -183,7 +232,7 @@ int pairing_ask_bells(struct broker *broker, struct subscription *subscription, 
     if (subscription->bell) { /* asked again: somebody spoiled a bell, and all get new ones */
         list_for_each(node, &subscription->pairings)
         {
-            list_entry(node, struct pairing, by_subscription)->bell = NULL;
+            pairing_set_bell(list_entry(node, struct pairing, by_subscription), NULL);
         }
         bell_free_all(broker, subscription);
         subscription->bell = false;
@@ -199,13 +248,14 @@ int pairing_ask_bells(struct broker *broker, struct subscription *subscription, 
             return result;
     }
     subscription->bell = true;
+    atomic_store_explicit(&subscription->row->bell, 1, memory_order_release);
     list_for_each(node, &subscription->pairings)
     {
         struct pairing *pairing = list_entry(node, struct pairing, by_subscription);
 
         if (pairing->late || !pairing->lane->session)
             continue;
-        pairing->bell = bell_find(subscription, pairing->lane->writer.uid);
+        pairing_set_bell(pairing, bell_find(subscription, pairing->lane->writer.uid));
         if (side_again(&pairing->writer_side))
             pairing_requeue(broker, pairing->lane->session, &pairing->writer_side);
         if (side_again(&pairing->reader_side))

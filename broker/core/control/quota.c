@@ -129,6 +129,14 @@ int quota_take(struct quota *quota, struct user *user, const struct charge *char
     return 0;
 }
 
+void quota_charge(struct quota *quota, struct user *user, const struct charge *charge)
+{
+    for (size_t i = 0; i < LIMIT_COUNT; i++) {
+        user->used[i] += charge->of[i];
+        quota->used[i] += charge->of[i];
+    }
+}
+
 void quota_return(struct quota *quota, struct user *user, const struct charge *charge)
 {
     for (size_t i = 0; i < LIMIT_COUNT; i++) {

@@ -53,6 +53,9 @@ struct user *quota_user(struct quota *quota, uint32_t uid);
 /* Take all of a charge or nothing. Returns 0, or -EDQUOT and the refusal, which is counted. */
 int quota_take(struct quota *quota, struct user *user, const struct charge *charge, struct refusal *refusal);
 
+/* What was taken in the time of an earlier ipcd: limits may be lower now. */
+void quota_charge(struct quota *quota, struct user *user, const struct charge *charge);
+
 void quota_return(struct quota *quota, struct user *user, const struct charge *charge);
 
 /* One connect more. The same results. */

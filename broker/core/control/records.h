@@ -2,9 +2,9 @@
  *
  * The registry's records: sessions, and what they declared. Control thread only.
  *
- * Every record has a number that is never used again. Pointers between records are shortcuts of this process; what a
- * notice says follows from the numbers, states and peers that are stored here, so that the records alone describe
- * what every session is still owed. Lists are in order of number: that is the registry order of all matching.
+ * Every record has a number that is never used again, and a row in the registry segment (state.h) with all that
+ * another ipcd needs to go on from there. Pointers between records are shortcuts of this process; what a notice says
+ * follows from numbers, states and peers, so that the rows alone describe what every session is still owed. Lists are in order of number: that is the registry order of all matching.
  */
 #ifndef IPCD_CORE_CONTROL_RECORDS_H
 #define IPCD_CORE_CONTROL_RECORDS_H
@@ -15,6 +15,7 @@
 #include "broker/core/control/outbox.h"
 #include "broker/core/control/pairing_state.h"
 #include "broker/core/control/quota.h"
+#include "broker/core/control/state.h"
 #include "broker/core/util/hash.h"
 #include "broker/core/util/list.h"
 #include "proto/layout.h"
@@ -38,18 +39,24 @@ struct session {
     struct hash_node node; /* broker.sessions_by_id */
     struct list link;      /* broker.sessions */
     struct list dirty;     /* broker.dirty: has something to be told */
+    struct list unwatched; /* broker.unwatched */
     struct list stalled;   /* broker.stalled: a send failed for want of something that passes */
     struct peer peer;
     struct user *user;
+    struct session_row *row; /* once HELLO was good */
     enum session_state state;
     bool admin;
-    bool busy; /* a request of it is being worked on: nothing is read meanwhile */
+    bool busy;    /* a request of it is being worked on: nothing is read meanwhile */
+    bool unread;  /* the answer to the request in front has not gone out, so it stays there: the same */
+    bool resumed; /* of an earlier ipcd, and that request may have been worked on by it */
+    bool watched; /* the loop knows its descriptors */
     bool wants_out;
     uint32_t events; /* of its socket, as epoll knows them */
+    uint64_t hello;  /* number of that request */
     uint64_t features;
     uint64_t since_ns; /* CLOCK_REALTIME */
     int fd, pidfd, board_fd;
-    struct ipc_board *board;
+    struct ipc_board *board; /* mapped when first needed: session_board() */
     struct outbox outbox;
     char *refusal;
     struct list lanes, subscriptions, cells;
@@ -81,6 +88,8 @@ struct lane {
     struct list by_session; /* while live */
     struct list by_topic;
     uint64_t id;
+    uint64_t request; /* that made it */
+    struct lane_row *row;
     struct peer writer;
     struct session *session; /* NULL unless live */
     struct user *user;
@@ -100,6 +109,8 @@ struct lane {
 /* What wakes one subscription's descriptor, for all writers of one uid. */
 struct bell {
     struct list link;
+    uint64_t id;
+    struct bell_row *row;
     uint32_t uid;
     int ring_fd;
     int read_fd; /* -1 once the reader has been sent it */
@@ -111,6 +122,8 @@ struct subscription {
     struct list by_session;
     struct list by_match; /* topic.readers, or broker.wildcards */
     uint64_t id;
+    uint64_t request; /* that made it */
+    struct subscription_row *row;
     struct session *session;
     struct topic *topic; /* NULL: a wildcard */
     uint8_t start, slow; /* enums of control.proto */
@@ -123,8 +136,10 @@ struct subscription {
 
 /* A segment of cursors of one reader. Outlives its session while a writer looks at it. */
 struct cells {
-    struct list link; /* session.cells; alone once the session is gone */
+    struct hash_node node; /* broker.cells_by_id */
+    struct list link;      /* session.cells, or broker.orphans */
     uint64_t id;
+    struct cells_row *row;
     struct session *session;
     struct user *user;
     int fd;
@@ -140,6 +155,7 @@ struct pairing {
     struct list by_lane;
     struct list by_subscription; /* while the reader is there */
     uint64_t id, lane_id, subscription_id;
+    struct pairing_row *row;
     struct lane *lane;
     struct subscription *subscription; /* NULL once the reader side is done */
     struct cells *cells;

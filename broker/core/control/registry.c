@@ -16,9 +16,11 @@ int registry_init(struct broker *broker)
     list_init(&broker->stalled);
     list_init(&broker->ended);
     list_init(&broker->refused);
+    list_init(&broker->orphans);
+    list_init(&broker->unwatched);
     if (hash_init(&broker->sessions_by_id) < 0 || hash_init(&broker->lanes_by_id) < 0 ||
         hash_init(&broker->subscriptions_by_id) < 0 || hash_init(&broker->pairings_by_id) < 0 ||
-        hash_init(&broker->topics_by_name) < 0)
+        hash_init(&broker->cells_by_id) < 0 || hash_init(&broker->topics_by_name) < 0)
         return -ENOMEM;
     return quota_init(&broker->quota, broker->options.config);
 }
@@ -30,6 +32,7 @@ void registry_done(struct broker *broker)
     hash_done(&broker->lanes_by_id);
     hash_done(&broker->subscriptions_by_id);
     hash_done(&broker->pairings_by_id);
+    hash_done(&broker->cells_by_id);
     hash_done(&broker->topics_by_name);
 }
 
@@ -93,8 +96,8 @@ void registry_topic_release(struct broker *broker, struct topic *topic)
     free(topic);
 }
 
-struct subscription *registry_subscription_new(struct broker *broker, struct session *session,
-                                               const char *pattern)
+struct subscription *registry_subscription_new(struct broker *broker, struct session *session, uint64_t id,
+                                               const char *pattern, struct subscription_row *row)
 {
     size_t size = strlen(pattern);
     struct subscription *subscription = calloc(1, sizeof(*subscription) + size + 1);
@@ -109,10 +112,11 @@ struct subscription *registry_subscription_new(struct broker *broker, struct ses
             return NULL;
         }
     }
-    subscription->id = ++broker->subscription_last;
+    subscription->row = row;
     subscription->session = session;
     list_init(&subscription->pairings);
     list_init(&subscription->bells);
+    subscription->id = id;
     list_append(&broker->subscriptions, &subscription->link);
     list_append(&session->subscriptions, &subscription->by_session);
     list_append(subscription->topic ? &subscription->topic->readers : &broker->wildcards,
@@ -123,6 +127,7 @@ struct subscription *registry_subscription_new(struct broker *broker, struct ses
 
 struct subscription *registry_subscription_free(struct broker *broker, struct subscription *subscription)
 {
+    state_drop(&broker->state, STATE_SUBSCRIPTIONS, subscription->row);
     hash_remove(&broker->subscriptions_by_id, &subscription->node);
     list_remove(&subscription->link);
     list_remove(&subscription->by_session);

@@ -22,8 +22,9 @@ struct topic *registry_topic(struct broker *broker, const char *name, bool make)
 /* Free it if nobody uses it any more. */
 void registry_topic_release(struct broker *broker, struct topic *topic);
 
-struct subscription *registry_subscription_new(struct broker *broker, struct session *session,
-                                               const char *pattern);
+/* A subscription with its row; NULL: out of memory, and the row stays the caller's. */
+struct subscription *registry_subscription_new(struct broker *broker, struct session *session, uint64_t id,
+                                               const char *pattern, struct subscription_row *row);
 struct subscription *registry_subscription_free(struct broker *broker, struct subscription *subscription);
 
 /* Two walks in order of number over what matches; each starts with *at = NULL and ends with NULL. Records may not be

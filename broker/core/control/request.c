@@ -20,15 +20,41 @@
 
 #define TYPE(name) IPC__CONTROL__TYPE__##name
 
+static void welcome_to(struct broker *broker, struct session *session, uint64_t id)
+{
+    Ipc__Control__Welcome welcome = IPC__CONTROL__WELCOME__INIT;
+    _cleanup_(fd_closep) int board = -1;
+
+    if (session->board_fd >= 0) {
+        board = fd_reopen_readonly(session->board_fd);
+        if (board < 0) {
+            session_fail(broker, session, id, board, "the broker could not hand out the session's board: %s",
+                         strerror(-board));
+            session_end(broker, session, IPC_REASON_LIMIT, "no descriptor for its board");
+            return;
+        }
+    }
+    welcome.version = IPC_CONTROL_VERSION;
+    welcome.features = session->features & (IPC_FEATURE_MEMBARRIER | IPC_FEATURE_WAITV);
+    welcome.session = session->peer.session;
+    welcome.uid = session->peer.uid;
+    welcome.ring_size_max = broker->options.config->ring_size_max;
+    welcome.server = (char[]){"ipcd " IPCD_VERSION};
+    welcome.instance = broker->instance;
+    session_reply(broker, session, TYPE(WELCOME), id, &welcome.base, board);
+}
+
 void request_hello(struct broker *broker, struct session *session, uint64_t id,
                    const Ipc__Control__Hello *hello)
 {
-    Ipc__Control__Welcome welcome = IPC__CONTROL__WELCOME__INIT;
     struct log_about about = {session->peer.session, session->peer.uid, session->peer.pid, session->peer.name,
                               NULL};
     struct refusal refusal;
-    _cleanup_(fd_closep) int board = -1;
 
+    if (session->state == SESSION_OPEN) { /* of an ipcd that was killed before its answer went out */
+        welcome_to(broker, session, id);
+        return;
+    }
     text_clean(session->peer.name, sizeof(session->peer.name), hello->name);
     if (hello->version_min > IPC_CONTROL_VERSION || hello->version_max < IPC_CONTROL_VERSION) {
         session_fail(
@@ -47,6 +73,7 @@ void request_hello(struct broker *broker, struct session *session, uint64_t id,
         session_end(broker, session, IPC_REASON_PROTOCOL, "another layout of shared memory");
         return;
     }
+    session->hello = id;
     session->admin = hello->admin;
     session->features = hello->features;
     if (!broker->options.membarrier)
@@ -56,24 +83,8 @@ void request_hello(struct broker *broker, struct session *session, uint64_t id,
         session_end(broker, session, IPC_REASON_LIMIT, refusal.text);
         return;
     }
-    if (session->board) {
-        board = fd_reopen_readonly(session->board_fd);
-        if (board < 0) {
-            session_fail(broker, session, id, board, "the broker could not hand out the session's board: %s",
-                         strerror(-board));
-            session_end(broker, session, IPC_REASON_LIMIT, "no descriptor for its board");
-            return;
-        }
-    }
-    welcome.version = IPC_CONTROL_VERSION;
-    welcome.features = session->features & (IPC_FEATURE_MEMBARRIER | IPC_FEATURE_WAITV);
-    welcome.session = session->peer.session;
-    welcome.uid = session->peer.uid;
-    welcome.ring_size_max = broker->options.config->ring_size_max;
-    welcome.server = (char[]){"ipcd " IPCD_VERSION};
-    welcome.instance = broker->instance;
     log_write(LOG_SESSION_BEGUN, &about, "session begun%s", session->admin ? " (admin)" : "");
-    session_reply(broker, session, TYPE(WELCOME), id, &welcome.base, board);
+    welcome_to(broker, session, id);
 }
 
 static void goodbye(struct broker *broker, struct session *session, uint64_t id)
@@ -171,7 +182,7 @@ void request_handle(struct broker *broker, struct session *session, const void *
 {
     struct ipc_frame frame;
     int result = ipc_frame_unpack(&frame, &broker->arena, packet, size);
-    bool word;
+    bool word, again;
 
     if (result < 0) {
         session_end(broker, session, IPC_REASON_PROTOCOL,
@@ -190,12 +201,15 @@ void request_handle(struct broker *broker, struct session *session, const void *
         session_end(broker, session, IPC_REASON_PROTOCOL, "it sent a request without a number");
         return;
     }
-    if ((session->state == SESSION_NEW) != (frame.type == TYPE(HELLO))) {
+    again = session->resumed && frame.type == TYPE(HELLO) &&
+            atomic_load_explicit(&session->row->request, memory_order_relaxed) == frame.id;
+    if (!again && (session->state == SESSION_NEW) != (frame.type == TYPE(HELLO))) {
         session_end(broker, session, IPC_REASON_PROTOCOL,
                     session->state == SESSION_NEW ? "it did not begin with HELLO" : "it said HELLO twice");
         return;
     }
     broker->requests += !word;
+    broker->state.header->requests = broker->requests;
     if (frame.type == TYPE(HELLO))
         request_hello(broker, session, frame.id, (const Ipc__Control__Hello *)(const void *)frame.message);
     else

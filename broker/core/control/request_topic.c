@@ -83,15 +83,75 @@ static void advertise_failed(struct broker *broker, struct session *session, uin
                  strerror(-result));
 }
 
+/* Notices about it go out only with the next flush, behind this answer. */
+static void answer_advertised(struct broker *broker, struct session *session, const struct lane *lane)
+{
+    Ipc__Control__Advertised advertised = IPC__CONTROL__ADVERTISED__INIT;
+
+    advertised.lane = lane->id;
+    advertised.ring_size = lane->ring_size;
+    session_reply(broker, session, IPC__CONTROL__TYPE__ADVERTISED, lane->request, &advertised.base, lane->fd);
+}
+
+static void answer_subscribed(struct broker *broker, struct session *session,
+                              const struct subscription *subscription, uint32_t matched)
+{
+    Ipc__Control__Subscribed subscribed = IPC__CONTROL__SUBSCRIBED__INIT;
+
+    subscribed.subscription = subscription->id;
+    subscribed.matched = matched;
+    session_reply(broker, session, IPC__CONTROL__TYPE__SUBSCRIBED, subscription->request, &subscribed.base,
+                  -1);
+}
+
+/* Has an ipcd that was killed before its answer went out made it already? */
+static struct lane *made_before(const struct session *session, uint64_t request)
+{
+    if (session->resumed)
+        list_for_each(node, &session->lanes)
+        {
+            struct lane *lane = list_entry(node, struct lane, by_session);
+
+            if (lane->request == request)
+                return lane;
+        }
+    return NULL;
+}
+
+static struct subscription *subscribed_before(const struct session *session, uint64_t request)
+{
+    if (session->resumed)
+        list_for_each(node, &session->subscriptions)
+        {
+            struct subscription *subscription = list_entry(node, struct subscription, by_session);
+
+            if (subscription->request == request)
+                return subscription;
+        }
+    return NULL;
+}
+
+static bool done_before(const struct session *session, uint64_t request)
+{
+    return session->resumed && atomic_load_explicit(&session->row->request, memory_order_relaxed) == request;
+}
+
+/* From here on the request counts as done, whoever is killed. */
+static void begin_removal(struct session *session, uint64_t request)
+{
+    if (session->row)
+        atomic_store_explicit(&session->row->request, request, memory_order_release);
+}
+
 static void finish(struct broker *broker, struct session *session, const struct job *job, int *fd, int result)
 {
-    const struct lane_wish wish = {job->name, job->ring_size, job->retain, job->exclusive};
+    const struct lane_wish wish = {job->name, job->ring_size, job->retain, job->exclusive, job->request};
     const struct charge charge = lane_charge(job->ring_size);
-    Ipc__Control__Advertised advertised = IPC__CONTROL__ADVERTISED__INIT;
     struct lane *lane = NULL;
 
     if (result == 0)
-        result = segment_seal(*fd, IPC_SEGMENT_LANE, job->ring_size, ++broker->segment_last);
+        result =
+            segment_seal(*fd, IPC_SEGMENT_LANE, job->ring_size, state_number(&broker->state, NUMBER_SEGMENT));
     if (result == 0) {
         lane = lane_new(broker, session, &wish, fd);
         result = lane ? 0 : -ENOMEM;
@@ -101,12 +161,9 @@ static void finish(struct broker *broker, struct session *session, const struct 
         advertise_failed(broker, session, job->request, result, job->ring_size);
         return;
     }
-    advertised.lane = lane->id;
-    advertised.ring_size = lane->ring_size;
-    /* The answer first: it names the lane that the notices speak of. */
-    session_reply(broker, session, IPC__CONTROL__TYPE__ADVERTISED, job->request, &advertised.base, lane->fd);
-    if (session->state != SESSION_ENDED)
-        pairing_join_lane(broker, lane);
+    pairing_join_lane(broker, lane);
+    lane_joined(lane);
+    answer_advertised(broker, session, lane);
 }
 
 static int hand_over(struct broker *broker, struct session *session, const struct job *template, int *fd)
@@ -133,11 +190,15 @@ void request_advertise(struct broker *broker, struct session *session, uint64_t 
     const char *wrong = ipc_name_check(advertise->topic, false);
     uint32_t ring_size = ring_size_of(broker, advertise->ring_size);
     struct charge charge = lane_charge(ring_size);
-    const struct lane *other;
+    const struct lane *other, *made = made_before(session, id);
     struct refusal refusal;
     struct job job;
     _cleanup_(fd_closep) int fd = -1;
 
+    if (made) {
+        answer_advertised(broker, session, made);
+        return;
+    }
     if (deny_admin(broker, session, id))
         return;
     if (wrong) {
@@ -197,7 +258,7 @@ void request_advertise_finish(struct broker *broker, struct job *job)
     }
     if (session) {
         session->busy = false;
-        session_update_events(broker, session);
+        session_answered(broker, session);
     }
     free(job);
 }
@@ -207,23 +268,62 @@ void request_unadvertise(struct broker *broker, struct session *session, uint64_
 {
     struct lane *lane = registry_lane(broker, unadvertise->lane);
 
+    if (done_before(session, id)) {
+        answer_done(broker, session, id);
+        return;
+    }
     if (!lane || lane->session != session) {
         session_fail(broker, session, id, -ENOENT, "this session has no lane %" PRIu64, unadvertise->lane);
         return;
     }
+    begin_removal(session, id);
     pairing_end_lane(broker, lane, IPC_REASON_CLOSED);
     answer_done(broker, session, id);
+}
+
+static struct subscription *make_subscription(struct broker *broker, struct session *session, uint64_t id,
+                                              const Ipc__Control__Subscribe *subscribe)
+{
+    struct subscription_row *row = state_take(&broker->state, STATE_SUBSCRIPTIONS);
+    struct subscription *subscription = NULL;
+
+    if (row)
+        subscription = registry_subscription_new(
+            broker, session, state_number(&broker->state, NUMBER_SUBSCRIPTION), subscribe->pattern, row);
+    if (!subscription) {
+        state_drop(&broker->state, STATE_SUBSCRIPTIONS, row);
+        return NULL;
+    }
+    subscription->request = id;
+    subscription->start = (uint8_t)subscribe->start;
+    subscription->slow = (uint8_t)subscribe->slow;
+    subscription->self = subscribe->self;
+    subscription->tap = subscribe->tap;
+    if (subscription->tap && subscription->slow == IPC__CONTROL__SLOW__SLOW_BLOCK)
+        subscription->slow = IPC__CONTROL__SLOW__SLOW_DROP_OLDEST; /* an observer holds up nobody */
+    row->session = session->peer.session;
+    row->request = id;
+    row->start = subscription->start;
+    row->slow = subscription->slow;
+    row->self = subscription->self;
+    row->tap = subscription->tap;
+    memcpy(row->pattern, subscription->pattern, strlen(subscription->pattern) + 1);
+    state_commit(row, subscription->id);
+    return subscription;
 }
 
 void request_subscribe(struct broker *broker, struct session *session, uint64_t id,
                        const Ipc__Control__Subscribe *subscribe)
 {
     const char *wrong = ipc_name_check(subscribe->pattern, true);
-    Ipc__Control__Subscribed subscribed = IPC__CONTROL__SUBSCRIBED__INIT;
-    struct subscription *subscription;
+    struct subscription *subscription = subscribed_before(session, id);
     struct refusal refusal;
-    int result;
+    uint32_t matched;
 
+    if (subscription) {
+        answer_subscribed(broker, session, subscription, subscription->n_pairings);
+        return;
+    }
     if (deny_admin(broker, session, id))
         return;
     if (wrong) {
@@ -237,26 +337,18 @@ void request_subscribe(struct broker *broker, struct session *session, uint64_t 
                      (unsigned)subscribe->slow, IPCD_VERSION);
         return;
     }
-    subscription = registry_subscription_new(broker, session, subscribe->pattern);
+    subscription = make_subscription(broker, session, id, subscribe);
     if (!subscription) {
         session_fail(broker, session, id, -ENOMEM, "the broker is out of memory");
         return;
     }
-    subscription->start = (uint8_t)subscribe->start;
-    subscription->slow = (uint8_t)subscribe->slow;
-    subscription->self = subscribe->self;
-    subscription->tap = subscribe->tap;
-    if (subscription->tap && subscription->slow == IPC__CONTROL__SLOW__SLOW_BLOCK)
-        subscription->slow = IPC__CONTROL__SLOW__SLOW_DROP_OLDEST; /* an observer holds up nobody */
-    result = pairing_join_subscription(broker, subscription, &subscribed.matched, &refusal);
-    if (result < 0) {
+    if (pairing_join_subscription(broker, subscription, &matched, &refusal) < 0) {
         registry_subscription_free(broker, subscription);
         session_refuse(broker, session, id, &refusal);
         return;
     }
-    subscribed.subscription = subscription->id;
-    /* Notices about it go out only with the next flush, behind this answer. */
-    session_reply(broker, session, IPC__CONTROL__TYPE__SUBSCRIBED, id, &subscribed.base, -1);
+    atomic_store_explicit(&subscription->row->joined, 1, memory_order_release);
+    answer_subscribed(broker, session, subscription, matched);
 }
 
 void request_unsubscribe(struct broker *broker, struct session *session, uint64_t id,
@@ -264,11 +356,16 @@ void request_unsubscribe(struct broker *broker, struct session *session, uint64_
 {
     struct subscription *subscription = registry_subscription(broker, unsubscribe->subscription);
 
+    if (done_before(session, id)) {
+        answer_done(broker, session, id);
+        return;
+    }
     if (!subscription || subscription->session != session) {
         session_fail(broker, session, id, -ENOENT, "this session has no subscription %" PRIu64,
                      unsubscribe->subscription);
         return;
     }
+    begin_removal(session, id);
     pairing_end_subscription(broker, subscription, IPC_REASON_CLOSED);
     answer_done(broker, session, id);
 }

@@ -102,6 +102,7 @@ static struct session *session_alloc(void)
     session->fd = session->pidfd = session->board_fd = -1;
     list_init(&session->link);
     list_init(&session->dirty);
+    list_init(&session->unwatched);
     list_init(&session->stalled);
     list_init(&session->lanes);
     list_init(&session->subscriptions);
@@ -141,16 +142,71 @@ static int begin(struct broker *broker, struct session *session)
     session->state = SESSION_NEW;
     session->pidfd = peer_pidfd(broker, session->fd, (pid_t)session->peer.pid);
     result = session->pidfd < -1 ? session->pidfd : 0;
-    if (result == 0 && session->pidfd >= 0)
-        result = loop_add(broker, session->pidfd, EPOLLIN, LOOP_PROCESS, session->peer.session);
     if (result < 0) {
-        if (session->pidfd < 0)
-            session->pidfd = -1;
+        session->pidfd = -1;
         quota_return(&broker->quota, session->user, &session_charge);
         return result;
     }
     list_append(&broker->sessions, &session->link);
     return 0;
+}
+
+int session_watch(struct broker *broker, struct session *session)
+{
+    int result;
+
+    session->events = EPOLLIN | EPOLLRDHUP;
+    session->watched = true;
+    result = loop_add(broker, session->fd, session->events, LOOP_SOCKET, session->peer.session);
+    if (result == 0 && session->pidfd >= 0)
+        result = loop_add(broker, session->pidfd, EPOLLIN, LOOP_PROCESS, session->peer.session);
+    return result;
+}
+
+struct ipc_board *session_board(struct session *session)
+{
+    void *board;
+
+    if (session->board || session->board_fd < 0)
+        return session->board;
+    board = mmap(NULL, sizeof(*session->board), PROT_READ | PROT_WRITE, MAP_SHARED, session->board_fd, 0);
+    if (board != MAP_FAILED)
+        session->board = board;
+    return session->board;
+}
+
+struct session *session_restore(struct broker *broker, struct session_row *row, int fd, int pidfd,
+                                int board_fd)
+{
+    struct session *session = session_alloc();
+
+    if (!session)
+        return NULL;
+    session->peer = (struct peer){.session = atomic_load_explicit(&row->row.id, memory_order_relaxed),
+                                  .uid = row->uid,
+                                  .gid = row->gid,
+                                  .pid = row->pid};
+    memcpy(session->peer.name, row->name, sizeof(session->peer.name));
+    session->user = quota_user(&broker->quota, row->uid);
+    if (!session->user) {
+        free(session);
+        return NULL;
+    }
+    session->row = row;
+    session->state = SESSION_OPEN;
+    session->admin = row->admin;
+    session->features = row->features;
+    session->since_ns = row->since_ns;
+    session->resumed = true;
+    session->fd = fd;
+    session->pidfd = pidfd;
+    session->board_fd = board_fd;
+    quota_charge(&broker->quota, session->user, &session_charge);
+    if (board_fd >= 0)
+        quota_charge(&broker->quota, session->user, &board_charge);
+    list_append(&broker->sessions, &session->link);
+    hash_add(&broker->sessions_by_id, &session->node, session->peer.session);
+    return session;
 }
 
 int session_new(struct broker *broker, int *fd)
@@ -167,17 +223,18 @@ int session_new(struct broker *broker, int *fd)
         session_free(session);
         return result;
     }
-    session->peer = (struct peer){
-        .session = ++broker->session_last, .uid = peer.uid, .gid = peer.gid, .pid = (uint32_t)peer.pid};
+    session->peer = (struct peer){.session = state_number(&broker->state, NUMBER_SESSION),
+                                  .uid = peer.uid,
+                                  .gid = peer.gid,
+                                  .pid = (uint32_t)peer.pid};
     session->user = quota_user(&broker->quota, peer.uid);
     session->fd = *fd;
     /* Few frames fit: descriptors in those that nobody reads count against the broker, whatever was confirmed. */
     (void)setsockopt(session->fd, SOL_SOCKET, SO_SNDBUF, &(int){2 * IPC_MAX_FRAME_SIZE}, sizeof(int));
-    session->events = EPOLLIN | EPOLLRDHUP;
     result = session->user ? begin(broker, session) : -ENOMEM;
     if (result == 0) {
         hash_add(&broker->sessions_by_id, &session->node, session->peer.session);
-        result = loop_add(broker, session->fd, session->events, LOOP_SOCKET, session->peer.session);
+        result = session_watch(broker, session);
         *fd = -1;
         if (result < 0)
             session_end(broker, session, IPC_REASON_LIMIT, NULL);
@@ -188,34 +245,50 @@ int session_new(struct broker *broker, int *fd)
     return result;
 }
 
+/* From here on it outlives this ipcd. */
+static int begin_keeping(struct broker *broker, struct session *session, struct refusal *refusal)
+{
+    struct session_row *row = state_take(&broker->state, STATE_SESSIONS);
+
+    if (!row) {
+        refusal_set(refusal, -ENOMEM, "the broker has no memory for the session's record");
+        return -ENOMEM;
+    }
+    row->features = session->features;
+    row->since_ns = session->since_ns;
+    row->request = session->hello;
+    row->uid = session->peer.uid;
+    row->gid = session->peer.gid;
+    row->pid = session->peer.pid;
+    row->admin = session->admin;
+    row->watched = session->pidfd >= 0;
+    memcpy(row->name, session->peer.name, sizeof(row->name));
+    keep_store(broker, KEEP_SESSION, session->peer.session,
+               (int[]){session->fd, session->pidfd, session->board_fd}, 3);
+    state_commit(row, session->peer.session);
+    session->row = row;
+    session->state = SESSION_OPEN;
+    return 0;
+}
+
 int session_open(struct broker *broker, struct session *session, struct refusal *refusal)
 {
     int result;
 
-    if (session->admin) {
-        session->state = SESSION_OPEN;
-        return 0;
-    }
+    if (session->admin)
+        return begin_keeping(broker, session, refusal);
     result = quota_take(&broker->quota, session->user, &board_charge, refusal);
     if (result < 0)
         return result;
-    session->board_fd = segment_make(IPC_SEGMENT_BOARD, 0, ++broker->segment_last);
-    if (session->board_fd >= 0) {
-        void *board =
-            mmap(NULL, sizeof(*session->board), PROT_READ | PROT_WRITE, MAP_SHARED, session->board_fd, 0);
-
-        if (board != MAP_FAILED)
-            session->board = board;
-    }
-    if (!session->board) {
+    session->board_fd = segment_make(IPC_SEGMENT_BOARD, 0, state_number(&broker->state, NUMBER_SEGMENT));
+    if (!session_board(session)) {
         result = session->board_fd < 0 ? session->board_fd : -errno;
         session->board_fd = fd_close(session->board_fd);
         quota_return(&broker->quota, session->user, &board_charge);
         refusal_set(refusal, result, "the broker could not make the session's board: %s", strerror(-result));
         return result;
     }
-    session->state = SESSION_OPEN;
-    return 0;
+    return begin_keeping(broker, session, refusal);
 }
 
 /* Tell it why, if that fits, and those that sleep on its board. */
@@ -232,7 +305,7 @@ static void say_ended(struct broker *broker, struct session *session, unsigned r
         if (size > 0)
             (void)fd_send(session->fd, broker->tx, (size_t)size, NULL, 0);
     }
-    if (session->board) {
+    if (session_board(session)) {
         atomic_store_explicit(&session->board->ended, reason, memory_order_release);
         notice_mail(session);
     }
@@ -258,8 +331,9 @@ static void release(struct broker *broker, struct session *session, unsigned rea
     list_for_each_safe(node, &session->subscriptions)
         pairing_end_subscription(broker, list_entry(node, struct subscription, by_session), reason);
     list_for_each_safe(node, &session->cells) cells_orphan(broker, list_entry(node, struct cells, link));
-    if (session->board) {
-        munmap(session->board, sizeof(*session->board));
+    if (session->board_fd >= 0) {
+        if (session->board)
+            munmap(session->board, sizeof(*session->board));
         session->board = NULL;
         /* Whom the core sends away may still have to read why on its board: that page stays as long as it does. */
         if (reason == IPC_REASON_CLOSED || reason == IPC_REASON_DIED)
@@ -276,9 +350,12 @@ void session_end(struct broker *broker, struct session *session, unsigned reason
 
     if (state == SESSION_ENDED)
         return;
+    if (session->row)
+        atomic_store_explicit(&session->row->ending, (uint8_t)(reason + 1), memory_order_release);
     say_ended(broker, session, reason, text);
     session->state = SESSION_ENDED;
     list_remove(&session->dirty);
+    list_remove(&session->unwatched);
     list_remove(&session->stalled);
     list_remove(&session->link);
     if (state == SESSION_REFUSED) {
@@ -287,9 +364,18 @@ void session_end(struct broker *broker, struct session *session, unsigned reason
         release(broker, session, reason);
         log_ended(broker, session, reason, text);
     }
-    loop_remove(broker, session->fd);
-    if (session->pidfd >= 0)
-        loop_remove(broker, session->pidfd);
+    if (session->watched) {
+        loop_remove(broker, session->fd);
+        if (session->pidfd >= 0)
+            loop_remove(broker, session->pidfd);
+    }
+    session_drain(session);
+    if (session->row) {
+        state_drop(&broker->state, STATE_SESSIONS, session->row);
+        /* The guardian has it open, too. */
+        (void)shutdown(session->fd, SHUT_RDWR);
+        keep_remove(broker, KEEP_SESSION, session->peer.session);
+    }
     session->fd = fd_close(session->fd);
     session->pidfd = fd_close(session->pidfd);
     hash_remove(&broker->sessions_by_id, &session->node);

@@ -34,9 +34,25 @@ void session_refuse(struct broker *broker, struct session *session, uint64_t id,
                     const struct refusal *refusal);
 
 /* Something it may be told, or its socket, changed. */
-int session_flush_outbox(struct session *session);
+int session_flush_outbox(struct broker *broker, struct session *session);
 void session_send_failed(struct broker *broker, struct session *session, int result);
 void session_update_events(struct broker *broker, struct session *session);
+
+/* The request in front was worked on: take it out of the socket, now or when its answer has gone out. */
+void session_answered(struct broker *broker, struct session *session);
+
+/* Throw away what it sent: a socket that is closed with something in it takes our last words back. */
+void session_drain(struct session *session);
+
+/* Its board, mapped if it is not yet; NULL: it has none, or no memory. */
+struct ipc_board *session_board(struct session *session);
+
+/* A session of an earlier ipcd, from its row and its descriptors (-1: not there). NULL: out of memory. */
+struct session *session_restore(struct broker *broker, struct session_row *row, int fd, int pidfd,
+                                int board_fd);
+
+/* Let the loop know its descriptors. Returns 0 or a negative errno. */
+int session_watch(struct broker *broker, struct session *session);
 
 /* Events of the loop. */
 void session_on_socket(struct broker *broker, struct session *session, uint32_t events);

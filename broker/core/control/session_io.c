@@ -26,17 +26,47 @@
 
 void session_update_events(struct broker *broker, struct session *session)
 {
-    uint32_t events = (session->busy ? 0 : EPOLLIN | EPOLLRDHUP) | (session->wants_out ? EPOLLOUT : 0);
+    uint32_t events = (session->busy || session->unread ? 0 : EPOLLIN | EPOLLRDHUP) |
+                      (session->wants_out ? EPOLLOUT : 0);
 
-    if (session->state == SESSION_ENDED || events == session->events)
+    if (session->state == SESSION_ENDED || events == session->events || !session->watched)
         return;
     if (loop_change(broker, session->fd, events, LOOP_SOCKET, session->peer.session) == 0)
         session->events = events;
 }
 
-int session_flush_outbox(struct session *session)
+/* The request in front was worked on and answered. */
+static void consume(struct session *session)
 {
-    return outbox_flush(&session->outbox, session->fd);
+    (void)!recv(session->fd, NULL, 0, MSG_TRUNC | MSG_DONTWAIT);
+    session->unread = false;
+    session->resumed = false;
+}
+
+void session_drain(struct session *session)
+{
+    for (unsigned i = 0; i < FRAMES_AT_DEATH && recv(session->fd, NULL, 0, MSG_TRUNC | MSG_DONTWAIT) > 0; i++)
+        continue;
+}
+
+void session_answered(struct broker *broker, struct session *session)
+{
+    if (session->state == SESSION_ENDED)
+        return;
+    if (outbox_empty(&session->outbox))
+        consume(session);
+    else
+        session->unread = true;
+    session_update_events(broker, session);
+}
+
+int session_flush_outbox(struct broker *broker, struct session *session)
+{
+    int result = outbox_flush(&session->outbox, session->fd);
+
+    if (result == 0 && session->unread)
+        session_answered(broker, session);
+    return result;
 }
 
 void session_send_failed(struct broker *broker, struct session *session, int result)
@@ -135,7 +165,9 @@ static bool drop_descriptors(struct msghdr *message)
     return some;
 }
 
-/* Take in one frame. Returns false if there is none now, or the session is over. */
+/* Work on the frame in front. It stays in the socket until its answer has gone out: if we are killed before, the next
+ * ipcd finds it there, and the records tell it what was done already. Returns false if there is none now, or it has to
+ * wait, or the session is over. */
 static bool read_frame(struct broker *broker, struct session *session)
 {
     union {
@@ -145,7 +177,7 @@ static bool read_frame(struct broker *broker, struct session *session)
     struct iovec piece = {.iov_base = broker->rx, .iov_len = sizeof(broker->rx)};
     struct msghdr message = {
         .msg_iov = &piece, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
-    ssize_t size = recvmsg(session->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    ssize_t size = recvmsg(session->fd, &message, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 
     if (size < 0) {
         if (errno == EAGAIN || errno == EINTR || errno == ENOMEM || errno == ENOBUFS)
@@ -171,18 +203,20 @@ static bool read_frame(struct broker *broker, struct session *session)
         return false;
     }
     request_handle(broker, session, broker->rx, (size_t)size);
-    return session->state != SESSION_ENDED;
+    if (!session->busy)
+        session_answered(broker, session);
+    return session->state != SESSION_ENDED && !session->busy && !session->unread;
 }
 
 void session_on_socket(struct broker *broker, struct session *session, uint32_t events)
 {
     if (events & EPOLLOUT && session->wants_out) {
         session->wants_out = false;
-        session_send_failed(broker, session, session_flush_outbox(session));
+        session_send_failed(broker, session, session_flush_outbox(broker, session));
         session_update_events(broker, session);
         notice_mark(broker, session);
     }
-    if (session->busy) {
+    if (session->busy || session->unread) {
         /* Nothing is read before the answer; only death counts, and the events that say it cannot be masked. */
         if (events & (EPOLLHUP | EPOLLERR))
             session_end(broker, session, IPC_REASON_DIED, NULL);
@@ -190,7 +224,7 @@ void session_on_socket(struct broker *broker, struct session *session, uint32_t 
     }
     if (!(events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
         return;
-    for (unsigned i = 0; i < FRAMES_PER_ROUND && !session->busy; i++) {
+    for (unsigned i = 0; i < FRAMES_PER_ROUND; i++) {
         if (!read_frame(broker, session))
             return;
     }
@@ -200,7 +234,8 @@ void session_on_process(struct broker *broker, struct session *session)
 {
     /* What it said before it died counts, a GOODBYE for one. A forked child that holds the socket may go on talking,
      * but not for long. */
-    for (unsigned i = 0; i < FRAMES_AT_DEATH && session->state != SESSION_ENDED && !session->busy; i++) {
+    for (unsigned i = 0;
+         i < FRAMES_AT_DEATH && session->state != SESSION_ENDED && !session->busy && !session->unread; i++) {
         if (!read_frame(broker, session))
             break;
     }

@@ -34,7 +34,8 @@ static int init(void **state)
         list_init(&sessions[i].lanes);
         list_init(&sessions[i].subscriptions);
     }
-    return registry_init(broker);
+    broker->keep = KEEP_INIT;
+    return registry_init(broker) < 0 ? -1 : state_new(&broker->state);
 }
 
 static int done(void **state)
@@ -51,6 +52,7 @@ static int done(void **state)
     }
     assert_int_equal(broker->topics_by_name.count, 0);
     registry_done(broker);
+    state_close(&broker->state);
     free(broker);
     return 0;
 }
@@ -67,8 +69,12 @@ static struct lane *add_lane(unsigned session, const char *name)
 
 static struct subscription *add_subscription(unsigned session, const char *pattern, bool self)
 {
-    struct subscription *subscription = registry_subscription_new(broker, &sessions[session], pattern);
+    struct subscription_row *row = state_take(&broker->state, STATE_SUBSCRIPTIONS);
+    struct subscription *subscription;
 
+    assert_non_null(row);
+    subscription = registry_subscription_new(broker, &sessions[session],
+                                             state_number(&broker->state, NUMBER_SUBSCRIPTION), pattern, row);
     assert_non_null(subscription);
     subscription->self = self;
     return subscription;

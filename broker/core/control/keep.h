@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Toward whoever keeps this broker alive: what sd_notify(3) says, and the descriptors that have to outlive us. A
+ * datagram that is in the guardian's socket counts as kept: it reads all of it before it starts the next ipcd.
+ *
+ * Nothing here can make a request fail. A guardian that does not take what we send is told again later, everything,
+ * and until then the broker says that it is unguarded. Control thread only.
+ */
+#ifndef IPCD_CORE_CONTROL_KEEP_H
+#define IPCD_CORE_CONTROL_KEEP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct broker;
+
+/* Names of what is kept: this and the record's number. */
+enum keep_kind {
+    KEEP_SESSION = 's', /* socket; pidfd, if watched; board, unless admin */
+    KEEP_LANE = 'l',
+    KEEP_CELLS = 'c',
+    KEEP_BELL_RING = 'w', /* the end that writers get */
+    KEEP_BELL_READ = 'e', /* the other, until the reader has it */
+};
+
+struct keep {
+    int fd;         /* a datagram socket, connected; -1: there is nobody */
+    int pidfd;      /* of the guardian */
+    int adopt_fd;   /* where a new one may come */
+    bool stores;    /* it keeps descriptors */
+    bool lost;      /* it did not take something: all of it has to be said again */
+    char path[120]; /* of adopt_fd */
+};
+
+#define KEEP_INIT                       \
+ (struct keep)                          \
+ {                                      \
+  .fd = -1, .pidfd = -1, .adopt_fd = -1 \
+ }
+
+/* From the environment; `stores`: the guardian is ipcd-run. Without NOTIFY_SOCKET there is nobody. 0 or a negative
+ * errno. */
+int keep_init(struct broker *broker, bool stores);
+void keep_done(struct broker *broker);
+
+/* Lines of sd_notify(3). */
+void keep_say(struct broker *broker, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Up to 4 descriptors; negative ones are left out. Replaces what was kept under that name. */
+void keep_store(struct broker *broker, enum keep_kind kind, uint64_t id, const int *fds, size_t n_fds);
+void keep_remove(struct broker *broker, enum keep_kind kind, uint64_t id);
+
+/* Everything again, to a guardian that may have missed some. */
+void keep_all(struct broker *broker);
+
+/* Events of the loop: the guardian died; another one is there. */
+void keep_on_guardian(struct broker *broker);
+void keep_on_adopt(struct broker *broker);
+
+#endif
