@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A child learns by PR_SET_PDEATHSIG that its parent is gone. That of exec failing comes back through a pipe that exec
+ * A child learns by PR_SET_PDEATHSIG that its parent is gone, unless it is to survive us. That of exec failing comes back through a pipe that exec
  * closes.
  */
 #include "broker/run/run.h"
@@ -25,10 +25,12 @@ static int become(const struct child_plan *plan, pid_t parent, int *report_fd)
 
     if (plan->foreground_signals && setpgid(0, 0) < 0)
         return errno;
-    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+    if (!plan->survives && prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
         return errno;
-    if (getppid() != parent)
+    if (!plan->survives && getppid() != parent)
         return ECHILD; /* it died before */
+    if (!plan->inherits && close_range(3, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
+        return errno;
     if (plan->listen_fd >= 0) {
         if (*report_fd == 3) {
             *report_fd = fcntl(3, F_DUPFD_CLOEXEC, 4);
@@ -106,6 +108,13 @@ int child_reap(struct child *child, char *ret_text, size_t text_size)
 {
     int status = 0, result;
 
+    if (child->adopted) {
+        child->pidfd = fd_close(child->pidfd);
+        child->pid = 0;
+        child->adopted = false;
+        (void)snprintf(ret_text, text_size, "is gone");
+        return 0;
+    }
     while (waitpid(child->pid, &status, 0) < 0 && errno == EINTR)
         continue;
     child->pid = 0;

@@ -15,7 +15,7 @@
 
 const char *argp_program_version = "ipcd-run " IPCD_VERSION;
 
-enum option_key { OPTION_PRIVATE = 256, OPTION_IPCD, OPTION_LOG_LEVEL };
+enum option_key { OPTION_PRIVATE = 256, OPTION_IPCD, OPTION_LOG_LEVEL, OPTION_WATCHDOG };
 
 static const struct argp_option options[] = {
     {"address", 'a', "PATH", 0, "Listen on PATH (default: where ipcd would)", 0},
@@ -23,6 +23,8 @@ static const struct argp_option options[] = {
      0},
     {"config", 'c', "FILE", 0, "Hand FILE to ipcd", 0},
     {"ipcd", OPTION_IPCD, "PATH", 0, "Run this ipcd (default: the one beside ipcd-run, else from PATH)", 0},
+    {"watchdog", OPTION_WATCHDOG, "SECONDS", 0,
+     "Kill and restart an ipcd that shows no progress for so long (default: 10; 0: never)", 0},
     {"log-level", OPTION_LOG_LEVEL, "LEVEL", 0, "error, warning, notice, info or debug", 0},
     {0},
 };
@@ -47,6 +49,15 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
     case OPTION_IPCD:
         run->ipcd_path = value;
         break;
+    case OPTION_WATCHDOG: {
+        char *end;
+        double seconds = strtod(value, &end);
+
+        if (*end || end == value || !(seconds == 0 || (seconds >= 0.1 && seconds <= 3600)))
+            argp_error(state, "--watchdog=%s: 0, or 0.1 to 3600 seconds are allowed", value);
+        run->watchdog_ns = (uint64_t)(seconds * 1e9);
+        break;
+    }
     case OPTION_LOG_LEVEL:
         level = log_level_from_word(value);
         if (level < 0)
@@ -97,12 +108,13 @@ int main(int argc, char **argv)
         "[-- COMMAND ARGUMENT...]",
         "Run ipcd, and with it COMMAND, which finds it through IPC_ADDRESS."
         "\vWith COMMAND, its exit status is that of ipcd-run (128+n if signal n killed it), and ipcd ends with it. "
-        "125: ipcd could not be run; 126, 127: COMMAND could not be run; 124: ipcd ended by itself. Without COMMAND, "
-        "ipcd runs until SIGTERM or SIGINT. See ipcd-run(8).",
+        "125: ipcd could not be run; 126, 127: COMMAND could not be run; 124: ipcd could not be kept running. Without COMMAND, "
+        "ipcd runs until SIGTERM or SIGINT. An ipcd that dies is started again and goes on with all sessions; SIGHUP swaps it for the program that is there now."
+        " See ipcd-run(8).",
         NULL,
         NULL,
         NULL};
-    struct run_options run = {0};
+    struct run_options run = {.watchdog_ns = UINT64_C(10000000000)};
     _cleanup_(freep) char *beside = neighbour();
 
     log_init("ipcd-run", LOG_WARNING);

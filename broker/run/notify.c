@@ -10,7 +10,9 @@
 #include <sys/un.h>
 
 #include "broker/core/util/fd.h"
+#include "broker/core/util/log.h"
 #include "broker/core/util/text.h"
+#include "proto/store.h"
 
 #define MESSAGE_SIZE_MAX 4096u
 
@@ -57,6 +59,10 @@ void notify_parse(const char *text, struct notify_news *ret)
                        text);
         if (strcmp(line, "READY=1") == 0)
             ret->ready = true;
+        else if (strcmp(line, "FDSTORE=1") == 0)
+            ret->store = true;
+        else if (strcmp(line, "FDSTOREREMOVE=1") == 0)
+            ret->remove = true;
         else if (strcmp(line, "STOPPING=1") == 0)
             ret->stopping = true;
         else if (strcmp(line, "WATCHDOG=1") == 0)
@@ -67,10 +73,12 @@ void notify_parse(const char *text, struct notify_news *ret)
     }
 }
 
-/* The sender, and nothing of what it sent along: descriptors are closed. */
-static pid_t sender_of(struct msghdr *message)
+/* The sender, and the descriptors that it sent along; those beyond STORE_PARTS are closed. */
+static pid_t sender_of(struct msghdr *message, int *fds, unsigned *ret_count)
 {
     pid_t pid = 0;
+
+    *ret_count = 0;
 
     for (struct cmsghdr *control = CMSG_FIRSTHDR(message); control; control = CMSG_NXTHDR(message, control)) {
         if (control->cmsg_level != SOL_SOCKET)
@@ -85,14 +93,48 @@ static pid_t sender_of(struct msghdr *message)
                 int fd;
 
                 memcpy(&fd, CMSG_DATA(control) + at, sizeof(fd));
-                fd_close(fd);
+                if (*ret_count < STORE_PARTS)
+                    fds[(*ret_count)++] = fd;
+                else
+                    fd_close(fd);
             }
         }
     }
     return pid;
 }
 
-int notify_read(struct notify *notify, pid_t pid, struct notify_news *ret)
+/* The names of a message, one after the other; NULL: no more. */
+static const char *next_name(const char **at, char *name, size_t size)
+{
+    static const char key[] = "FDNAME=";
+
+    while (**at) {
+        const char *line = *at;
+        size_t length = strcspn(line, "\n");
+
+        *at += length + (line[length] == '\n');
+        if (strncmp(line, key, sizeof(key) - 1) != 0 || length - (sizeof(key) - 1) >= size)
+            continue;
+        (void)snprintf(name, size, "%.*s", (int)(length - (sizeof(key) - 1)), line + sizeof(key) - 1);
+        return name;
+    }
+    return NULL;
+}
+
+/* Returns true if the descriptors are the store's now. */
+static bool keep(struct store *store, const struct notify_news *news, const char *text, const int *fds,
+                 unsigned count)
+{
+    char name[IPC_KEPT_NAME_SIZE];
+
+    if (news->store)
+        return next_name(&text, name, sizeof(name)) && store_put(store, name, fds, count) == 0;
+    while (news->remove && next_name(&text, name, sizeof(name)))
+        store_remove(store, name);
+    return false;
+}
+
+int notify_read(struct notify *notify, pid_t pid, struct store *store, struct notify_news *ret)
 {
     for (;;) {
         char text[MESSAGE_SIZE_MAX + 1];
@@ -103,17 +145,26 @@ int notify_read(struct notify *notify, pid_t pid, struct notify_news *ret)
         struct iovec piece = {.iov_base = text, .iov_len = MESSAGE_SIZE_MAX};
         struct msghdr message = {
             .msg_iov = &piece, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
-        ssize_t size = recvmsg(notify->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        int fds[STORE_PARTS];
+        unsigned count;
+        ssize_t size = recvmsg(notify->fd, &message, MSG_DONTWAIT); /* what is kept is inherited */
+        bool ours;
 
         if (size < 0) {
             if (errno == EINTR)
                 continue;
             return errno == EAGAIN ? 0 : -errno;
         }
-        if (sender_of(&message) != pid)
-            continue;
+        ours = sender_of(&message, fds, &count) == pid && pid > 0;
         text[size] = '\0';
-        notify_parse(text, ret);
-        return 1;
+        notify_parse(ours ? text : "", ret);
+        if (!ours || (message.msg_flags & MSG_CTRUNC) || !keep(store, ret, text, fds, count)) {
+            if (ours && ret->store)
+                log_write(LOG_CHILD, NULL, "ipcd wanted to have something kept that cannot be: %.100s", text);
+            while (count > 0)
+                fd_close(fds[--count]);
+        }
+        if (ours)
+            return 1;
     }
 }

@@ -10,6 +10,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "broker/core/util/hash.h"
+#include "broker/core/util/list.h"
+
 #include "proto/limits.h"
 
 /* ---- notify.c: the socket on which children say how they are --------------------------------------------- */
@@ -22,24 +25,52 @@ struct notify {
 /* What one message said. */
 struct notify_news {
     bool ready, stopping, watchdog;
-    char status[256]; /* empty: nothing new */
+    bool store, remove; /* the names' descriptors */
+    char status[256];   /* empty: nothing new */
 };
 
 /* Returns 0 or a negative errno. */
 int notify_init(struct notify *notify);
 void notify_done(struct notify *notify);
 
-/* Take in one message that comes from `pid`; others' are dropped. Returns 1, 0 if there is none, or a negative errno. */
-int notify_read(struct notify *notify, pid_t pid, struct notify_news *ret);
+/* Take in one message that comes from `pid`, and its descriptors into the store; others' are dropped. Returns 1, 0 if there is none, or a negative errno. */
+struct store;
+int notify_read(struct notify *notify, pid_t pid, struct store *store, struct notify_news *ret);
 
 /* Read the text of a message: lines of KEY=value. Pure. */
 void notify_parse(const char *text, struct notify_news *ret);
+
+/* ---- store.c: descriptors that outlive ipcd ----------------------------------------------------------------- */
+
+#define STORE_PARTS 4u
+
+struct store {
+    struct list kept; /* in the order of storing */
+    struct hash by_name;
+    size_t count; /* descriptors */
+};
+
+int store_init(struct store *store);
+void store_done(struct store *store);
+void store_clear(struct store *store);
+
+/* Keep descriptors, which are the store's on success, under a name of 1 to 23 printable characters; what was kept under
+ * it is closed. 0, -EINVAL, -ENOMEM. */
+int store_put(struct store *store, const char *name, const int *fds, unsigned count);
+void store_remove(struct store *store, const char *name);
+
+/* The first descriptor of that name, which stays the store's; or -1. */
+int store_get(const struct store *store, const char *name);
+
+/* A memfd with the index of all of it (proto/store.h), not close-on-exec; or a negative errno. */
+int store_index(const struct store *store);
 
 /* ---- child.c: starting processes that end with us ---------------------------------------------------------- */
 
 struct child {
     pid_t pid; /* 0: not running */
     int pidfd;
+    bool adopted; /* it is not our child: nobody tells us its status */
 };
 
 #define CHILD_INIT      \
@@ -51,6 +82,8 @@ struct child_plan {
     const char *const *argv;
     char *const *environment;
     int listen_fd; /* becomes descriptor 3 of the child, or -1 */
+    bool inherits; /* what is kept; others get 0, 1, 2 alone */
+    bool survives; /* us */
     bool
         foreground_signals; /* keep SIGINT of the terminal for us: the child gets a process group of its own */
 };
@@ -77,11 +110,17 @@ struct run_options {
     const char *address, *config_path, *ipcd_path;
     const char *log_level; /* ipcd's, or NULL: as configured */
     bool private;
-    char **command; /* NULL: none */
+    uint64_t watchdog_ns; /* 0: none */
+    char **command;       /* NULL: none */
 };
 
 /* Returns the exit status. */
 int run_supervise(const struct run_options *options);
+
+/* ---- adopt.c ------------------------------------------------------------------------------------------------ */
+
+/* Take over the ipcd that serves an address without a guardian. -ENOENT, -ECONNREFUSED: there is none. */
+int adopt_ipcd(struct child *child, const struct notify *notify, const char *address);
 
 /* ---- folder.c: the private directory ------------------------------------------------------------------------ */
 

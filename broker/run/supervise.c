@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * One loop over four descriptors: signals, what ipcd tells, and the pidfds of ipcd and COMMAND. It ends when neither
- * runs any more.
+ * One loop over four descriptors: signals, what ipcd tells, and the pidfds of ipcd and COMMAND. An ipcd that dies is
+ * started again with everything that it had us keep. The loop ends when neither is to run any more.
  */
 #include "broker/run/run.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -27,6 +29,12 @@
 /* How long what was told to end may take before it is killed. */
 #define PATIENCE_NS UINT64_C(10000000000)
 
+/* Starts in a row that did not get ready: after so many what is kept is dropped, and after as many again we give up. */
+#define FAILURES_MAX 5u
+#define CHECK_MS     5000
+#define RESTART_NS   UINT64_C(5000000)    /* before the first restart after a failed one, doubled for each */
+#define ABORT_NS     UINT64_C(1000000000) /* from SIGABRT to SIGKILL */
+
 enum status {
     STATUS_IPCD_ENDED = 124,
     STATUS_IPCD_NOT_RUN = 125,
@@ -43,8 +51,12 @@ struct supervisor {
     struct notify notify;
     struct child ipcd, command;
     int signal_fd;
-    bool ready, told_to_stop, stopping;
-    uint64_t kill_at_ns; /* 0: nobody was told to end */
+    struct store store;
+    bool was_ready, ready, told_to_stop, stopping;
+    unsigned failures;
+    uint64_t kill_at_ns;    /* 0: nobody was told to end */
+    uint64_t restart_at_ns; /* 0: no restart is due */
+    uint64_t alive_at_ns;   /* ipcd said so last */
     int status;
     char folder[IPC_MAX_ADDRESS_SIZE + 1];
 };
@@ -123,6 +135,20 @@ static int prepare(struct supervisor *supervisor)
     }
     if (find_address(supervisor, address, sizeof(address), &mode) < 0)
         return -1;
+    if (store_init(&supervisor->store) < 0) {
+        say("out of memory");
+        return -1;
+    }
+    (void)fd_raise_limit(); /* each descriptor that ipcd keeps open, we keep as well */
+    if (listener_lock(&supervisor->listener, address, error, sizeof(error)) < 0) {
+        say("%s", error);
+        return -1;
+    }
+    if (!supervisor->options->private && adopt_ipcd(&supervisor->ipcd, &supervisor->notify, address) == 0) {
+        listener_claim(&supervisor->listener);
+        supervisor->alive_at_ns = time_monotonic_ns();
+        return 0;
+    }
     if (listener_open(&supervisor->listener, address, mode, error, sizeof(error)) < 0) {
         say("%s", error);
         return -1;
@@ -130,26 +156,11 @@ static int prepare(struct supervisor *supervisor)
     return 0;
 }
 
-static int start_ipcd(struct supervisor *supervisor)
+static const char *ipcd_arguments(const struct run_options *options, const char *argv[6])
 {
-    const struct run_options *options = supervisor->options;
-    const char *argv[6] = {options->ipcd_path};
-    size_t n = 1;
-    const struct environment_change changes[] = {
-        {"LISTEN_FDS", "1"},
-        {"LISTEN_PID", PID_PLACE},
-        {"LISTEN_FDNAMES", "ipcd.socket"},
-        {"NOTIFY_SOCKET", supervisor->notify.address},
-        {"WATCHDOG_PID", NULL}, /* WATCHDOG_USEC stays: its pings are passed on */
-        {"IPCD_GUARDIAN", "ipcd-run"},
-    };
-    char **environment = environment_new(changes, sizeof(changes) / sizeof(changes[0]));
-    const struct child_plan plan = {.argv = argv,
-                                    .environment = environment,
-                                    .listen_fd = supervisor->listener.fd,
-                                    .foreground_signals = true};
-    int result;
+    size_t n = 0;
 
+    argv[n++] = options->ipcd_path;
     if (options->config_path) {
         argv[n++] = "--config";
         argv[n++] = options->config_path;
@@ -159,8 +170,50 @@ static int start_ipcd(struct supervisor *supervisor)
         argv[n++] = options->log_level;
     }
     argv[n] = NULL;
-    result = environment ? child_start(&supervisor->ipcd, &plan) : -ENOMEM;
+    return argv[0];
+}
 
+/* The socket that was bound here, or the one of an ipcd that was adopted. */
+static int listening_fd(const struct supervisor *supervisor)
+{
+    int kept = store_get(&supervisor->store, "listener");
+
+    return supervisor->listener.fd >= 0 ? supervisor->listener.fd : kept;
+}
+
+static int start_ipcd(struct supervisor *supervisor)
+{
+    const struct run_options *options = supervisor->options;
+    const char *argv[6];
+    char index_text[16], watchdog[32];
+    int index_fd = supervisor->store.count > 0 ? store_index(&supervisor->store) : -1;
+    const struct environment_change changes[] = {
+        {"LISTEN_FDS", "1"},
+        {"LISTEN_PID", PID_PLACE},
+        {"LISTEN_FDNAMES", "ipcd.socket"},
+        {"NOTIFY_SOCKET", supervisor->notify.address},
+        {"WATCHDOG_PID", NULL},
+        {"WATCHDOG_USEC", options->watchdog_ns ? watchdog : NULL},
+        {"IPCD_GUARDIAN", "ipcd-run"},
+        {"IPCD_STORE", index_fd >= 0 ? index_text : NULL},
+    };
+    (void)snprintf(index_text, sizeof(index_text), "%d", index_fd);
+    (void)snprintf(watchdog, sizeof(watchdog), "%" PRIu64, options->watchdog_ns / 1000);
+
+    char **environment = environment_new(changes, sizeof(changes) / sizeof(changes[0]));
+    const struct child_plan plan = {.argv = argv,
+                                    .environment = environment,
+                                    .listen_fd = listening_fd(supervisor),
+                                    .inherits = true,
+                                    .survives = !options->private && !options->command,
+                                    .foreground_signals = true};
+    int result;
+
+    (void)ipcd_arguments(options, argv);
+    result = environment ? child_start(&supervisor->ipcd, &plan) : -ENOMEM;
+    supervisor->ready = false;
+    supervisor->alive_at_ns = time_monotonic_ns();
+    fd_close(index_fd);
     environment_free(environment);
     if (result < 0)
         say("%s cannot be run: %s; say where it is with --ipcd PATH", options->ipcd_path, strerror(-result));
@@ -170,6 +223,7 @@ static int start_ipcd(struct supervisor *supervisor)
 static void stop_ipcd(struct supervisor *supervisor)
 {
     supervisor->told_to_stop = true;
+    supervisor->restart_at_ns = 0;
     if (supervisor->ipcd.pid == 0)
         return;
     child_signal(&supervisor->ipcd, SIGTERM);
@@ -205,10 +259,12 @@ static void on_notify(struct supervisor *supervisor)
 {
     struct notify_news news;
 
-    while (notify_read(&supervisor->notify, supervisor->ipcd.pid, &news) > 0) {
+    while (notify_read(&supervisor->notify, supervisor->ipcd.pid, &supervisor->store, &news) > 0) {
         supervisor->stopping = supervisor->stopping || news.stopping;
         if (news.status[0])
             (void)sd_notifyf(0, "STATUS=%s", news.status);
+        if (news.watchdog || news.ready)
+            supervisor->alive_at_ns = time_monotonic_ns();
         if (news.watchdog)
             (void)sd_notify(0, "WATCHDOG=1");
         if (news.stopping)
@@ -216,6 +272,10 @@ static void on_notify(struct supervisor *supervisor)
         if (!news.ready || supervisor->ready)
             continue;
         supervisor->ready = true;
+        supervisor->failures = 0;
+        if (supervisor->was_ready)
+            continue;
+        supervisor->was_ready = true;
         (void)sd_notify(0, "READY=1");
         if (supervisor->options->command && !supervisor->told_to_stop)
             start_command(supervisor);
@@ -235,6 +295,42 @@ static void reap_strangers(const struct supervisor *supervisor)
     }
 }
 
+/* Can the ipcd that is there now go on from what the running one keeps? */
+static bool check_state(struct supervisor *supervisor)
+{
+    struct child check = CHILD_INIT;
+    char option[40], how[80];
+    const char *argv[] = {supervisor->options->ipcd_path, option, NULL};
+    char **environment = environment_new(NULL, 0);
+    const struct child_plan plan = {
+        .argv = argv, .environment = environment, .listen_fd = -1, .inherits = true};
+    struct pollfd ended = {.events = POLLIN};
+    int result;
+
+    (void)snprintf(option, sizeof(option), "--check-state=%d", store_get(&supervisor->store, "registry"));
+    result = environment ? child_start(&check, &plan) : -ENOMEM;
+    environment_free(environment);
+    if (result < 0) {
+        say("%s cannot be run: %s; the running ipcd stays", argv[0], strerror(-result));
+        return false;
+    }
+    ended.fd = check.pidfd;
+    if (poll(&ended, 1, CHECK_MS) <= 0)
+        child_signal(&check, SIGKILL);
+    if (child_reap(&check, how, sizeof(how)) == 0)
+        return true;
+    say("%s %s %s; the running ipcd stays", argv[0], option, how);
+    return false;
+}
+
+/* Killing is how an ipcd is replaced: it is made for that. */
+static void upgrade(struct supervisor *supervisor)
+{
+    on_notify(supervisor);
+    if (supervisor->ready && check_state(supervisor))
+        child_signal(&supervisor->ipcd, SIGKILL);
+}
+
 static void on_signal(struct supervisor *supervisor)
 {
     struct signalfd_siginfo info;
@@ -242,6 +338,8 @@ static void on_signal(struct supervisor *supervisor)
     while (read(supervisor->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
         if (info.ssi_signo == SIGCHLD) {
             reap_strangers(supervisor);
+        } else if (info.ssi_signo == SIGHUP && !supervisor->options->command) {
+            upgrade(supervisor);
         } else if (supervisor->command.pid == 0) {
             if (supervisor->told_to_stop)
                 child_signal(&supervisor->ipcd, SIGKILL); /* asked twice */
@@ -251,6 +349,32 @@ static void on_signal(struct supervisor *supervisor)
             child_signal(&supervisor->command, (int)info.ssi_signo);
         }
     }
+}
+
+static void give_up(struct supervisor *supervisor, const char *how)
+{
+    say("ipcd ended by itself: it %s; every session is over%s", how,
+        supervisor->command.pid ? ", and COMMAND is told to end" : "");
+    supervisor->status = STATUS_IPCD_ENDED;
+    store_clear(&supervisor->store);
+    child_signal(&supervisor->command, SIGTERM);
+    child_signal(&supervisor->command, SIGCONT);
+    supervisor->kill_at_ns = time_monotonic_ns() + PATIENCE_NS;
+}
+
+static void restart(struct supervisor *supervisor)
+{
+    supervisor->restart_at_ns = 0;
+    if (start_ipcd(supervisor) < 0)
+        give_up(supervisor, "cannot be started again");
+}
+
+/* All but the socket that it listens on. */
+static void forget(struct supervisor *supervisor)
+{
+    if (supervisor->listener.fd < 0)
+        supervisor->listener.fd = fcntl(store_get(&supervisor->store, "listener"), F_DUPFD_CLOEXEC, 4);
+    store_clear(&supervisor->store);
 }
 
 static void on_ipcd_end(struct supervisor *supervisor)
@@ -265,19 +389,30 @@ static void on_ipcd_end(struct supervisor *supervisor)
             say("ipcd %s while it was stopping", how);
         return;
     }
-    if (!supervisor->ready) {
+    supervisor->kill_at_ns = 0;
+    if (!supervisor->was_ready) {
         say("ipcd (%s) could not start: it %s", supervisor->options->ipcd_path, how);
         supervisor->status = STATUS_IPCD_NOT_RUN;
         return;
     }
     if (supervisor->stopping && status == 0 && !supervisor->options->command)
         return; /* somebody stopped it in good order */
-    say("ipcd ended by itself: it %s; every session is over%s", how,
-        supervisor->command.pid ? ", and COMMAND is told to end" : "");
-    supervisor->status = STATUS_IPCD_ENDED;
-    child_signal(&supervisor->command, SIGTERM);
-    child_signal(&supervisor->command, SIGCONT);
-    supervisor->kill_at_ns = time_monotonic_ns() + PATIENCE_NS;
+    supervisor->failures += !supervisor->ready;
+    if (supervisor->failures == 2 * FAILURES_MAX) {
+        give_up(supervisor, how);
+        return;
+    }
+    if (supervisor->failures == FAILURES_MAX) {
+        say("ipcd %s %u times in a row before it was ready: what was kept for it is dropped, its sessions are lost",
+            how, FAILURES_MAX);
+        forget(supervisor);
+    } else {
+        say("ipcd %s; it is started again with %zu descriptors", how, supervisor->store.count);
+    }
+    if (supervisor->failures == 0)
+        restart(supervisor);
+    else
+        supervisor->restart_at_ns = time_monotonic_ns() + (RESTART_NS << supervisor->failures);
 }
 
 static void on_command_end(struct supervisor *supervisor)
@@ -299,20 +434,48 @@ static void on_deadline(struct supervisor *supervisor)
         child_signal(&supervisor->command, SIGKILL);
 }
 
+static void on_silence(struct supervisor *supervisor)
+{
+    say("ipcd shows no progress for %.1f s: it is killed", (double)supervisor->options->watchdog_ns * 1e-9);
+    child_signal(&supervisor->ipcd, SIGABRT);
+    supervisor->kill_at_ns = time_monotonic_ns() + ABORT_NS;
+}
+
+/* What is due first, and when; NULL: nothing. */
+static void (*next_due(const struct supervisor *supervisor, uint64_t *ret_at_ns))(struct supervisor *)
+{
+    uint64_t silent_at_ns = supervisor->alive_at_ns + supervisor->options->watchdog_ns;
+
+    if (supervisor->kill_at_ns) {
+        *ret_at_ns = supervisor->kill_at_ns;
+        return on_deadline;
+    }
+    if (supervisor->restart_at_ns) {
+        *ret_at_ns = supervisor->restart_at_ns;
+        return restart;
+    }
+    if (!supervisor->options->watchdog_ns || !supervisor->ipcd.pid || supervisor->told_to_stop)
+        return NULL;
+    *ret_at_ns = silent_at_ns;
+    return on_silence;
+}
+
 static void loop(struct supervisor *supervisor)
 {
-    while (supervisor->ipcd.pid || supervisor->command.pid) {
+    while (supervisor->ipcd.pid || supervisor->command.pid || supervisor->restart_at_ns) {
         struct pollfd polls[] = {
             {.fd = supervisor->signal_fd, .events = POLLIN},
             {.fd = supervisor->notify.fd, .events = POLLIN},
             {.fd = supervisor->ipcd.pidfd, .events = POLLIN},
             {.fd = supervisor->command.pidfd, .events = POLLIN},
         };
-        uint64_t now_ns = time_monotonic_ns(), at_ns = supervisor->kill_at_ns;
-        int timeout = at_ns == 0 ? -1 : at_ns <= now_ns ? 0 : (int)((at_ns - now_ns) / 1000000) + 1;
+        uint64_t now_ns = time_monotonic_ns(), at_ns = 0;
+        void (*due)(struct supervisor *) = next_due(supervisor, &at_ns);
+        int timeout = !due ? -1 : at_ns <= now_ns ? 0 : (int)((at_ns - now_ns) / 1000000) + 1;
 
         if (poll(polls, sizeof(polls) / sizeof(polls[0]), timeout) == 0) {
-            on_deadline(supervisor);
+            if (due)
+                due(supervisor);
             continue;
         }
         if (polls[1].revents)
@@ -335,10 +498,11 @@ int run_supervise(const struct run_options *options)
                                     .command = CHILD_INIT,
                                     .signal_fd = -1};
 
-    if (prepare(&supervisor) < 0 || start_ipcd(&supervisor) < 0)
+    if (prepare(&supervisor) < 0 || (supervisor.ipcd.pid == 0 && start_ipcd(&supervisor) < 0))
         supervisor.status = STATUS_IPCD_NOT_RUN;
     else
         loop(&supervisor);
+    store_done(&supervisor.store);
     listener_close(&supervisor.listener);
     if (supervisor.folder[0])
         folder_remove(supervisor.folder);

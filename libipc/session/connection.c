@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,8 @@
 #include "libipc/lane/segment.h"
 #include "libipc/patterns/patterns.h"
 #include "libipc/session/session.h"
+
+#define RETRY_MS 5
 
 static int connect_to(struct ipc_connection *connection, const char *address, struct ipc_error *error)
 {
@@ -82,6 +85,28 @@ static int hello(struct ipc_connection *connection, const char *name, struct ipc
     return result;
 }
 
+/* A broker that is killed and restarted before it knows us hangs up: then once more, in what time is left. */
+static int begin(struct ipc_connection *connection, const char *address, const char *name,
+                 struct ipc_error *error)
+{
+    uint64_t deadline = lane_deadline(connection->timeout_ns);
+    bool was_there = false;
+    for (;;) {
+        int result = connect_to(connection, address, error);
+        was_there = was_there || result == 0;
+        if (result == 0)
+            result = hello(connection, name, error);
+        bool restarting = was_there && (result == -EPIPE || result == -ECONNREFUSED || result == -ENOENT);
+        if (!restarting || lane_now() >= deadline)
+            return result;
+        close(connection->socket);
+        connection->socket = -1;
+        atomic_store_explicit(&connection->ended, 0, memory_order_relaxed);
+        connection->events_head = connection->events_tail = 0;
+        poll(NULL, 0, RETRY_MS);
+    }
+}
+
 static void destroy(struct ipc_connection *connection, bool foreign)
 {
     if (connection->epoll >= 0)
@@ -131,9 +156,7 @@ int ipc_connection_open(ipc_connection **ret, const char *address,
         error_set(error, result, "out of memory");
     } else {
         memset(connection->board, 0, sizeof(struct ipc_board));
-        result = connect_to(connection, address, error);
-        if (result == 0)
-            result = hello(connection, options->name, error);
+        result = begin(connection, address, options->name, error);
     }
     if (result < 0) {
         destroy(connection, false);

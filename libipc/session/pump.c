@@ -352,7 +352,10 @@ static void dispatch(struct ipc_connection *connection, const struct ipc_frame *
                      unsigned fd_count)
 {
     if (frame->id != 0) {
-        on_late(connection, frame);
+        if (frame->id != connection->answered) {
+            connection->answered = frame->id;
+            on_late(connection, frame);
+        }
         return;
     }
     if (frame->type == IPC__CONTROL__TYPE__ENDED) {

@@ -86,6 +86,7 @@ static int await_reply(struct ipc_connection *connection, uint64_t id, uint16_t 
                 return ended_error(connection, error);
             continue;
         }
+        connection->answered = id;
         if (frame.type == IPC__CONTROL__TYPE__FAILURE) {
             const Ipc__Control__Failure *failure = (const void *)frame.message;
             receive_close(fds, count);

@@ -78,6 +78,7 @@ struct ipc_connection {
     int epoll;
     int64_t timeout_ns;
     uint64_t request_id;
+    uint64_t answered; /* a broker that was killed may answer it once more */
     _Atomic uint32_t mail_pumped;
     struct handle *handles;
     struct segment_ref *segments;

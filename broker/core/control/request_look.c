@@ -53,7 +53,7 @@ static void show_session(struct page *page, Ipc__Control__Item *item, const stru
 {
     set_peer(page, &session->peer);
     item->since_ns = session->since_ns;
-    item->bytes = session->board ? sizeof(struct ipc_board) : 0;
+    item->bytes = session->board_fd >= 0 ? sizeof(struct ipc_board) : 0;
     list_for_each(lane, &session->lanes)
     {
         item->topics++;
@@ -320,7 +320,7 @@ void request_status(struct broker *broker, struct session *session, uint64_t id)
     {
         const struct session *other = list_entry(node, struct session, link);
 
-        status.segments += other->board != NULL;
+        status.segments += other->board_fd >= 0;
         list_for_each(cells, &other->cells) status.segments++;
     }
     status.segment_bytes = quota->used[LIMIT_SEGMENT_BYTES];

@@ -130,6 +130,29 @@ static int clear_path(const struct sockaddr_un *address, char *error, size_t err
     return 0;
 }
 
+int listener_lock(struct listener *listener, const char *path, char *error, size_t error_size)
+{
+    int result;
+
+    if (listener->lock_fd >= 0)
+        return 0;
+    if (strlen(path) > IPC_MAX_ADDRESS_SIZE)
+        return fail(error, error_size, -ENAMETOOLONG,
+                    "%s is longer than the %u bytes that the path of a socket can have", path,
+                    IPC_MAX_ADDRESS_SIZE);
+    result = make_folder(path, error, error_size);
+    if (result == 0)
+        result = take_lock(listener, path, error, error_size);
+    if (result == 0)
+        (void)snprintf(listener->path, sizeof(listener->path), "%s", path);
+    return result;
+}
+
+void listener_claim(struct listener *listener)
+{
+    listener->ours = stat(listener->path, &listener->file) == 0;
+}
+
 int listener_open(struct listener *listener, const char *path, unsigned mode, char *error, size_t error_size)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -141,12 +164,9 @@ int listener_open(struct listener *listener, const char *path, unsigned mode, ch
                     "%s is longer than the %u bytes that the path of a socket can have", path,
                     IPC_MAX_ADDRESS_SIZE);
     (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
-    result = make_folder(path, error, error_size);
-    if (result == 0)
-        result = take_lock(listener, path, error, error_size);
+    result = listener_lock(listener, path, error, error_size);
     if (result < 0)
         return result;
-    (void)snprintf(listener->path, sizeof(listener->path), "%s", path);
     result = clear_path(&address, error, error_size);
     if (result < 0)
         return result;

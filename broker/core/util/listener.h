@@ -37,4 +37,9 @@ int listener_open(struct listener *listener, const char *path, unsigned mode, ch
 /* Close it, and remove what listener_open() made. */
 void listener_close(struct listener *listener);
 
+/* Only the lock of an address, for its later opening; and the file of a socket that another process has bound there for
+ * us: closing removes it. */
+int listener_lock(struct listener *listener, const char *path, char *error, size_t error_size);
+void listener_claim(struct listener *listener);
+
 #endif

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Taking over an ipcd whose ipcd-run is gone: it waits beside its socket, and gives everything to whoever comes.
+ */
+#include "broker/run/run.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+
+#include "broker/core/util/fd.h"
+
+/* How long it may take to answer. */
+#define PATIENCE_S 5
+
+static int connect_to(const struct sockaddr *address, socklen_t size, int type)
+{
+    int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+
+    if (fd >= 0 && connect(fd, address, size) < 0) {
+        int result = -errno;
+
+        fd_close(fd);
+        return result;
+    }
+    return fd < 0 ? -errno : fd;
+}
+
+/* A descriptor on which it can tell us things. */
+static int open_ear(const struct notify *notify)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    size_t size = strlen(notify->address);
+
+    memcpy(address.sun_path + 1, notify->address + 1, size - 1);
+    return connect_to((const struct sockaddr *)&address,
+                      (socklen_t)(offsetof(struct sockaddr_un, sun_path) + size), SOCK_DGRAM | SOCK_NONBLOCK);
+}
+
+int adopt_ipcd(struct child *child, const struct notify *notify, const char *address)
+{
+    static const char ask[] = "ADOPT=1";
+    const struct timeval limit = {.tv_sec = PATIENCE_S};
+    struct sockaddr_un place = {.sun_family = AF_UNIX};
+    _cleanup_(fd_closep) int fd = -1, ear = -1, pidfd = -1;
+    struct ucred who;
+    struct pollfd hangup = {.events = POLLRDHUP};
+    socklen_t size = sizeof(who);
+    char answer[256] = "";
+    int result;
+
+    if (snprintf(place.sun_path, sizeof(place.sun_path), "%s.guard", address) >= (int)sizeof(place.sun_path))
+        return -ENOENT;
+    fd = connect_to((const struct sockaddr *)&place, sizeof(place), SOCK_SEQPACKET);
+    if (fd < 0)
+        return fd;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0)
+        return -errno;
+    pidfd = pidfd_open(who.pid, 0);
+    hangup.fd = fd;
+    if (pidfd < 0 || poll(&hangup, 1, 0) != 0)
+        return -ESRCH;
+    ear = open_ear(notify);
+    if (ear < 0)
+        return ear;
+    (void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+    result = fd_send(fd, ask, sizeof(ask) - 1, &ear, 1);
+    if (result < 0)
+        return result;
+    if (recv(fd, answer, sizeof(answer) - 1, 0) < 0)
+        return -errno;
+    if (strcmp(answer, "OK") != 0)
+        return -EPERM;
+    child->pid = who.pid;
+    child->pidfd = fd_steal(&pidfd);
+    child->adopted = true;
+    return 0;
+}
