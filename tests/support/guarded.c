@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/support/guarded.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
@@ -16,6 +17,8 @@
 #include "proto/frame.h"
 #include "proto/layout.h"
 #include "tests/support/broker.h"
+
+#define SAME_LOOKS 50u /* as often the same: nothing is on its way any more */
 
 static int send_frame(int fd, uint16_t type, uint64_t id, const ProtobufCMessage *message)
 {
@@ -72,6 +75,32 @@ pid_t guarded_wait_other(const struct guarded *guarded, pid_t other)
 pid_t guarded_pid(const struct guarded *guarded)
 {
     return guarded_wait_other(guarded, 0);
+}
+
+static unsigned descriptors_of(pid_t pid)
+{
+    char path[64];
+    unsigned n = 0;
+    snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+    DIR *folder = opendir(path);
+    EXPECT(folder != NULL);
+    while (readdir(folder))
+        n++;
+    closedir(folder);
+    return n;
+}
+
+unsigned guarded_kept(const struct guarded *guarded)
+{
+    unsigned kept = descriptors_of(guarded->run);
+    for (unsigned same = 0; same < SAME_LOOKS; same++) {
+        unsigned now = descriptors_of(guarded->run);
+        if (now != kept)
+            same = 0;
+        kept = now;
+        sched_yield();
+    }
+    return kept;
 }
 
 void guarded_kill_ipcd(const struct guarded *guarded)

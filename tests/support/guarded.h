@@ -24,6 +24,8 @@ void guarded_stop(struct guarded *guarded);
 pid_t guarded_pid(const struct guarded *guarded);
 /* Kill the ipcd that answers now, and wait until another one does. */
 void guarded_kill_ipcd(const struct guarded *guarded);
+/* How many descriptors ipcd-run has open: its own, and what it keeps; when it has read what ipcd told it. */
+unsigned guarded_kept(const struct guarded *guarded);
 /* Wait until one answers that is not `other`. */
 pid_t guarded_wait_other(const struct guarded *guarded, pid_t other);
 

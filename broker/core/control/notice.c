@@ -21,7 +21,8 @@
 
 void notice_mark(struct broker *broker, struct session *session)
 {
-    if (session->state == SESSION_OPEN && list_empty(&session->dirty))
+    /* Not yet one of an earlier ipcd that has to be heard first: see recover.c. */
+    if (session->state == SESSION_OPEN && session->watched && list_empty(&session->dirty))
         list_append(&broker->dirty, &session->dirty);
 }
 

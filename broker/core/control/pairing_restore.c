@@ -19,6 +19,9 @@ static void unpack(struct side *side, uint32_t word)
     side->joined = word >> 17 & 1;
     side->ending = word >> 18 & 1;
     /* What was sent and not confirmed is said again: nobody knows whether it arrived. */
+#ifdef IPC_PLANT_NOTICE_ONCE
+    return;
+#endif
     if (side->state == SIDE_ADD_SENT)
         side->state = SIDE_ADD_DUE;
     else if (side->state == SIDE_DEL_SENT)
@@ -87,7 +90,10 @@ int pairing_restore(struct broker *broker, struct pairing_row *row)
     pairing->bell = bell_of(subscription, row->bell);
     if (pairing->slot != PAIRING_NO_SLOT)
         lane->slots[pairing->slot / 64] |= UINT64_C(1) << (pairing->slot % 64);
-    quota_charge(&broker->quota, user, &charge);
+#ifdef IPC_PLANT_CHARGE_FORGOTTEN
+    if (row->late)
+#endif
+        quota_charge(&broker->quota, user, &charge);
     pairing_link(broker, pairing);
     return 0;
 }

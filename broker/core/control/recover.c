@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -342,8 +343,15 @@ static void watch(struct broker *broker, struct session *session)
         return;
     }
     session_update_events(broker, session);
+    /* The request that an earlier ipcd did not finish comes before any notice: the client knows what it made from the
+     * answer alone. */
+    session_on_socket(broker, session, EPOLLIN);
+    if (session->state == SESSION_ENDED)
+        return;
+    session->resumed = session->resumed && session->busy;
     if (session->row->owed)
         notice_nudge(broker, session);
+    notice_mark(broker, session);
 }
 
 /* Of a request that was not finished, or of a record whose end was. */

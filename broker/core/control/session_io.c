@@ -202,7 +202,13 @@ static bool read_frame(struct broker *broker, struct session *session)
         session_end(broker, session, IPC_REASON_PROTOCOL, "it sent a frame larger than 8192 bytes");
         return false;
     }
+#ifdef IPC_PLANT_CONSUMED_EARLY
+    consume(session);
+#endif
     request_handle(broker, session, broker->rx, (size_t)size);
+#ifdef IPC_PLANT_CONSUMED_EARLY
+    return session->state != SESSION_ENDED && !session->busy;
+#endif
     if (!session->busy)
         session_answered(broker, session);
     return session->state != SESSION_ENDED && !session->busy && !session->unread;
