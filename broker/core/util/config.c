@@ -20,9 +20,6 @@
 #define MISTAKES_MAX  50u
 #define LINE_MAX_SIZE 190u /* what inih takes on its stack */
 
-#define USERS_DEFAULT           64u
-#define HELLO_TIMEOUT_DEFAULT_S 10u
-
 const struct limit_about limit_about[LIMIT_COUNT] = {
 #define LIMIT_ABOUT(id, setting, what, bytes, ...)                    LIMIT_ABOUT_(setting, what, bytes, __VA_ARGS__)
 #define LIMIT_ABOUT_(setting, what, bytes, user, total, most, advice) {setting, what, advice, bytes},
@@ -60,11 +57,8 @@ static const struct setting {
     LIMITS(SETTING_USER) LIMITS(SETTING_TOTAL)
 #undef SETTING_USER
 #undef SETTING_TOTAL
-        {"limits", "users", KIND_COUNT, offsetof(struct config, users), 1, 65536},
-    {"limits", "connects-per-second", KIND_COUNT, offsetof(struct config, connects_per_second), 1, 1000000},
-    {"limits", "total-connects-per-second", KIND_COUNT, offsetof(struct config, total_connects_per_second), 1,
-     1000000},
-    {"limits", "hello-timeout", KIND_COUNT, offsetof(struct config, hello_timeout_s), 1, 3600},
+        {"limits", "connects-per-second", KIND_COUNT, offsetof(struct config, connects_per_second), 1,
+         1000000},
     {"limits", "ring-size-max", KIND_SIZE, offsetof(struct config, ring_size_max), IPC_MIN_RING_SIZE,
      IPC_MAX_RING_SIZE},
 };
@@ -74,10 +68,7 @@ static_assert(N_SETTINGS <= CONFIG_SETTINGS_MAX, "origin has a place for each se
 void config_init(struct config *config)
 {
     *config = (struct config){.log_level = LOG_INFO,
-                              .users = USERS_DEFAULT,
                               .connects_per_second = IPC_CONNECTS_DEFAULT,
-                              .total_connects_per_second = 4 * IPC_CONNECTS_DEFAULT,
-                              .hello_timeout_s = HELLO_TIMEOUT_DEFAULT_S,
                               .ring_size_max = IPC_MAX_RING_SIZE,
 #define DEFAULT_OF(id, setting, what, bytes, user, total_default, most, advice) \
  .per_user[LIMIT_##id] = (user), .total[LIMIT_##id] = (total_default),

@@ -50,10 +50,7 @@ struct config {
     uint64_t socket_mode;
     uint64_t per_user[LIMIT_COUNT];
     uint64_t total[LIMIT_COUNT];
-    uint64_t users;                     /* that are sure of their minimum: see quota.h */
-    uint64_t connects_per_second;       /* per user */
-    uint64_t total_connects_per_second; /* all together */
-    uint64_t hello_timeout_s;
+    uint64_t connects_per_second; /* per user */
     uint64_t ring_size_max;
     /* Where each setting comes from, in the order of the table in config.c; "" is the default. */
     char origin[CONFIG_SETTINGS_MAX][96];
