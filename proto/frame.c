@@ -32,6 +32,16 @@ static const ProtobufCMessageDescriptor *const descriptors[] = {
     [IPC__CONTROL__TYPE__LANE_DEL] = &ipc__control__lane_del__descriptor,
     [IPC__CONTROL__TYPE__NUDGE] = &ipc__control__done__descriptor,
     [IPC__CONTROL__TYPE__ENDED] = &ipc__control__ended__descriptor,
+    [IPC__CONTROL__TYPE__QUEUE_CREATE] = &ipc__control__queue_create__descriptor,
+    [IPC__CONTROL__TYPE__QUEUE_SET] = &ipc__control__queue_set__descriptor,
+    [IPC__CONTROL__TYPE__QUEUE_REMOVE] = &ipc__control__queue_remove__descriptor,
+    [IPC__CONTROL__TYPE__QUEUE_DO] = &ipc__control__queue_do__descriptor,
+    [IPC__CONTROL__TYPE__QUEUE_DID] = &ipc__control__queue_did__descriptor,
+    [IPC__CONTROL__TYPE__PORT_OPEN] = &ipc__control__port_open__descriptor,
+    [IPC__CONTROL__TYPE__PORT_OPENED] = &ipc__control__port_opened__descriptor,
+    [IPC__CONTROL__TYPE__PORT_CLOSE] = &ipc__control__port_close__descriptor,
+    [IPC__CONTROL__TYPE__PORT_BELL] = &ipc__control__port_bell__descriptor,
+    [IPC__CONTROL__TYPE__PORT_END] = &ipc__control__port_end__descriptor,
 };
 
 const ProtobufCMessageDescriptor *ipc_frame_descriptor(uint16_t type)
@@ -44,11 +54,14 @@ unsigned ipc_frame_fds_max(uint16_t type)
     switch (type) {
     case IPC__CONTROL__TYPE__WELCOME:
     case IPC__CONTROL__TYPE__ADVERTISED:
+    case IPC__CONTROL__TYPE__DONE:
         return 1;
     case IPC__CONTROL__TYPE__READER_ADD:
         return 2;
     case IPC__CONTROL__TYPE__LANE_ADD:
         return 3;
+    case IPC__CONTROL__TYPE__PORT_OPENED:
+        return 4;
     default:
         return 0;
     }

@@ -27,6 +27,7 @@ enum ipc_segment_kind {
     IPC_SEGMENT_BOARD = 1, /* written by the core, read by one session */
     IPC_SEGMENT_CELLS = 2, /* written by one reading session, read by the writers of its lanes */
     IPC_SEGMENT_LANE = 3,  /* written by one publishing session, read by its readers */
+    IPC_SEGMENT_PORT = 4,  /* one end of a port: written by that end, read by the other */
 };
 
 /* First bytes of every segment, filled in by the core before it hands the segment out. It detects accidents
@@ -102,6 +103,14 @@ struct ipc_lane {
     _Alignas(2 * IPC_LAYOUT_LINE) struct ipc_slot slots[IPC_LANE_SLOTS];
 };
 
+/* One end of a port, the two-way connection of a session with a router of the core: a lane for what this end says,
+ * whose only reader (slot 0) is the other end, and the cell with which this end reads what the other says. The ring
+ * follows. Both cells have the port's number as their pairing. Writer: this end. */
+struct ipc_port {
+    struct ipc_lane lane;
+    struct ipc_cell cell;
+};
+
 /* A record: one 64-bit word, then `size` bytes of body, padded to 8.
  *
  *   bits 63..32  sequence number, low half
@@ -133,6 +142,69 @@ enum ipc_field_kind {
     IPC_FIELD_TIMESTAMP = 1,    /* u64, CLOCK_REALTIME nanoseconds, no name */
     IPC_FIELD_CONTENT_TYPE = 2, /* text, no name */
     IPC_FIELD_USER = 3,         /* name and value of the user's choice */
+    /* Of messages to queues; no names. Times are u64 nanoseconds of CLOCK_BOOTTIME. */
+    IPC_FIELD_PRIORITY = 4,   /* u8, 0 to IPC_PRIORITIES - 1: higher ones first */
+    IPC_FIELD_EXPIRES = 5,    /* time */
+    IPC_FIELD_NOT_BEFORE = 6, /* time */
+    IPC_FIELD_ID = 7,         /* 1 to 255 bytes: for deduplication */
+    IPC_FIELD_KEY = 8,        /* 1 to 255 bytes: messages of one key go to one consumer at a time, in order */
+    IPC_FIELD_REPLY_TO = 9,   /* name of a queue */
+    /* Put in front by the core when a message becomes a dead letter. */
+    IPC_FIELD_ORIGIN = 10,     /* name of the queue that it was in */
+    IPC_FIELD_REASON = 11,     /* text */
+    IPC_FIELD_ATTEMPTS = 12,   /* u32: how often it had been delivered */
+    IPC_FIELD_DIED = 13,       /* u64, CLOCK_REALTIME nanoseconds */
+};
+
+/* What goes through ports of queues, each the start of a record's body.
+ *
+ * producer -> router: a message as in a topic's lane (header block if IPC_RECORD_HEADERS, payload). Its fate is
+ * decided, and is acceptance, once the router's cursor has passed it and no verdict names its position.
+ * router -> producer: struct ipc_verdict, then a sentence, for a message that was not accepted, before the cursor
+ * passes it.
+ * router -> consumer: struct ipc_delivery, then the message as its producer wrote it. The number of a delivery is
+ * the sequence number of its record.
+ * consumer -> router: struct ipc_ack, then `reason_size` bytes of text.
+ */
+struct ipc_verdict {
+    uint64_t position; /* of the record */
+    int32_t code;      /* negative errno; 0: a duplicate, which counts as accepted */
+    uint32_t reserved;
+};
+
+enum ipc_redelivery {
+    IPC_REDELIVERY_NONE = 0,
+    IPC_REDELIVERY_DIED = 1,     /* the consumer that had it died */
+    IPC_REDELIVERY_CLOSED = 2,   /* it left without an acknowledgement */
+    IPC_REDELIVERY_REFUSED = 3,  /* it refused it (nack) */
+    IPC_REDELIVERY_EXPIRED = 4,  /* it took longer than the queue's lease */
+    IPC_REDELIVERY_REQUEUED = 5, /* an operator put it back */
+};
+
+struct ipc_delivery {
+    uint64_t number;  /* of the message in its queue: counts up, and is never used again */
+    uint64_t time_ns; /* CLOCK_REALTIME of its acceptance */
+    uint64_t session; /* its producer, as the core knows it */
+    uint32_t uid, pid;
+    uint16_t attempt; /* 1: the first */
+    uint8_t priority;
+    uint8_t redelivery; /* enum ipc_redelivery: why it comes again */
+    uint32_t reserved;
+};
+
+enum ipc_ack_operation {
+    IPC_ACK_DONE = 1,   /* it is done with: it leaves the queue */
+    IPC_ACK_REFUSE = 2, /* deliver it again, to somebody, after `ns`; or make it a dead letter (IPC_ACK_DEAD) */
+    IPC_ACK_TOUCH = 3,  /* the lease of the queue begins anew, for `ns` (0: as long as the queue says) */
+};
+#define IPC_ACK_DEAD 1u /* flag of IPC_ACK_REFUSE: not again */
+struct ipc_ack {
+    uint8_t operation;
+    uint8_t flags;
+    uint16_t reason_size; /* at most IPC_MAX_REASON_SIZE */
+    uint32_t reserved;
+    uint64_t first, last; /* deliveries, both included; those that are not open are ignored */
+    uint64_t ns;
 };
 
 static inline uint32_t ipc_record_stride(uint32_t body_size)
@@ -164,5 +236,9 @@ static_assert(offsetof(struct ipc_lane, slots) == 512, "layout");
 static_assert(sizeof(struct ipc_slot) == 16, "layout");
 static_assert(sizeof(struct ipc_lane) <= IPC_LAYOUT_PAGE, "a lane's control block is one page");
 static_assert(sizeof(struct ipc_record_headers) == 8, "layout");
+static_assert(sizeof(struct ipc_port) == IPC_LAYOUT_PAGE, "a port's control block is one page");
+static_assert(offsetof(struct ipc_port, cell) == sizeof(struct ipc_lane), "layout");
+static_assert(sizeof(struct ipc_verdict) == 16 && sizeof(struct ipc_delivery) == 40, "layout");
+static_assert(sizeof(struct ipc_ack) == 32, "layout");
 
 #endif

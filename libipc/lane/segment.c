@@ -17,6 +17,7 @@ size_t lane_segment_size(enum ipc_segment_kind kind, uint32_t ring_size)
     case IPC_SEGMENT_CELLS:
         return sizeof(struct ipc_cells);
     case IPC_SEGMENT_LANE:
+    case IPC_SEGMENT_PORT:
         return IPC_LAYOUT_PAGE + (size_t)ring_size;
     }
     return 0;
@@ -50,7 +51,8 @@ int lane_segment_map(void **ret, int fd, enum ipc_segment_kind kind, uint32_t ri
     bool ring_good = ring_size >= IPC_MIN_RING_SIZE && ring_size <= IPC_MAX_RING_SIZE &&
                      (ring_size & (ring_size - 1)) == 0;
     size_t size = lane_segment_size(kind, ring_size);
-    if (size == 0 || (kind == IPC_SEGMENT_LANE ? !ring_good : ring_size != 0))
+    bool has_ring = kind == IPC_SEGMENT_LANE || kind == IPC_SEGMENT_PORT;
+    if (size == 0 || (has_ring ? !ring_good : ring_size != 0))
         return -EPROTO;
     int result = check(fd, size);
     if (result < 0)

@@ -26,6 +26,7 @@ int segment_create(enum ipc_segment_kind kind)
         [IPC_SEGMENT_BOARD] = "ipc-board",
         [IPC_SEGMENT_CELLS] = "ipc-cells",
         [IPC_SEGMENT_LANE] = "ipc-lane",
+        [IPC_SEGMENT_PORT] = "ipc-port",
     };
     _cleanup_(fd_closep) int fd =
         memfd_create(names[kind], MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
@@ -61,7 +62,7 @@ int segment_seal(int fd, enum ipc_segment_kind kind, uint32_t ring_size, uint64_
     struct ipc_segment_header header = lane_segment_header(kind, ring_size, id);
     int result = write_all(fd, &header, sizeof(header), 0), seals;
 
-    if (result == 0 && kind == IPC_SEGMENT_LANE)
+    if (result == 0 && ring_size)
         result = write_all(fd, &ring_size, sizeof(ring_size), offsetof(struct ipc_lane, ring_size));
     if (result < 0)
         return result;
