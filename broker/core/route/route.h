@@ -33,36 +33,42 @@ struct queue_settings {
 struct queue_stats {
     _Atomic uint64_t waiting, delayed, unacked, bytes; /* now */
     _Atomic uint64_t memory;
-    _Atomic uint64_t accepted, acked, redelivered, dead, dropped, rejected, duplicates; /* since the start of ipcd */
+    _Atomic uint64_t accepted, acked, redelivered, dead, dropped, rejected,
+        duplicates; /* since the start of ipcd */
 };
 
-/* Memory that the queues of one user may take, over all routers. */
+/* Memory that the queues of one user may take, over all routers; and, in `all`, those of all users together. Both are
+ * charged. The control thread's; lives until the last ROUTE_QUEUE_GONE. */
 struct route_budget {
     _Atomic uint64_t used;
     _Atomic uint64_t max;
+    struct route_budget *all; /* NULL in that one itself */
+    uint32_t uid;
 };
 
 enum route_kind {
     /* To a router. */
-    ROUTE_QUEUE_ADD,    /* fd, settings, stats, budget; `resumed`: it has content */
+    ROUTE_QUEUE_ADD,    /* fd, settings, stats, budget, its name in bytes; `resumed`: it has content */
     ROUTE_QUEUE_READY,  /* all ports that it had are added: begin */
     ROUTE_QUEUE_SET,    /* settings */
     ROUTE_QUEUE_REMOVE, /* -> ROUTE_QUEUE_GONE with the result: -EBUSY if `if_empty` and it is not */
     ROUTE_PORT_ADD,     /* port */
-    ROUTE_PORT_BELL,    /* port.id, fd: what to ring; the router's own from now on */
+    ROUTE_PORT_BELL,    /* port.id, port.ring: what to ring its session by */
     ROUTE_PORT_END,     /* port.id, reason; -> ROUTE_PORT_GONE when it is drained */
     ROUTE_DO,           /* wish; -> ROUTE_DID */
     ROUTE_LETTER,       /* a message of another queue; -> ROUTE_LETTER_DONE with the result */
     ROUTE_LETTER_DONE,  /* on its way back to the router that sent it: its own again */
     /* From a router. */
-    ROUTE_QUEUE_GONE,
+    ROUTE_QUEUE_GONE, /* if it is: nothing of it or its ports is mapped or used any more; no ROUTE_PORT_GONE follows */
+    ROUTE_QUEUE_BROKEN, /* the same unasked: its file makes no sense, or cannot be used (result); text says what */
     ROUTE_PORT_GONE,   /* nothing of it is mapped or used any more */
     ROUTE_PORT_BROKEN, /* its session wrote nonsense, text says what: end the session; the port ends as any */
     ROUTE_DID,
 };
 
-/* A port as the router needs it. Descriptors stay the control thread's, which keeps them open until ROUTE_PORT_GONE;
- * `bell` and `ring` become the router's own. */
+/* A port as the router needs it. Descriptors of ports and queues stay the control thread's, all of them, which keeps them
+ * open until they are gone. (They are open elsewhere, too: a bell leaves epoll by EPOLL_CTL_DEL alone.) Mail for a queue
+ * or port that the router does not know, or no longer, is ignored. */
 struct route_port {
     uint64_t id;
     uint16_t slot; /* a small number that no other living port has, the same after a restart */
@@ -81,6 +87,7 @@ struct route_port {
 /* Which messages a ROUTE_DO is about: as QueueDo of control.proto. */
 struct route_wish {
     uint8_t operation; /* Ipc__Control__QueueOperation */
+    uint64_t target;   /* of a MOVE */
     uint64_t after, older_than_ns;
     uint32_t count_max, attempts_min, payload_max;
     int priority; /* -1: any */
@@ -124,10 +131,12 @@ struct route_mail {
             struct route_wish wish;
             uint64_t done, next_number;
         };
-        /* A letter: the copy of a message on its way to another queue. `origin`: its queue there (0: resolve the dead-letter
-         * queue of mail.queue, or, for a REQUEUE, the queue by the name in `target`). */
+        /* A letter: the copy of a message on its way to another queue. It leaves a router with its own queue in mail.queue,
+         * and in `to` where it shall go (0: to the dead-letter queue of mail.queue if `dead`, else, for a REQUEUE, to the
+         * queue of the name in `target`). It arrives with that queue in mail.queue and the one it comes from in `origin`;
+         * so it also comes back, as ROUTE_LETTER_DONE, but with mail.queue the origin again. */
         struct {
-            uint64_t origin, number;
+            uint64_t origin, to, number;
             uint64_t session;
             uint32_t uid, pid;
             uint32_t headers; /* IPC_RECORD_HEADERS or 0 */
