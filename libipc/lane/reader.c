@@ -78,7 +78,8 @@ void lane_reader_init(struct lane_reader *reader, const struct ipc_lane *lane, c
                                    .slot = slot,
                                    .cell = cell,
                                    .pins = pins,
-                                   .checks = !ended};
+                                   .checks = !ended,
+                                   .bell = -1};
     uint64_t admitted = ended ? 0 : atomic_load_explicit(&lane->slots[slot].start, memory_order_acquire);
     if (!(admitted & 1)) {
         choose_start(reader, start);
@@ -218,8 +219,11 @@ void lane_reader_report(struct lane_reader *reader)
 #ifdef IPC_PLANT_WANT_UNHEARD
     want = 0;
 #endif
-    if (want != 0 && old < want && want <= now)
+    if (want != 0 && old < want && want <= now) {
         lane_wake(lane_low_half(&reader->cell->cursor), false);
+        if (reader->bell >= 0)
+            lane_bell_ring(reader->bell);
+    }
 }
 
 bool lane_reader_arm(struct lane_reader *reader, bool bell)

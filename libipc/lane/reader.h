@@ -40,6 +40,7 @@ struct lane_reader {
     uint64_t armed_at; /* our position when we armed: where the writer rings */
     uint64_t start;    /* where we began; UINT64_MAX: the lane has no writer to tell what we missed before */
     uint32_t slot;
+    int bell; /* the writer waits for room by this one, too: not our own; -1: none */
 };
 
 /* A record that was found. body and size lie within the ring; body may change under a reader that checks. */
