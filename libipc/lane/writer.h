@@ -182,4 +182,58 @@ static inline void lane_writer_commit(struct lane_writer *writer, uint32_t size,
 #endif
 }
 
+/* Several records that become visible by one store: the word of the first one, which comes last. Begin; for each one
+ * make room for all so far, fill in its body, put; commit. Not committed, it was never there. */
+struct lane_batch {
+    uint64_t position; /* where the next record goes */
+    uint64_t count;
+    uint64_t first; /* the first one's word */
+};
+
+static inline struct lane_batch lane_batch_begin(const struct lane_writer *writer)
+{
+    return (struct lane_batch){.position = writer->position};
+}
+
+/* Where the body of the next record goes, if there is room for one of that size: 0, -EAGAIN, or -EMSGSIZE. */
+static inline int lane_batch_reserve(struct lane_writer *writer, const struct lane_batch *batch,
+                                     uint32_t size, unsigned char **body)
+{
+    if (__builtin_expect(size > lane_body_size_max(writer->ring_size), 0))
+        return -EMSGSIZE;
+    uint64_t strides = batch->position - writer->position + ipc_record_stride(size);
+    if (__builtin_expect(!lane_writer_has_room(writer, strides), 0)) {
+        if (strides + sizeof(uint64_t) > writer->ring_size)
+            return -EAGAIN;
+        int result = lane_writer_make_room(writer, (uint32_t)strides);
+        if (result < 0)
+            return result;
+    }
+    *body = lane_writer_body(writer, batch->position);
+    return 0;
+}
+
+static inline void lane_batch_put(struct lane_writer *writer, struct lane_batch *batch, uint32_t size,
+                                  uint32_t flags)
+{
+    uint64_t word = lane_record_word(writer->sequence + batch->count, size, flags);
+    if (batch->count++ == 0)
+        batch->first = word;
+    else
+        atomic_store_explicit(lane_writer_word(writer, batch->position), word, memory_order_relaxed);
+    batch->position += ipc_record_stride(size);
+}
+
+/* The release pairs with the acquire in lane_reader_peek(). */
+static inline void lane_batch_commit(struct lane_writer *writer, const struct lane_batch *batch)
+{
+    if (batch->count == 0)
+        return;
+    lane_writer_stamp(writer, batch->position);
+    atomic_store_explicit(lane_writer_word(writer, writer->position), batch->first, LANE_PUBLISH);
+    writer->position = batch->position;
+    writer->sequence += batch->count;
+    lane_writer_ring(writer);
+}
+
 #endif

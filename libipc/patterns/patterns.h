@@ -106,10 +106,10 @@ struct ipc_subscription {
     uint64_t net;
 };
 
-struct ipc_publisher *publisher_of(struct handle *handle);
-struct ipc_subscription *subscription_of(struct handle *handle);
+/* Put a handle's descriptor under the connection's. 0 or negative errno. */
+int patterns_join_descriptor(struct handle *handle);
 
-/* Put the descriptors of all subscriptions under the connection's. 0 or negative errno; returns the
+/* Put the descriptors of all handles under the connection's. 0 or negative errno; returns the
  * connection's descriptor. */
 int patterns_join_descriptors(struct ipc_connection *connection);
 

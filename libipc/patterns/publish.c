@@ -261,7 +261,7 @@ int ipc_publisher_publishv(ipc_publisher *publisher, const struct iovec *pieces,
     return 0;
 }
 
-/* Publish as many messages as fit into `part` bytes, all by one commit: the first record's word comes last. */
+/* Publish as many messages as fit into `part` bytes, all by one commit. */
 static int publish_part(struct ipc_publisher *publisher, const struct iovec *messages, size_t count,
                         uint64_t part, size_t *done)
 {
@@ -284,25 +284,16 @@ static int publish_part(struct ipc_publisher *publisher, const struct iovec *mes
         if (result < 0)
             return result;
     }
-    uint64_t position = writer->position;
-    uint64_t sequence = writer->sequence;
+    struct lane_batch batch = lane_batch_begin(writer);
     for (size_t i = 0; i < n; i++) {
         uint32_t size = (uint32_t)messages[i].iov_len;
-        unsigned char *body = lane_writer_body(writer, position);
+        unsigned char *body = lane_writer_body(writer, batch.position);
         __builtin_prefetch(body + LANE_AHEAD, 1, 3);
         if (size)
             lane_copy_in(body, messages[i].iov_base, size);
-        if (i > 0)
-            atomic_store_explicit(lane_writer_word(writer, position), lane_record_word(sequence + i, size, 0),
-                                  memory_order_relaxed);
-        position += ipc_record_stride(size);
+        lane_batch_put(writer, &batch, size, 0);
     }
-    lane_writer_stamp(writer, position);
-    atomic_store_explicit(lane_writer_word(writer, writer->position),
-                          lane_record_word(sequence, (uint32_t)messages[0].iov_len, 0), LANE_PUBLISH);
-    writer->position = position;
-    writer->sequence = sequence + n;
-    lane_writer_ring(writer);
+    lane_batch_commit(writer, &batch);
     *done = n;
     return 0;
 }

@@ -13,10 +13,12 @@
 #include "libipc/patterns/publish.h"
 #include "proto/name.h"
 
-struct ipc_publisher *publisher_of(struct handle *handle)
+static void publisher_close(struct handle *handle)
 {
-    return (struct ipc_publisher *)((char *)handle - offsetof(struct ipc_publisher, handle));
+    ipc_publisher_close((struct ipc_publisher *)((char *)handle - offsetof(struct ipc_publisher, handle)));
 }
+
+static const struct handle_type publisher_type = {.kind = HANDLE_PUBLISHER, .close = publisher_close};
 
 static int check_options(const struct ipc_publisher_options *options, uint32_t *ring_size,
                          struct ipc_error *error)
@@ -68,6 +70,7 @@ int ipc_publisher_open(ipc_publisher **ret, ipc_connection *connection, const ch
     struct ipc_publisher *publisher = calloc(1, sizeof(*publisher));
     if (!publisher)
         return error_set(error, -ENOMEM, "out of memory");
+    publisher->handle.type = &publisher_type;
     publisher->handle.connection = connection;
     publisher->handle.self = -1;
     publisher->flags = options->flags;
@@ -98,9 +101,7 @@ int ipc_publisher_open(ipc_publisher **ret, ipc_connection *connection, const ch
     if (result < 0) {
         Ipc__Control__Unadvertise undo = IPC__CONTROL__UNADVERTISE__INIT;
         undo.lane = publisher->handle.id;
-        if (request(connection, IPC__CONTROL__TYPE__UNADVERTISE, &undo.base, IPC__CONTROL__TYPE__DONE, &reply,
-                    NULL, NULL) == 0)
-            request_done(connection);
+        request_simple(connection, IPC__CONTROL__TYPE__UNADVERTISE, &undo.base, NULL);
         free(publisher);
         return error_set(error, result, "cannot map the lane of \"%s\" (%u bytes): %s", topic, ring_size,
                          strerror(-result));
@@ -216,10 +217,7 @@ ipc_publisher *ipc_publisher_close(ipc_publisher *publisher)
     if (!foreign) {
         Ipc__Control__Unadvertise message = IPC__CONTROL__UNADVERTISE__INIT;
         message.lane = publisher->handle.id;
-        const ProtobufCMessage *reply;
-        if (request(connection, IPC__CONTROL__TYPE__UNADVERTISE, &message.base, IPC__CONTROL__TYPE__DONE,
-                    &reply, NULL, NULL) == 0)
-            request_done(connection);
+        request_simple(connection, IPC__CONTROL__TYPE__UNADVERTISE, &message.base, NULL);
         pthread_mutex_lock(&connection->lock);
     }
     handle_remove(connection, &publisher->handle);

@@ -14,19 +14,32 @@
 #include "libipc/patterns/patterns.h"
 #include "proto/name.h"
 
-struct ipc_subscription *subscription_of(struct handle *handle)
+static struct ipc_subscription *subscription_of(struct handle *handle)
 {
     return (struct ipc_subscription *)((char *)handle - offsetof(struct ipc_subscription, handle));
 }
 
-static int join_descriptor(struct ipc_subscription *sub)
+static void subscription_close(struct handle *handle)
 {
-    int fd = ipc_subscription_fd(sub);
-    if (fd < 0)
+    ipc_subscription_close(subscription_of(handle));
+}
+
+static int subscription_descriptor(struct handle *handle)
+{
+    return ipc_subscription_fd(subscription_of(handle));
+}
+
+static const struct handle_type subscription_type = {
+    .kind = HANDLE_SUBSCRIPTION, .close = subscription_close, .descriptor = subscription_descriptor};
+
+int patterns_join_descriptor(struct handle *handle)
+{
+    int fd = handle->type->descriptor ? handle->type->descriptor(handle) : 0;
+    if (fd < 0 || !handle->type->descriptor)
         return fd;
     struct epoll_event event = {.events = EPOLLIN};
-    return epoll_ctl(sub->handle.connection->epoll, EPOLL_CTL_ADD, fd, &event) < 0 && errno != EEXIST ? -errno
-                                                                                                      : 0;
+    return epoll_ctl(handle->connection->epoll, EPOLL_CTL_ADD, fd, &event) < 0 && errno != EEXIST ? -errno
+                                                                                                  : 0;
 }
 
 int ipc_subscription_open(ipc_subscription **ret, ipc_connection *connection, const char *pattern,
@@ -59,7 +72,7 @@ int ipc_subscription_open(ipc_subscription **ret, ipc_connection *connection, co
     if (!sub)
         return error_set(error, -ENOMEM, "out of memory");
     sub->handle.connection = connection;
-    sub->handle.subscription = true;
+    sub->handle.type = &subscription_type;
     sub->handle.self = -1;
     sub->epoll = -1;
     sub->slow = options->slow;
@@ -83,7 +96,7 @@ int ipc_subscription_open(ipc_subscription **ret, ipc_connection *connection, co
     handle_add(connection, &sub->handle);
     bool join = connection->epoll >= 0;
     request_done(connection);
-    if (join && (result = join_descriptor(sub)) < 0) {
+    if (join && (result = patterns_join_descriptor(&sub->handle)) < 0) {
         error_set(error, result, "cannot put the subscription under the connection's descriptor: %s",
                   strerror(-result));
         ipc_subscription_close(sub);
@@ -126,10 +139,7 @@ ipc_subscription *ipc_subscription_close(ipc_subscription *sub)
     if (!foreign) {
         Ipc__Control__Unsubscribe message = IPC__CONTROL__UNSUBSCRIBE__INIT;
         message.subscription = sub->handle.id;
-        const ProtobufCMessage *reply;
-        if (request(connection, IPC__CONTROL__TYPE__UNSUBSCRIBE, &message.base, IPC__CONTROL__TYPE__DONE,
-                    &reply, NULL, NULL) == 0)
-            request_done(connection);
+        request_simple(connection, IPC__CONTROL__TYPE__UNSUBSCRIBE, &message.base, NULL);
     }
     for (unsigned i = 0; i < sub->bell_count; i++)
         close(sub->bells[i]);
@@ -179,14 +189,9 @@ int subscription_bells(struct ipc_subscription *sub, struct ipc_error *error)
         return error_set(error, result, "cannot make a descriptor to wait on: %s", strerror(-result));
     Ipc__Control__Bell message = IPC__CONTROL__BELL__INIT;
     message.subscription = sub->handle.id;
-    const ProtobufCMessage *reply;
-    result = request(connection, IPC__CONTROL__TYPE__BELL, &message.base, IPC__CONTROL__TYPE__DONE, &reply,
-                     NULL, error);
-    if (result < 0)
-        return result;
-    request_done(connection);
-    sub->bells_asked = true;
-    return 0;
+    result = request_simple(connection, IPC__CONTROL__TYPE__BELL, &message.base, error);
+    sub->bells_asked = result == 0;
+    return result;
 }
 
 int ipc_subscription_fd(ipc_subscription *sub)
@@ -207,7 +212,7 @@ int patterns_join_descriptors(struct ipc_connection *connection)
     pump_unlock(connection);
     /* Handles are opened and closed by threads that do not run now, or the caller's own: see the header. */
     for (; handle && result >= 0; handle = handle->next) {
-        int joined = handle->subscription ? join_descriptor(subscription_of(handle)) : 0;
+        int joined = patterns_join_descriptor(handle);
         if (joined < 0)
             result = joined;
     }

@@ -173,10 +173,7 @@ ipc_connection *ipc_connection_close(ipc_connection *connection)
     bool foreign = guard_foreign(connection);
     while (connection->handles) {
         struct handle *handle = connection->handles;
-        if (handle->subscription)
-            ipc_subscription_close(subscription_of(handle));
-        else
-            ipc_publisher_close(publisher_of(handle));
+        handle->type->close(handle);
     }
     if (!foreign) {
         Ipc__Control__Done done = IPC__CONTROL__DONE__INIT;

@@ -138,6 +138,13 @@ static void confirm_locked(struct ipc_connection *connection, uint16_t notice, u
     send_or_keep(connection, packet, (size_t)size);
 }
 
+void pump_send(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message)
+{
+    unsigned char packet[128];
+    int size = ipc_frame_pack(packet, sizeof(packet), type, ++connection->request_id, message);
+    send_or_keep(connection, packet, (size_t)size);
+}
+
 void pump_confirm(struct ipc_connection *connection, uint16_t notice, uint64_t pairing, int result)
 {
     pthread_mutex_lock(&connection->lock);
@@ -182,10 +189,10 @@ static void copy_peer(struct ipc_peer *to, const Ipc__Control__Peer *from)
     snprintf(to->name, sizeof(to->name), "%s", from->name);
 }
 
-static struct handle *handle_find(struct ipc_connection *connection, uint64_t id, bool subscription)
+static struct handle *handle_find(struct ipc_connection *connection, uint64_t id, enum handle_kind kind)
 {
     struct handle *handle = connection->handles;
-    while (handle && (handle->id != id || handle->subscription != subscription))
+    while (handle && (handle->id != id || handle->type->kind != kind))
         handle = handle->next;
     return handle;
 }
@@ -242,7 +249,7 @@ static void on_reader_add(struct ipc_connection *connection, struct notice *noti
         return;
     }
     confirm_locked(connection, notice->type, notice->pairing, 1);
-    deliver(connection, handle_find(connection, notice->lane_id, false), notice);
+    deliver(connection, handle_find(connection, notice->lane_id, HANDLE_PUBLISHER), notice);
 }
 
 static void on_lane_add(struct ipc_connection *connection, struct notice *notice,
@@ -264,7 +271,7 @@ static void on_lane_add(struct ipc_connection *connection, struct notice *notice
     int cells_fd = message->cells_new ? take_fd(fds, &fd_count) : -1;
     if (message->bell_new)
         notice->bell = take_fd(fds, &fd_count);
-    struct handle *handle = handle_find(connection, message->subscription, true);
+    struct handle *handle = handle_find(connection, message->subscription, HANDLE_SUBSCRIPTION);
     bool sane = message->slot < IPC_LANE_SLOTS && message->cell < IPC_CELLS_PER_SEGMENT;
     int result = !sane ? -EPROTO : message->bell_new && notice->bell < 0 ? -EMFILE : 0;
     if (sane) /* even if the subscription has left: the core sends each cells segment once */
@@ -311,16 +318,29 @@ static void on_simple(struct ipc_connection *connection, struct notice *notice, 
         const Ipc__Control__ReaderDel *message = (const void *)frame->message;
         notice->pairing = message->pairing;
         notice->reason = message->reason;
-        handle = handle_find(connection, message->lane, false);
+        handle = handle_find(connection, message->lane, HANDLE_PUBLISHER);
         if (handle && inbox_cancel(connection, handle, notice->pairing))
             handle = NULL; /* it never counted that reader: answered here */
     } else {
         const Ipc__Control__LaneDel *message = (const void *)frame->message;
         notice->pairing = message->pairing;
         notice->reason = message->reason;
-        handle = handle_find(connection, message->subscription, true);
+        handle = handle_find(connection, message->subscription, HANDLE_SUBSCRIPTION);
     }
     deliver(connection, handle, notice);
+}
+
+/* A port is over. Needs no confirmation: the thread that owns its handle closes it. */
+static void on_port_end(struct ipc_connection *connection, struct notice *notice,
+                        const Ipc__Control__PortEnd *message)
+{
+    *notice = (struct notice){.type = IPC__CONTROL__TYPE__PORT_END, .reason = message->reason, .bell = -1};
+    struct handle *handle = handle_find(connection, message->port, HANDLE_PORT);
+    if (!handle) { /* closed meanwhile, and said so */
+        notice_free(connection, notice);
+        return;
+    }
+    inbox_put(handle, notice);
 }
 
 /* The answer to a request that timed out: what it made is nobody's. */
@@ -328,6 +348,7 @@ static void on_late(struct ipc_connection *connection, const struct ipc_frame *f
 {
     Ipc__Control__Unadvertise unadvertise = IPC__CONTROL__UNADVERTISE__INIT;
     Ipc__Control__Unsubscribe unsubscribe = IPC__CONTROL__UNSUBSCRIBE__INIT;
+    Ipc__Control__PortClose port_close = IPC__CONTROL__PORT_CLOSE__INIT;
     const ProtobufCMessage *message = NULL;
     uint16_t type = 0;
     if (frame->type == IPC__CONTROL__TYPE__ADVERTISED) {
@@ -339,12 +360,13 @@ static void on_late(struct ipc_connection *connection, const struct ipc_frame *f
             ((const Ipc__Control__Subscribed *)(const void *)frame->message)->subscription;
         type = IPC__CONTROL__TYPE__UNSUBSCRIBE;
         message = &unsubscribe.base;
+    } else if (frame->type == IPC__CONTROL__TYPE__PORT_OPENED) {
+        port_close.port = ((const Ipc__Control__PortOpened *)(const void *)frame->message)->port;
+        type = IPC__CONTROL__TYPE__PORT_CLOSE;
+        message = &port_close.base;
     }
-    if (!message)
-        return;
-    unsigned char packet[128];
-    int size = ipc_frame_pack(packet, sizeof(packet), type, ++connection->request_id, message);
-    send_or_keep(connection, packet, (size_t)size);
+    if (message)
+        pump_send(connection, type, message);
 }
 
 /* One frame that is not the reply somebody waits for. */
@@ -380,6 +402,8 @@ static void dispatch(struct ipc_connection *connection, const struct ipc_frame *
         on_lane_add(connection, notice, (const void *)frame->message, fds, fd_count);
     else if (frame->type == IPC__CONTROL__TYPE__READER_DEL || frame->type == IPC__CONTROL__TYPE__LANE_DEL)
         on_simple(connection, notice, frame);
+    else if (frame->type == IPC__CONTROL__TYPE__PORT_END)
+        on_port_end(connection, notice, (const void *)frame->message);
     else
         free(notice); /* a notice of a later version */
 }

@@ -58,7 +58,8 @@ static int ended_error(struct ipc_connection *connection, struct ipc_error *erro
 
 /* Receive until the answer with that id is there. */
 static int await_reply(struct ipc_connection *connection, uint64_t id, uint16_t reply_type,
-                       const ProtobufCMessage **reply, int *fd, uint64_t deadline_ns, struct ipc_error *error)
+                       const ProtobufCMessage **reply, int *ret_fds, unsigned fd_count, uint64_t deadline_ns,
+                       struct ipc_error *error)
 {
     for (;;) {
         struct ipc_frame frame;
@@ -93,15 +94,15 @@ static int await_reply(struct ipc_connection *connection, uint64_t id, uint16_t 
             int code = failure->code < 0 && failure->code > -4096 ? failure->code : -EIO;
             return error_set(error, code, "%s", failure->text);
         }
-        if (frame.type != reply_type || (fd && count != 1)) {
+        if (frame.type != reply_type || (fd_count && count != fd_count)) {
             receive_dispatch(connection, &frame, fds, count); /* undoes what was made for it */
             return error_set(
-                error, count == 0 && frame.type == reply_type ? -EMFILE : -EPROTO,
-                "the broker's answer came without its descriptor, or is not one: this process may be "
+                error, count < fd_count && frame.type == reply_type ? -EMFILE : -EPROTO,
+                "the broker's answer came without its descriptors, or is not one: this process may be "
                 "out of descriptors (RLIMIT_NOFILE)");
         }
-        if (fd)
-            *fd = fds[0];
+        if (fd_count)
+            memcpy(ret_fds, fds, fd_count * sizeof(int));
         else
             receive_close(fds, count);
         *reply = frame.message;
@@ -125,8 +126,9 @@ static bool lock_until(struct ipc_connection *connection, uint64_t deadline_ns)
 #endif
 }
 
-int request(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message,
-            uint16_t reply_type, const ProtobufCMessage **reply, int *fd, struct ipc_error *error)
+int request_fds(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message,
+                uint16_t reply_type, const ProtobufCMessage **reply, int *fds, unsigned fd_count,
+                struct ipc_error *error)
 {
     uint64_t deadline = lane_deadline(connection->timeout_ns);
     if (!lock_until(connection, deadline))
@@ -146,7 +148,7 @@ int request(struct ipc_connection *connection, uint16_t type, const ProtobufCMes
         if (result == -ETIMEDOUT)
             error_set(error, result, "the broker takes no requests: is it stopped or overloaded?");
         if (result == 0 || result == -EPIPE) /* a broker that hung up may have said why */
-            result = await_reply(connection, id, reply_type, reply, fd, deadline, error);
+            result = await_reply(connection, id, reply_type, reply, fds, fd_count, deadline, error);
     }
     if (result < 0)
         pump_unlock(connection);
@@ -156,4 +158,14 @@ int request(struct ipc_connection *connection, uint16_t type, const ProtobufCMes
 void request_done(struct ipc_connection *connection)
 {
     pump_unlock(connection);
+}
+
+int request_simple(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message,
+                   struct ipc_error *error)
+{
+    const ProtobufCMessage *reply;
+    int result = request(connection, type, message, IPC__CONTROL__TYPE__DONE, &reply, NULL, error);
+    if (result == 0)
+        request_done(connection);
+    return result;
 }

@@ -27,7 +27,7 @@
 /* Something that the core told us about a handle. */
 struct notice {
     struct notice *next;
-    uint16_t type; /* READER_ADD, READER_DEL, LANE_ADD, LANE_DEL, NUDGE */
+    uint16_t type; /* READER_ADD, READER_DEL, LANE_ADD, LANE_DEL, PORT_END */
     uint64_t pairing;
     uint64_t lane_id;
     uint32_t slot;
@@ -56,14 +56,23 @@ struct segment_ref {
     void *segment;
 };
 
-/* What a publisher and a subscription have in common. */
+struct handle;
+
+enum handle_kind { HANDLE_PUBLISHER, HANDLE_SUBSCRIPTION, HANDLE_PORT };
+struct handle_type {
+    enum handle_kind kind;
+    void (*close)(struct handle *handle);
+    int (*descriptor)(struct handle *handle); /* its own, for the connection's; NULL: it has none */
+};
+
+/* What publishers, subscriptions, producers and consumers have in common. */
 struct handle {
+    const struct handle_type *type;
     struct ipc_connection *connection;
     struct handle *next;
-    uint64_t id; /* lane of a publisher, subscription */
-    bool subscription;
+    uint64_t id; /* lane of a publisher, subscription, port */
     uint32_t mail_seen;
-    int self; /* eventfd that makes a subscription's descriptor readable, or -1 */
+    int self; /* eventfd that makes the handle's descriptor readable, or -1 */
     _Atomic(struct notice *) inbox;
 };
 
@@ -132,12 +141,26 @@ struct notice *inbox_take(struct handle *handle);
 void notice_free(struct ipc_connection *connection, struct notice *notice);
 void segment_unref(struct ipc_connection *connection, struct segment_ref *segment);
 
+/* Send a request without waiting for its answer, which is passed over; under lock. */
+void pump_send(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message);
+
 /* request.c: one request and its answer. On success the lock is held and *reply is valid until
- * request_done(); *fd (if not NULL) is the descriptor that came, or -1, the caller's. On failure nothing is held
- * and *error tells. */
-int request(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message,
-            uint16_t reply_type, const ProtobufCMessage **reply, int *fd, struct ipc_error *error);
+ * request_done(); fds are the fd_count descriptors that came, the caller's. On failure nothing is held and *error
+ * tells. */
+int request_fds(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message,
+                uint16_t reply_type, const ProtobufCMessage **reply, int *fds, unsigned fd_count,
+                struct ipc_error *error);
+/* The same with one descriptor, or none (NULL). */
+static inline int request(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message,
+                          uint16_t reply_type, const ProtobufCMessage **reply, int *fd,
+                          struct ipc_error *error)
+{
+    return request_fds(connection, type, message, reply_type, reply, fd, fd ? 1 : 0, error);
+}
 void request_done(struct ipc_connection *connection);
+/* A request whose answer is DONE, and that is all. 0 or negative errno. */
+int request_simple(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message,
+                   struct ipc_error *error);
 
 /* connection.c: handles come and go; takes the lock. */
 void handle_add(struct ipc_connection *connection, struct handle *handle);

@@ -157,38 +157,43 @@ static void test_many_at_once(void **state)
 {
     struct lane_reader reader;
     struct lane_record record;
-    unsigned char message[64];
+    unsigned char message[64], *body = NULL;
     (void)state;
     fixture_join(&lane, &reader, 0, FIXTURE_PIN, NEXT);
     for (int round = 0; round < 50; round++) {
         struct lane_writer *writer = &lane.writer;
-        uint64_t position = writer->position;
-        uint32_t strides = 0;
-        for (uint32_t i = 0; i < 10; i++)
-            strides += ipc_record_stride(i * 6);
-        if (!lane_writer_has_room(writer, strides))
-            assert_int_equal(lane_writer_make_room(writer, strides), 0);
-        for (uint32_t i = 0; i < 10; i++) {
-            fixture_fill(message, i * 6, writer->sequence + i);
-            lane_copy_in(lane_writer_body(writer, position), message, i * 6);
-            if (i > 0)
-                atomic_store_explicit(lane_writer_word(writer, position),
-                                      lane_record_word(writer->sequence + i, i * 6, 0), memory_order_relaxed);
-            position += ipc_record_stride(i * 6);
-        }
-        lane_writer_stamp(writer, position);
+        struct lane_batch batch = lane_batch_begin(writer);
+        lane_batch_commit(writer, &batch); /* of nothing */
         assert_int_equal(fixture_receive(&reader, &record), 0);
-        atomic_store_explicit(lane_writer_word(writer, writer->position),
-                              lane_record_word(writer->sequence, 0, 0), LANE_PUBLISH);
-        writer->position = position;
-        writer->sequence += 10;
-        lane_writer_ring(writer);
+        for (uint32_t i = 0; i < 10; i++) {
+            assert_int_equal(lane_batch_reserve(writer, &batch, i * 6, &body), 0);
+            fixture_fill(message, i * 6, writer->sequence + i);
+            lane_copy_in(body, message, i * 6);
+            lane_batch_put(writer, &batch, i * 6, 0);
+            assert_int_equal(fixture_receive(&reader, &record), 0);
+        }
+        lane_batch_commit(writer, &batch);
         for (uint32_t i = 0; i < 10; i++) {
             assert_int_equal(fixture_receive(&reader, &record), 1);
             assert_int_equal(record.size, i * 6);
         }
         assert_int_equal(fixture_receive(&reader, &record), 0);
     }
+
+    /* Exactly as much as there is room for, and never more than the ring holds. */
+    struct lane_batch batch = lane_batch_begin(&lane.writer);
+    uint32_t n = 0;
+    while (lane_batch_reserve(&lane.writer, &batch, 56, &body) == 0) {
+        fixture_fill(body, 56, lane.writer.sequence + n++);
+        lane_batch_put(&lane.writer, &batch, 56, 0);
+    }
+    assert_int_equal(n, (lane.ring_size - 8) / 64);
+    assert_int_equal(lane_batch_reserve(&lane.writer, &batch, lane_body_size_max(lane.ring_size) + 1, &body),
+                     -EMSGSIZE);
+    lane_batch_commit(&lane.writer, &batch);
+    while (n-- > 0)
+        assert_int_equal(fixture_receive(&reader, &record), 1);
+    assert_int_equal(fixture_receive(&reader, &record), 0);
 }
 
 /* Every record from tail to the end is a record, whatever the sizes; tail is always on a border. */

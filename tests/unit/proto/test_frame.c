@@ -31,6 +31,9 @@ static void fill_in(ProtobufCMessage *message, uint64_t *count)
         case PROTOBUF_C_TYPE_STRING:
             *(const char **)(void *)at = "text";
             break;
+        case PROTOBUF_C_TYPE_BYTES:
+            *(ProtobufCBinaryData *)(void *)at = (ProtobufCBinaryData){.len = 4, .data = (uint8_t *)"data"};
+            break;
         case PROTOBUF_C_TYPE_MESSAGE:
             break;
         case PROTOBUF_C_TYPE_UINT64:
