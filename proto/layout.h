@@ -150,10 +150,10 @@ enum ipc_field_kind {
     IPC_FIELD_KEY = 8,        /* 1 to 255 bytes: messages of one key go to one consumer at a time, in order */
     IPC_FIELD_REPLY_TO = 9,   /* name of a queue */
     /* Put in front by the core when a message becomes a dead letter. */
-    IPC_FIELD_ORIGIN = 10,     /* name of the queue that it was in */
-    IPC_FIELD_REASON = 11,     /* text */
-    IPC_FIELD_ATTEMPTS = 12,   /* u32: how often it had been delivered */
-    IPC_FIELD_DIED = 13,       /* u64, CLOCK_REALTIME nanoseconds */
+    IPC_FIELD_ORIGIN = 10,   /* name of the queue that it was in */
+    IPC_FIELD_REASON = 11,   /* text */
+    IPC_FIELD_ATTEMPTS = 12, /* u32: how often it had been delivered */
+    IPC_FIELD_DIED = 13,     /* u64, CLOCK_REALTIME nanoseconds */
 };
 
 /* What goes through ports of queues, each the start of a record's body.
@@ -193,9 +193,10 @@ struct ipc_delivery {
 };
 
 enum ipc_ack_operation {
-    IPC_ACK_DONE = 1,   /* it is done with: it leaves the queue */
-    IPC_ACK_REFUSE = 2, /* deliver it again, to somebody, after `ns`; or make it a dead letter (IPC_ACK_DEAD) */
-    IPC_ACK_TOUCH = 3,  /* the lease of the queue begins anew, for `ns` (0: as long as the queue says) */
+    IPC_ACK_DONE = 1, /* it is done with: it leaves the queue */
+    IPC_ACK_REFUSE =
+        2, /* deliver it again, to somebody, after `ns`; or make it a dead letter (IPC_ACK_DEAD) */
+    IPC_ACK_TOUCH = 3, /* the lease of the queue begins anew, for `ns` (0: as long as the queue says) */
 };
 #define IPC_ACK_DEAD 1u /* flag of IPC_ACK_REFUSE: not again */
 struct ipc_ack {

@@ -26,20 +26,20 @@
 #define IPC_MAX_HEADERS_SIZE  65528u /* the whole header block */
 
 /* Queues */
-#define IPC_PRIORITIES                  10u /* 0, the default and lowest, to 9 */
-#define IPC_MAX_QUEUES                  16384u
-#define IPC_MAX_PORTS                   32768u
-#define IPC_MAX_REASON_SIZE             255u
-#define IPC_MAX_PREFETCH                65536u /* deliveries that a consumer may have open */
-#define IPC_PREFETCH_DEFAULT            256u
-#define IPC_VERDICT_RING_SIZE           4096u  /* router -> producer */
-#define IPC_ACK_RING_SIZE               65536u /* consumer -> router */
-#define IPC_QUEUE_MESSAGE_SIZE_DEFAULT  65536u
-#define IPC_MAX_QUEUE_MESSAGE_SIZE      (UINT32_C(1) << 26)
-#define IPC_QUEUE_BYTES_DEFAULT         (UINT64_C(64) << 20)
-#define IPC_MAX_ATTEMPTS                1000u
-#define IPC_MAX_DEDUP_WINDOW            (UINT32_C(1) << 20) /* message ids that a queue remembers */
-#define IPC_MAX_ROUTERS                 64u
+#define IPC_PRIORITIES                 10u /* 0, the default and lowest, to 9 */
+#define IPC_MAX_QUEUES                 16384u
+#define IPC_MAX_PORTS                  32768u
+#define IPC_MAX_REASON_SIZE            255u
+#define IPC_MAX_PREFETCH               65536u /* deliveries that a consumer may have open */
+#define IPC_PREFETCH_DEFAULT           256u
+#define IPC_VERDICT_RING_SIZE          4096u  /* router -> producer */
+#define IPC_ACK_RING_SIZE              65536u /* consumer -> router */
+#define IPC_QUEUE_MESSAGE_SIZE_DEFAULT 65536u
+#define IPC_MAX_QUEUE_MESSAGE_SIZE     (UINT32_C(1) << 26)
+#define IPC_QUEUE_BYTES_DEFAULT        (UINT64_C(64) << 20)
+#define IPC_MAX_ATTEMPTS               1000u
+#define IPC_MAX_DEDUP_WINDOW           (UINT32_C(1) << 20) /* message ids that a queue remembers */
+#define IPC_MAX_ROUTERS                64u
 
 /* Control socket */
 #define IPC_MAX_FRAME_SIZE  8192u /* one packet, frame header included */

@@ -110,6 +110,30 @@ void lane_reader_init(struct lane_reader *reader, const struct ipc_lane *lane, c
         lane_wake(lane_low_half(&cell->cursor), false);
 }
 
+void lane_reader_resume(struct lane_reader *reader, const struct ipc_lane *lane, const unsigned char *ring,
+                        uint32_t ring_size, uint32_t slot, struct ipc_cell *cell)
+{
+    uint64_t cursor = atomic_load_explicit(&cell->cursor, memory_order_relaxed);
+    uint64_t armed = atomic_load_explicit(&cell->armed, memory_order_relaxed);
+    *reader = (struct lane_reader){.lane = lane,
+                                   .ring = ring,
+                                   .ring_size = ring_size,
+                                   .slot = slot,
+                                   .bell = -1,
+                                   .cell = cell,
+                                   .pins = true,
+                                   .checks = true,
+                                   .position = cursor,
+                                   .consumed = cursor,
+                                   .reported = cursor,
+                                   .start = cursor,
+                                   .armed = armed & ~(IPC_ARMED_STEP - 1),
+                                   .lost = atomic_load_explicit(&cell->lost, memory_order_relaxed)};
+    reader->sequence = atomic_load_explicit(&lane->tail_sequence, memory_order_relaxed);
+    lane_reader_in_place(reader);
+    lane_reader_disarm(reader);
+}
+
 bool lane_reader_in_place(struct lane_reader *reader)
 {
     if (reader->checks && reader->pins) {

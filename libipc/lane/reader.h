@@ -58,6 +58,10 @@ void lane_reader_init(struct lane_reader *reader, const struct ipc_lane *lane, c
                       uint32_t ring_size, uint32_t slot, struct ipc_cell *cell, uint64_t pairing,
                       unsigned start, bool pins, bool ended);
 
+/* Go on where an earlier process of ours, which is dead, stood with this cell. */
+void lane_reader_resume(struct lane_reader *reader, const struct ipc_lane *lane, const unsigned char *ring,
+                        uint32_t ring_size, uint32_t slot, struct ipc_cell *cell);
+
 /* Nobody writes any more: nothing needs to be checked. */
 void lane_reader_ended(struct lane_reader *reader);
 

@@ -18,6 +18,34 @@ void lane_writer_init(struct lane_writer *writer, struct ipc_lane *lane, unsigne
     lane_writer_stamp(writer, 0);
 }
 
+void lane_writer_resume(struct lane_writer *writer, struct ipc_lane *lane, unsigned char *ring,
+                        uint32_t ring_size)
+{
+    *writer = (struct lane_writer){.lane = lane, .ring = ring, .ring_size = ring_size};
+    writer->tail = atomic_load_explicit(&lane->tail, memory_order_relaxed);
+    writer->tail_sequence = atomic_load_explicit(&lane->tail_sequence, memory_order_relaxed);
+    writer->overrun = atomic_load_explicit(&lane->overrun, memory_order_relaxed);
+    writer->limit = writer->tail + ring_size;
+    writer->position = writer->tail;
+    writer->sequence = writer->tail_sequence;
+    while (writer->position < writer->limit) {
+        uint64_t word =
+            atomic_load_explicit(lane_writer_word(writer, writer->position), memory_order_relaxed);
+        if (!((uint32_t)word & IPC_RECORD_COMMITTED))
+            break;
+        if (writer->position ==
+            writer->tail) { /* it may have been killed between the two words of its tail */
+            writer->sequence +=
+                (uint64_t)(int64_t)(int32_t)((uint32_t)(word >> 32) - (uint32_t)writer->sequence);
+            writer->tail_sequence = writer->sequence;
+        }
+        writer->position += ipc_record_stride((uint32_t)word & IPC_RECORD_SIZE);
+        writer->sequence++;
+    }
+    lane_writer_stamp(writer, writer->position);
+    lane_writer_want_clear(writer);
+}
+
 void lane_writer_done(struct lane_writer *writer)
 {
     free(writer->peers);

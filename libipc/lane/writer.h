@@ -61,6 +61,11 @@ struct lane_writer {
 void lane_writer_init(struct lane_writer *writer, struct ipc_lane *lane, unsigned char *ring,
                       uint32_t ring_size);
 
+/* Take over a lane whose writer, an earlier process of ours, is dead: go on behind the last record that it committed.
+ * No reader is counted yet. */
+void lane_writer_resume(struct lane_writer *writer, struct ipc_lane *lane, unsigned char *ring,
+                        uint32_t ring_size);
+
 /* Free what adding readers allocated. The shared memory is the caller's. */
 void lane_writer_done(struct lane_writer *writer);
 

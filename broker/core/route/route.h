@@ -58,10 +58,11 @@ enum route_kind {
     ROUTE_DO,           /* wish; -> ROUTE_DID */
     ROUTE_LETTER,       /* a message of another queue; -> ROUTE_LETTER_DONE with the result */
     ROUTE_LETTER_DONE,  /* on its way back to the router that sent it: its own again */
+    ROUTE_STOP,         /* of routers_stop() */
     /* From a router. */
     ROUTE_QUEUE_GONE, /* if it is: nothing of it or its ports is mapped or used any more; no ROUTE_PORT_GONE follows */
     ROUTE_QUEUE_BROKEN, /* the same unasked: its file makes no sense, or cannot be used (result); text says what */
-    ROUTE_PORT_GONE,   /* nothing of it is mapped or used any more */
+    ROUTE_PORT_GONE,   /* nothing of it is mapped or used any more; result < 0: it could not be added */
     ROUTE_PORT_BROKEN, /* its session wrote nonsense, text says what: end the session; the port ends as any */
     ROUTE_DID,
 };
@@ -137,6 +138,8 @@ struct route_mail {
          * so it also comes back, as ROUTE_LETTER_DONE, but with mail.queue the origin again. */
         struct {
             uint64_t origin, to, number;
+            uint64_t
+                diverted; /* port, if it is a message that was never in its queue; the control thread leaves it alone */
             uint64_t session;
             uint32_t uid, pid;
             uint32_t headers; /* IPC_RECORD_HEADERS or 0 */

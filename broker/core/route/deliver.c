@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * From the ready lists to consumers, and what comes back from them.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/core/route/router.h"
+
+/* Deliveries of one queue in one round, and to one consumer in a row. */
+#define ROUND_MAX 512u
+#define SHARE_MAX 64u
+
+/* ---- the ready lists ---- */
+
+static uint64_t order_of(const struct record *record)
+{
+    return (uint64_t)(IPC_PRIORITIES - 1 - record->priority) << 56 | record->number;
+}
+
+/* The first record that waits, of the highest priority. It stays in its list until take(). */
+static struct record *first_ready(struct queue *queue, struct entry *ret, bool *ret_returned)
+{
+    for (;;) {
+        const struct heap_item *top = heap_top(&queue->returned);
+        const struct entry *first = NULL;
+        unsigned priority = 0;
+        struct record *record;
+
+        while (queue->ready_mask && !first) {
+            priority = 31u - (unsigned)__builtin_clz(queue->ready_mask);
+            first = fifo_peek(&queue->ready[priority]);
+            if (!first)
+                queue->ready_mask &= ~(1u << priority);
+        }
+        if (!first && !top)
+            return NULL;
+        *ret_returned =
+            top && (!first || top->order < ((uint64_t)(IPC_PRIORITIES - 1 - priority) << 56 | first->number));
+        *ret = *ret_returned ? top->entry : *first;
+        record = file_find(&queue->file, ret->offset, ret->number);
+        if (record && record_load(record).kind == RECORD_WAITING)
+            return record;
+        if (*ret_returned)
+            heap_pop(&queue->returned);
+        else
+            fifo_pop(&queue->ready[priority]);
+    }
+}
+
+static void take(struct queue *queue, const struct record *record, bool returned)
+{
+    if (returned)
+        heap_pop(&queue->returned);
+    else
+        fifo_pop(&queue->ready[record->priority]);
+}
+
+static uint64_t ready_count(const struct queue *queue)
+{
+    uint64_t count = queue->returned.count;
+
+    for (uint32_t mask = queue->ready_mask; mask; mask &= mask - 1)
+        count += queue->ready[__builtin_ctz(mask)].count;
+    return count;
+}
+
+void queue_return(struct queue *queue, struct entry entry, struct record *record, struct record_state state)
+{
+    uint64_t not_before = atomic_load_explicit(&record->not_before, memory_order_relaxed);
+
+    state.kind = RECORD_WAITING;
+    state.slot = 0;
+    state.delivery = 0;
+#ifndef IPC_PLANT_RETURN_UNSTORED
+    record_store(record, &state);
+#endif
+    if (not_before > queue->router->boot_ns) {
+        if (router_timer(queue, TIMER_READY, not_before, entry))
+            queue->delayed++;
+    } else if (!heap_push(&queue->returned, &(struct heap_item){.order = order_of(record), .entry = entry})) {
+        queue->torn = true;
+    }
+    router_queue_dirty(queue);
+}
+
+static void disown(struct queue *queue, uint32_t uid)
+{
+    for (uint32_t i = 0; i < queue->n_owners; i++)
+        if (queue->owners[i].uid == uid) {
+            if (--queue->owners[i].messages == 0)
+                queue->owners[i] = queue->owners[--queue->n_owners];
+            return;
+        }
+}
+
+void queue_room(struct queue *queue)
+{
+    list_for_each_safe(node, &queue->held)
+    {
+        struct port *port = list_entry(node, struct port, turn);
+
+        if (!port->letter)
+            router_port_awake(queue->router, port);
+    }
+}
+
+void queue_forget(struct queue *queue, uint64_t offset, struct record *record, struct record_state was)
+{
+    queue->bytes -= record_stride(record->size);
+    if (was.kind == RECORD_WAITING) {
+        queue->waiting--;
+        queue->delayed -= queue_is_delayed(queue, record);
+    } else {
+        queue->unacked--;
+    }
+    disown(queue, record->uid);
+    if (record->flags & RECORD_KEY && was.kind == RECORD_WAITING)
+        key_forget(queue, record);
+    file_done(&queue->file, offset);
+    queue_room(queue);
+    router_queue_dirty(queue);
+}
+
+/* ---- delivering ---- */
+
+static bool open_reserve(struct port *port)
+{
+    uint64_t span = port->out.sequence - port->open_first;
+    uint32_t capacity = port->open_capacity ? 2 * port->open_capacity : 64;
+    struct open *open;
+
+    if (span < port->open_capacity)
+        return true;
+    open = calloc(capacity, sizeof(*open));
+    if (!open)
+        return false;
+    for (uint64_t d = port->open_first; d < port->out.sequence; d++)
+        open[d & (capacity - 1)] = port->open[d & (port->open_capacity - 1)];
+    free(port->open);
+    port->open = open;
+    port->open_capacity = capacity;
+    return true;
+}
+
+/* Write it into the consumer's lane. The state comes first: a delivery that the lane does not show was never sent. */
+static int send(struct queue *queue, struct port *port, struct entry entry, struct record *record,
+                struct key *key)
+{
+    struct record_state state = record_load(record);
+    struct ipc_delivery head = {.number = record->number,
+                                .time_ns = record->time_ns,
+                                .session = record->session,
+                                .uid = record->uid,
+                                .pid = record->pid,
+                                .attempt = (uint16_t)(state.attempt + 1),
+                                .priority = record->priority,
+                                .redelivery = (uint8_t)state.redelivery};
+    uint32_t size = (uint32_t)sizeof(head) + record->size,
+             headers = record->flags & RECORD_HEADERS ? IPC_RECORD_HEADERS : 0;
+    uint64_t delivery = port->out.sequence, lease = queue->settings.lease_ns;
+    unsigned char *body;
+    int result;
+
+    if (!open_reserve(port))
+        return -ENOMEM;
+    result = lane_writer_reserve(&port->out, size, &body);
+    if (result < 0)
+        return result;
+    lane_copy_in(body, &head, sizeof(head));
+    lane_copy_in(body + sizeof(head), record_body(record), record->size);
+    state.kind = RECORD_DELIVERED;
+    state.attempt++;
+    state.slot = port->about.slot;
+    state.delivery = (uint32_t)delivery;
+#ifndef IPC_PLANT_DELIVERED_LATE
+    record_store(record, &state);
+#endif
+    lane_writer_commit(&port->out, size, headers);
+#ifdef IPC_PLANT_DELIVERED_LATE
+    record_store(record, &state);
+#endif
+    if (port->open_count == 0)
+        port->open_first = delivery;
+    port->open[delivery & (port->open_capacity - 1)] =
+        (struct open){.offset = entry.offset,
+                      .number = entry.number,
+                      .key = key,
+                      .lease = lease ? queue->router->now_ns + lease : 0};
+    port->open_count++;
+    queue->waiting--;
+    queue->unacked++;
+    queue->redelivered += state.attempt > 1;
+    if (lease)
+        (void)router_timer(queue, TIMER_LEASE, queue->router->now_ns + lease,
+                           (struct entry){.offset = port->about.id, .number = delivery});
+    return 0;
+}
+
+static void unwilling(struct port *port)
+{
+    if (list_empty(&port->willing))
+        return;
+    list_remove(&port->willing);
+    port->queue->n_willing--;
+}
+
+/* Its lane is full: it shall ring when there is room. */
+static void wait_for_room(struct port *port, uint32_t size)
+{
+    const struct lane_peer *slowest;
+    uint64_t cursor;
+
+    (void)lane_writer_want(&port->out, ipc_record_stride((uint32_t)sizeof(struct ipc_delivery) + size),
+                           &slowest, &cursor);
+    if (port->out.faulted) {
+        port_broken(port, "the cursor of a consumer makes no sense");
+        return;
+    }
+    if (!slowest) {
+        lane_writer_want_clear(&port->out);
+        return;
+    }
+    port->wants_room = true;
+    unwilling(port);
+}
+
+/* One message to one consumer. False: this port, or the queue, has to wait. */
+static bool deliver_one(struct queue *queue, struct port *port)
+{
+    struct entry entry;
+    bool returned;
+    struct record *record = first_ready(queue, &entry, &returned);
+    struct key *key = NULL;
+    int result;
+
+    if (!record)
+        return false;
+    if (record->flags & RECORD_KEY && key_turn(queue, record, entry, &port, &key) == KEY_PARKED) {
+        take(queue, record, returned);
+        return true;
+    }
+    result = send(queue, port, entry, record, key);
+    if (result == -EAGAIN || result == -EMSGSIZE) {
+        wait_for_room(port, record->size);
+    } else if (result < 0) {
+        unwilling(port);
+        router_retry_soon(queue->router);
+    }
+    if (result < 0) {
+        if (key)
+            key_unused(queue, key);
+        return false;
+    }
+    take(queue, record, returned);
+    if (queue->settings.class == QUEUE_BEST_EFFORT) {
+        if (key)
+            key_unused(queue, key);
+        port->open[port->open_first & (port->open_capacity - 1)].key = NULL;
+        queue_ack(queue, port, port->open_first);
+    } else if (key) {
+        key_opened(queue, key, port, entry);
+    }
+    if (!port_is_willing(port))
+        unwilling(port);
+    return true;
+}
+
+bool queue_deliver(struct queue *queue)
+{
+    unsigned left = ROUND_MAX;
+
+    if (!queue->running || queue->settings.paused)
+        return false;
+    while (left && queue->n_willing) {
+        struct port *port = list_entry(queue->willing.next, struct port, willing);
+        uint64_t share = (ready_count(queue) + queue->n_willing - 1) / queue->n_willing;
+
+        if (share == 0)
+            return false;
+        if (share > SHARE_MAX)
+            share = SHARE_MAX;
+        /* To the end of the line. */
+        list_remove(&port->willing);
+        list_append(&queue->willing, &port->willing);
+        for (; share && left; share--, left--)
+            if (!deliver_one(queue, port) || list_empty(&port->willing))
+                break;
+        if (left)
+            left--;
+    }
+    return !left;
+}
+
+/* ---- acknowledgements ---- */
+
+/* The delivery is not open any more. */
+static struct open close_open(struct queue *queue, struct port *port, uint64_t delivery, struct entry back)
+{
+    struct open *open = port_open_of(port, delivery), was = *open;
+
+    *open = (struct open){0};
+    port->open_count--;
+    while (port->open_first < port->out.sequence &&
+           !port->open[port->open_first & (port->open_capacity - 1)].offset)
+        port->open_first++;
+    if (was.key)
+        key_closed(queue, was.key, back);
+    port_set_willing(port);
+    return was;
+}
+
+void queue_ack(struct queue *queue, struct port *port, uint64_t delivery)
+{
+    struct open *open = port_open_of(port, delivery), was;
+    struct record *record;
+    struct record_state state;
+
+    if (!open)
+        return;
+    was = close_open(queue, port, delivery, (struct entry){0});
+    record = file_record(&queue->file, was.offset);
+    state = record_load(record);
+    queue->acked++;
+    queue_forget(queue, was.offset, record, state);
+}
+
+/* An open delivery comes back: for now, for later, or for good. */
+static void come_back(struct queue *queue, struct port *port, uint64_t delivery, unsigned redelivery,
+                      uint64_t delay_ns, const char *bury)
+{
+    struct open *open = port_open_of(port, delivery), was;
+    struct entry entry;
+    struct record *record;
+    struct record_state state;
+    char attempts[64];
+
+    if (!open)
+        return;
+    entry = (struct entry){.offset = open->offset, .number = open->number};
+    record = file_record(&queue->file, entry.offset);
+    state = record_load(record);
+    state.redelivery = redelivery;
+    if (!bury && queue->settings.attempts_max && state.attempt >= queue->settings.attempts_max) {
+        (void)snprintf(attempts, sizeof(attempts), "delivered %u times without an acknowledgement",
+                       state.attempt);
+        bury = attempts;
+    }
+    was = close_open(queue, port, delivery, bury ? (struct entry){0} : entry);
+    (void)was;
+    if (delay_ns)
+        atomic_store_explicit(&record->not_before, queue->router->boot_ns + delay_ns, memory_order_relaxed);
+    queue->unacked--;
+    queue->waiting++;
+    state.kind = RECORD_WAITING;
+    if (bury) {
+        record_store(record, &state);
+        letter_bury(queue, entry, record, bury);
+    } else {
+#ifndef IPC_PLANT_REDELIVERY_FORGOTTEN
+        queue_return(queue, entry, record, state);
+#endif
+    }
+}
+
+void queue_refuse(struct queue *queue, struct port *port, uint64_t delivery, const struct ipc_ack *ack,
+                  const char *reason)
+{
+    const char *bury = ack->flags & IPC_ACK_DEAD ? (*reason ? reason : "refused by its consumer") : NULL;
+
+    come_back(queue, port, delivery, IPC_REDELIVERY_REFUSED, ack->ns, bury);
+}
+
+void queue_touch(struct queue *queue, struct port *port, uint64_t delivery, uint64_t ns)
+{
+    struct open *open = port_open_of(port, delivery);
+
+    if (!open || !queue->settings.lease_ns)
+        return;
+    if (!ns)
+        ns = queue->settings.lease_ns;
+    open->lease = queue->router->now_ns + (ns < UINT64_MAX / 4 ? ns : UINT64_MAX / 4);
+    (void)router_timer(queue, TIMER_LEASE, open->lease,
+                       (struct entry){.offset = port->about.id, .number = delivery});
+}
+
+void queue_lease_over(struct queue *queue, struct port *port, uint64_t delivery)
+{
+    struct open *open = port_open_of(port, delivery);
+
+    if (open && open->lease && open->lease <= queue->router->now_ns)
+        come_back(queue, port, delivery, IPC_REDELIVERY_EXPIRED, 0, NULL);
+}
+
+void queue_take_back(struct queue *queue, struct port *port, unsigned redelivery)
+{
+    for (uint64_t delivery = port->open_first; port->open_count && delivery < port->out.sequence; delivery++)
+        come_back(queue, port, delivery, redelivery, 0, NULL);
+}
+
+void queue_timer(struct queue *queue, enum timer_kind kind, struct entry entry)
+{
+    struct record *record = file_find(&queue->file, entry.offset, entry.number);
+    struct record_state state;
+
+    if (!record)
+        return;
+    state = record_load(record);
+    if (state.kind != RECORD_WAITING)
+        return;
+    switch (kind) {
+    case TIMER_READY:
+        if (atomic_load_explicit(&record->not_before, memory_order_relaxed) > queue->router->boot_ns)
+            return; /* it was put off again */
+        queue->delayed -= queue->delayed > 0;
+        queue_return(queue, entry, record, state);
+        break;
+    case TIMER_EXPIRES:
+        letter_bury(queue, entry, record, "its time to live was over");
+        break;
+    default:
+        letter_bury(queue, entry, record, "its dead-letter queue was full before");
+        break;
+    }
+}

@@ -1,0 +1,568 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "broker/core/route/file.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "proto/layout.h"
+
+#ifndef MADV_POPULATE_WRITE
+# define MADV_POPULATE_WRITE 23
+#endif
+
+#define MAGIC   UINT64_C(0x6575657551637069) /* "ipcQueue" */
+#define VERSION 1u
+#define SEALS   (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+
+/* Memory comes in these steps; the first records of a small queue take a smaller one. */
+#define STEP       (UINT64_C(64) << 10)
+#define STEP_SMALL (UINT64_C(16) << 10)
+/* Free chunks that keep their memory: these, or half as many as are in use. */
+#define SPARE      2u
+
+#define RUN_BITS 16u
+
+static_assert(sizeof(struct record) == 72, "records are laid out for good");
+static_assert(sizeof(struct file_header) <= IPC_LAYOUT_PAGE && sizeof(struct file_id) == 32, "layout");
+
+static uint64_t directory_size(void)
+{
+    return FILE_CHUNKS * sizeof(uint64_t);
+}
+
+static uint64_t chunks_offset(uint32_t dedup_window)
+{
+    uint64_t end = IPC_LAYOUT_PAGE + directory_size() + (uint64_t)dedup_window * sizeof(struct file_id);
+
+    return (end + FILE_CHUNK - 1) / FILE_CHUNK * FILE_CHUNK;
+}
+
+static uint64_t file_size(uint32_t dedup_window)
+{
+    return chunks_offset(dedup_window) + FILE_CHUNKS * FILE_CHUNK;
+}
+
+int queue_file_format(int fd, uint64_t queue, uint32_t dedup_window)
+{
+    struct file_header header = {
+        .magic = MAGIC, .version = VERSION, .dedup_window = dedup_window, .queue = queue, .next_number = 1};
+    ssize_t n;
+
+    if (getrandom(header.secret, sizeof(header.secret), 0) != (ssize_t)sizeof(header.secret))
+        return -EIO;
+    if (fchmod(fd, 0600) < 0 || ftruncate(fd, (off_t)file_size(dedup_window)) < 0 ||
+        fallocate(fd, 0, 0, IPC_LAYOUT_PAGE) < 0)
+        return -errno;
+    n = pwrite(fd, &header, sizeof(header), 0);
+    if (n != (ssize_t)sizeof(header))
+        return n < 0 ? -errno : -EIO;
+    return fcntl(fd, F_ADD_SEALS, SEALS) < 0 ? -errno : 0;
+}
+
+static void budget_return(struct route_budget *budget, uint64_t bytes)
+{
+    for (; budget; budget = budget->all)
+        atomic_fetch_sub_explicit(&budget->used, bytes, memory_order_relaxed);
+}
+
+static void budget_force(struct route_budget *budget, uint64_t bytes)
+{
+    for (; budget; budget = budget->all)
+        atomic_fetch_add_explicit(&budget->used, bytes, memory_order_relaxed);
+}
+
+static bool budget_take(struct route_budget *budget, uint64_t bytes)
+{
+    if (!budget)
+        return true;
+    if (atomic_fetch_add_explicit(&budget->used, bytes, memory_order_relaxed) + bytes <=
+            atomic_load_explicit(&budget->max, memory_order_relaxed) &&
+        budget_take(budget->all, bytes))
+        return true;
+    atomic_fetch_sub_explicit(&budget->used, bytes, memory_order_relaxed);
+    return false;
+}
+
+static int charge(struct file *file, uint64_t bytes)
+{
+    if (!budget_take(file->budget, bytes))
+        return -EDQUOT;
+    file->memory += bytes;
+    return 0;
+}
+
+static void discharge(struct file *file, uint64_t bytes)
+{
+    budget_return(file->budget, bytes);
+    file->memory -= bytes;
+}
+
+/* Memory for a range of whole pages, in our page table too: from here on touching it cannot fail. Charged by the caller. */
+static int populate(struct file *file, uint64_t from, uint64_t size)
+{
+    while (fallocate(file->fd, FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)size) < 0) {
+        if (errno != EINTR)
+            return -errno;
+    }
+    (void)madvise(file->map + from, size,
+                  MADV_POPULATE_WRITE); /* on older kernels each page comes by itself */
+    return 0;
+}
+
+static void punch(struct file *file, uint64_t from, uint64_t size)
+{
+    (void)fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)size);
+}
+
+static uint64_t chunk_offset(const struct file *file, uint32_t chunk)
+{
+    return file->chunks_at + (uint64_t)chunk * FILE_CHUNK;
+}
+
+static uint32_t chunk_of(const struct file *file, uint64_t offset)
+{
+    return (uint32_t)((offset - file->chunks_at) / FILE_CHUNK);
+}
+
+static int chunks_reserve(struct file *file, uint32_t count)
+{
+    uint32_t capacity = file->capacity ? file->capacity : 8;
+    void *grown;
+
+    while (capacity < count)
+        capacity *= 2;
+    if (capacity == file->capacity)
+        return 0;
+    grown = realloc(file->chunks, capacity * sizeof(*file->chunks));
+    if (!grown)
+        return -ENOMEM;
+    file->chunks = grown;
+    grown = realloc(file->free, capacity * sizeof(*file->free));
+    if (!grown)
+        return -ENOMEM;
+    file->free = grown;
+    memset(file->chunks + file->capacity, 0, (capacity - file->capacity) * sizeof(*file->chunks));
+    file->capacity = capacity;
+    return 0;
+}
+
+int file_open(struct file *file, int fd, uint64_t queue, bool resumed, struct route_budget *budget)
+{
+    struct file_header header;
+    struct stat st;
+    uint64_t size;
+
+    *file = (struct file){.fd = fd, .budget = budget, .current = FILE_CHUNKS};
+    if (pread(fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header) || fstat(fd, &st) < 0 ||
+        header.magic != MAGIC || header.version != VERSION || header.queue != queue ||
+        header.dedup_window > IPC_MAX_DEDUP_WINDOW || header.chunks > FILE_CHUNKS)
+        return -EBADMSG;
+    size = file_size(header.dedup_window);
+    if ((uint64_t)st.st_size != size)
+        return -EBADMSG;
+    if (chunks_reserve(file, header.chunks + 1) < 0)
+        return -ENOMEM;
+    file->map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (file->map == MAP_FAILED) {
+        int result = -errno;
+
+        file->map = NULL;
+        file_close(file, false);
+        return result;
+    }
+    file->header = (struct file_header *)(void *)file->map;
+    file->directory = (_Atomic uint64_t *)(void *)(file->map + IPC_LAYOUT_PAGE);
+    file->ids = (struct file_id *)(void *)(file->map + IPC_LAYOUT_PAGE + directory_size());
+    file->chunks_at = chunks_offset(header.dedup_window);
+    file->next_number = header.next_number;
+    file->memory = IPC_LAYOUT_PAGE;
+    if (resumed && header.dedup_window) {
+        uint64_t ids = header.ids < header.dedup_window ? header.ids : header.dedup_window;
+        uint64_t bytes = (ids * sizeof(struct file_id) + IPC_LAYOUT_PAGE - 1) / IPC_LAYOUT_PAGE *
+                         IPC_LAYOUT_PAGE;
+
+        file->ids_populated = (uint64_t)((unsigned char *)file->ids - file->map) + bytes;
+        file->memory += bytes;
+    }
+    budget_force(budget, file->memory);
+    return 0;
+}
+
+void file_close(struct file *file, bool punched)
+{
+    if (file->map) {
+        if (punched)
+            punch(file, 0, file_size(file->header->dedup_window));
+        munmap(file->map, file_size(file->header ? file->header->dedup_window : 0));
+    }
+    if (file->memory)
+        discharge(file, file->memory);
+    free(file->chunks);
+    free(file->free);
+    *file = (struct file){.fd = -1};
+}
+
+/* Give a chunk of its own (not of a run) back, or keep its memory for the next. */
+static void chunk_release(struct file *file, uint32_t chunk)
+{
+    struct chunk *about = &file->chunks[chunk];
+
+    file->n_used--;
+    about->run = 0;
+    if (file->n_free >= SPARE && file->n_free >= file->n_used / 2 && about->populated) {
+        punch(file, chunk_offset(file, chunk), FILE_CHUNK);
+        discharge(file, about->populated);
+        about->populated = 0;
+    }
+    if (about->populated) {
+        file->free[file->n_free++] = chunk; /* warm ones are taken first */
+        return;
+    }
+    memmove(file->free + 1, file->free, file->n_free * sizeof(*file->free));
+    file->free[0] = chunk;
+    file->n_free++;
+}
+
+static void run_release(struct file *file, uint32_t chunk)
+{
+    uint32_t run = file->chunks[chunk].run;
+
+    atomic_store_explicit(&file->directory[chunk], 0, memory_order_release);
+    for (uint32_t i = 0; i < run; i++)
+        chunk_release(file, chunk + i);
+}
+
+/* `run` chunks in a row that are free, or were never used. FILE_CHUNKS: none. */
+static uint32_t find_run(struct file *file, uint32_t run)
+{
+    uint32_t chunks = atomic_load_explicit(&file->header->chunks, memory_order_relaxed), in_row = 0;
+
+    if (run == 1 && file->n_free)
+        return file->free[--file->n_free];
+    for (uint32_t i = 0; run > 1 && i < chunks; i++) {
+        bool is_free = false;
+
+        for (uint32_t f = 0; f < file->n_free && !is_free; f++)
+            is_free = file->free[f] == i;
+        in_row = is_free ? in_row + 1 : 0;
+        if (in_row < run)
+            continue;
+        for (uint32_t f = 0; f < file->n_free;) {
+            if (file->free[f] + run > i && file->free[f] <= i)
+                memmove(file->free + f, file->free + f + 1, (--file->n_free - f) * sizeof(*file->free));
+            else
+                f++;
+        }
+        return i - run + 1;
+    }
+    if (chunks + run > FILE_CHUNKS || chunks_reserve(file, chunks + run) < 0)
+        return FILE_CHUNKS;
+    /* The directory's page is there before its word is stored. */
+    for (uint32_t i = chunks; i < chunks + run; i++)
+        if (i % (IPC_LAYOUT_PAGE / sizeof(uint64_t)) == 0 &&
+            populate(file, IPC_LAYOUT_PAGE + i * sizeof(uint64_t), IPC_LAYOUT_PAGE) < 0)
+            return FILE_CHUNKS;
+    atomic_store_explicit(&file->header->chunks, chunks + run, memory_order_release);
+    for (uint32_t i = chunks; i < chunks + run; i++)
+        file->chunks[i] = (struct chunk){0};
+    return chunks;
+}
+
+/* Memory for everything below `until` of the run that starts with a chunk. */
+static int ensure(struct file *file, uint32_t chunk, uint64_t until)
+{
+    uint64_t start = chunk_offset(file, chunk);
+    uint32_t at = chunk + (uint32_t)((until - start - 1) / FILE_CHUNK);
+
+    for (uint32_t i = chunk; i <= at; i++) {
+        struct chunk *about = &file->chunks[i];
+        uint64_t offset = chunk_offset(file, i);
+        uint64_t wanted = until - offset < FILE_CHUNK ? until - offset : FILE_CHUNK, step, target;
+        int result;
+
+        if (wanted <= about->populated)
+            continue;
+        step = file->n_used <= 1 && wanted <= STEP_SMALL ? STEP_SMALL : STEP;
+        target = (wanted + step - 1) / step * step;
+        result = charge(file, target - about->populated);
+        if (result < 0)
+            return result;
+        result = populate(file, offset + about->populated, target - about->populated);
+        if (result < 0) {
+            discharge(file, target - about->populated);
+            return result;
+        }
+        about->populated = (uint32_t)target;
+    }
+    return 0;
+}
+
+static void set_end(struct file *file, uint64_t offset)
+{
+    atomic_store_explicit(&file_record(file, offset)->state, 0, memory_order_release);
+}
+
+/* Take a chunk into use that has room for a record of that stride. */
+static int begin_chunk(struct file *file, uint64_t stride)
+{
+    uint64_t needed = stride + sizeof(uint64_t);
+    uint32_t run = (uint32_t)((needed + FILE_CHUNK - 1) / FILE_CHUNK), chunk = find_run(file, run), old;
+    int result;
+
+    if (chunk == FILE_CHUNKS)
+        return -ENOSPC;
+    file->n_used += run;
+    file->chunks[chunk].run = run;
+    result = ensure(file, chunk, chunk_offset(file, chunk) + needed);
+    if (result < 0) {
+        run_release(file, chunk);
+        return result;
+    }
+    old = file->current;
+    file->chunks[chunk].live = 0;
+    file->chunks[chunk].first_number = file->next_number;
+    set_end(file, chunk_offset(file, chunk));
+    atomic_store_explicit(&file->header->next_number, file->next_number, memory_order_release);
+    atomic_store_explicit(&file->directory[chunk], ++file->used_index << RUN_BITS | run,
+                          memory_order_release);
+    file->current = chunk;
+    file->end = chunk_offset(file, chunk);
+    file->until = file->end + run * FILE_CHUNK;
+    if (old != FILE_CHUNKS && file->chunks[old].live == 0)
+        run_release(file, old);
+    return 0;
+}
+
+int file_reserve(struct file *file, uint32_t size, uint64_t *ret_offset, uint64_t *ret_number)
+{
+    uint64_t stride = record_stride(size);
+    int result = 0;
+
+    if (file->current == FILE_CHUNKS || file->end + stride + sizeof(uint64_t) > file->until)
+        result = begin_chunk(file, stride);
+    else if (file->end + stride + sizeof(uint64_t) >
+             chunk_offset(file, file->current) + file->chunks[file->current].populated)
+        result = ensure(file, file->current, file->end + stride + sizeof(uint64_t));
+    if (result < 0)
+        return result;
+    *ret_offset = file->end;
+    *ret_number = file->next_number;
+    return 0;
+}
+
+void file_commit(struct file *file, uint64_t offset, const struct record_state *state)
+{
+    struct record *record = file_record(file, offset);
+
+    assert(offset == file->end && record->number == file->next_number);
+    file->end = offset + record_stride(record->size);
+#ifndef IPC_PLANT_END_LATE
+    set_end(file, file->end);
+#endif
+    record_store(record, state);
+    file->next_number++;
+    file->chunks[file->current].live++;
+}
+
+struct record *file_find(const struct file *file, uint64_t offset, uint64_t number)
+{
+    const struct chunk *chunk = &file->chunks[chunk_of(file, offset)];
+    struct record *record = file_record(file, offset);
+
+    if (!chunk->run || number < chunk->first_number)
+        return NULL;
+    assert(record->number == number);
+    return record_load(record).kind == RECORD_DONE ? NULL : record;
+}
+
+void file_done(struct file *file, uint64_t offset)
+{
+    uint32_t chunk = chunk_of(file, offset);
+
+    record_store(file_record(file, offset), &(struct record_state){.kind = RECORD_DONE});
+    assert(file->chunks[chunk].live > 0);
+    if (--file->chunks[chunk].live == 0 && chunk != file->current)
+        run_release(file, chunk);
+}
+
+struct in_use {
+    uint64_t index;
+    uint32_t chunk, run;
+};
+
+static int by_index(const void *a, const void *b)
+{
+    const struct in_use *left = a, *right = b;
+
+    return left->index < right->index ? -1 : left->index > right->index;
+}
+
+/* The chunks in use in the order in which they were taken. What is free now may have memory: that goes. */
+static uint32_t find_used(struct file *file, struct in_use *used)
+{
+    uint32_t chunks = atomic_load_explicit(&file->header->chunks, memory_order_relaxed), n = 0;
+
+    for (uint32_t i = 0; i < chunks;) {
+        uint64_t word = atomic_load_explicit(&file->directory[i], memory_order_acquire);
+        uint32_t run = (uint32_t)(word & ((1u << RUN_BITS) - 1));
+
+        if (word && run && run <= chunks - i) {
+            used[n++] = (struct in_use){.index = word >> RUN_BITS, .chunk = i, .run = run};
+            i += run;
+            continue;
+        }
+        punch(file, chunk_offset(file, i), FILE_CHUNK);
+        file->free[file->n_free++] = i++;
+    }
+    qsort(used, n, sizeof(*used), by_index);
+    return n;
+}
+
+static int scan_chunk(struct file *file, const struct in_use *in, bool last,
+                      int (*found)(void *data, uint64_t offset, struct record *record), void *data)
+{
+    struct chunk *chunk = &file->chunks[in->chunk];
+    uint64_t at = chunk_offset(file, in->chunk), until = at + in->run * FILE_CHUNK;
+
+    chunk->run = in->run;
+    chunk->first_number = UINT64_MAX;
+    file->current = in->chunk;
+    file->until = until;
+    if (!last) /* all of it has memory */
+        (void)madvise(file->map + at, until - at, MADV_POPULATE_WRITE);
+    while (at + sizeof(struct record) <= until) {
+        struct record *record = file_record(file, at);
+        struct record_state state = record_load(record);
+        int result = 0;
+
+        if (state.kind == RECORD_END || record_stride(record->size) + sizeof(uint64_t) > until - at)
+            break;
+        if (chunk->first_number == UINT64_MAX)
+            chunk->first_number = record->number;
+        if (record->number >= file->next_number)
+            file->next_number = record->number + 1;
+        if (state.kind != RECORD_DONE) {
+            chunk->live++;
+            result = found(data, at, record);
+        }
+        if (result < 0)
+            return result;
+        at += record_stride(record->size);
+    }
+    if (chunk->first_number == UINT64_MAX)
+        chunk->first_number = file->next_number;
+    file->end = at;
+    return 0;
+}
+
+int file_scan(struct file *file, int (*found)(void *data, uint64_t offset, struct record *record), void *data)
+{
+    struct in_use *used = malloc((atomic_load(&file->header->chunks) + 1) * sizeof(*used));
+    uint32_t n = used ? find_used(file, used) : 0;
+    int result = used ? 0 : -ENOMEM;
+
+    for (uint32_t i = 0; i < n && result == 0; i++) {
+        uint64_t memory;
+
+        file->n_used += used[i].run;
+        file->used_index = used[i].index;
+        result = scan_chunk(file, &used[i], i + 1 == n, found, data);
+        /* What a chunk that is full has is all there; the last one is allocated again as it is needed. */
+        for (uint32_t c = 0; c < used[i].run; c++) {
+            uint64_t start = chunk_offset(file, used[i].chunk + c);
+            uint64_t bytes = file->end > start ? file->end - start : 0;
+
+            memory = bytes < FILE_CHUNK ? (bytes + IPC_LAYOUT_PAGE - 1) / IPC_LAYOUT_PAGE * IPC_LAYOUT_PAGE
+                                        : FILE_CHUNK;
+            file->chunks[used[i].chunk + c].populated = (uint32_t)memory;
+            file->memory += memory; /* limits may be lower now */
+            budget_force(file->budget, memory);
+        }
+        if (i + 1 < n && file->chunks[used[i].chunk].live == 0) {
+            file->current = FILE_CHUNKS;
+            run_release(file, used[i].chunk);
+        }
+    }
+    free(used);
+    return result;
+}
+
+static int each_in(struct file *file, const struct in_use *in, uint64_t after,
+                   int (*found)(void *data, uint64_t offset, struct record *record), void *data)
+{
+    uint64_t at = chunk_offset(file, in->chunk), until = at + in->run * FILE_CHUNK;
+    int result = 0;
+
+    /* It may be released, and even taken into use again, on the way. */
+    while (result == 0 && at + sizeof(struct record) <= until &&
+           (in->chunk != file->current || at < file->end) && file->chunks[in->chunk].run &&
+           file->chunks[in->chunk].first_number == in->index) {
+        struct record *record = file_record(file, at);
+        struct record_state state = record_load(record);
+
+        if (state.kind == RECORD_END)
+            break;
+        if (state.kind != RECORD_DONE && record->number > after)
+            result = found(data, at, record);
+        at += record_stride(record->size);
+    }
+    return result;
+}
+
+int file_each(struct file *file, uint64_t after,
+              int (*found)(void *data, uint64_t offset, struct record *record), void *data)
+{
+    uint32_t chunks = atomic_load_explicit(&file->header->chunks, memory_order_relaxed), n = 0;
+    struct in_use *used = malloc((chunks + 1) * sizeof(*used));
+    int result = used ? 0 : -ENOMEM;
+
+    for (uint32_t i = 0; used && i < chunks; i++)
+        if (file->chunks[i].run)
+            used[n++] = (struct in_use){
+                .index = file->chunks[i].first_number, .chunk = i, .run = file->chunks[i].run};
+    if (used)
+        qsort(used, n, sizeof(*used), by_index);
+    for (uint32_t i = 0; i < n && result == 0; i++)
+        if (i + 1 == n || used[i + 1].index > after + 1)
+            result = each_in(file, &used[i], after, found, data);
+    free(used);
+    return result;
+}
+
+int file_id_reserve(struct file *file)
+{
+    uint64_t place = atomic_load_explicit(&file->header->ids, memory_order_relaxed) %
+                     file->header->dedup_window;
+    uint64_t offset = (uint64_t)((unsigned char *)&file->ids[place] - file->map) / IPC_LAYOUT_PAGE *
+                      IPC_LAYOUT_PAGE;
+    int result;
+
+    if (offset < file->ids_populated)
+        return 0;
+    result = charge(file, IPC_LAYOUT_PAGE);
+    if (result < 0)
+        return result;
+    result = populate(file, offset, IPC_LAYOUT_PAGE);
+    if (result < 0)
+        discharge(file, IPC_LAYOUT_PAGE);
+    else
+        file->ids_populated = offset + IPC_LAYOUT_PAGE;
+    return result;
+}
+
+uint32_t file_id_append(struct file *file, const struct file_id *id)
+{
+    uint64_t count = atomic_load_explicit(&file->header->ids, memory_order_relaxed);
+    uint32_t place = (uint32_t)(count % file->header->dedup_window);
+
+    file->ids[place] = *id;
+    atomic_store_explicit(&file->header->ids, count + 1, memory_order_release);
+    return place;
+}

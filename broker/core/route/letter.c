@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Messages on their way to another queue. The original counts as delivered to nobody (SLOT_LEAVING) until the other queue
+ * has committed the copy; who is killed in between finds it waiting, and the other queue knows if it has it.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/core/route/router.h"
+#include "proto/fields.h"
+
+#define RETRY_NS UINT64_C(1000000000)
+
+/* Fields that a message does not take along: as a dead letter; and from among the dead. */
+static bool is_of_death(uint8_t kind)
+{
+    return kind >= IPC_FIELD_ORIGIN && kind <= IPC_FIELD_DIED;
+}
+static bool is_of_life(uint8_t kind)
+{
+    return kind == IPC_FIELD_EXPIRES || kind == IPC_FIELD_NOT_BEFORE;
+}
+
+struct death {
+    const char *queue, *reason;
+    uint32_t attempts;
+    uint64_t time_ns;
+};
+
+static size_t block_of(struct record *record, const unsigned char **ret)
+{
+    struct ipc_record_headers headers;
+    int size;
+
+    *ret = record_body(record);
+    if (!(record->flags & RECORD_HEADERS) || record->size < sizeof(headers))
+        return 0;
+    memcpy(&headers, *ret, sizeof(headers));
+    size = ipc_fields_block_check(&headers, record->size);
+    return size < 0 ? 0 : (size_t)size;
+}
+
+/* Put one field, or count it if there is no block yet. */
+static void put(unsigned char *block, size_t *position, uint16_t *count, const struct ipc_field *field)
+{
+    if (block)
+        ipc_field_put(block, position, field);
+    else
+        *position += ipc_field_size(field->name_size, field->value_size);
+    ++*count;
+}
+
+static size_t put_fields(unsigned char *block, uint16_t *count, const unsigned char *old, size_t old_size,
+                         const struct death *death)
+{
+    size_t position = sizeof(struct ipc_record_headers), at = 0;
+    struct ipc_field field;
+
+    while (old_size && ipc_field_next(old, old_size, &at, &field) > 0)
+        if (!is_of_death(field.kind) && !(death && is_of_life(field.kind)))
+            put(block, &position, count, &field);
+    if (death) {
+        const struct ipc_field fields[] = {
+            {.kind = IPC_FIELD_ORIGIN, .value_size = (uint16_t)strlen(death->queue), .value = death->queue},
+            {.kind = IPC_FIELD_REASON, .value_size = (uint16_t)strlen(death->reason), .value = death->reason},
+            {.kind = IPC_FIELD_ATTEMPTS, .value_size = sizeof(death->attempts), .value = &death->attempts},
+            {.kind = IPC_FIELD_DIED, .value_size = sizeof(death->time_ns), .value = &death->time_ns},
+        };
+
+        for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++)
+            put(block, &position, count, &fields[i]);
+    }
+    return position;
+}
+
+static struct route_mail *letter_new(struct queue *queue, struct record *record, const struct death *death)
+{
+    const unsigned char *old;
+    size_t old_size = block_of(record, &old), payload = record->size - old_size, block, position;
+    struct ipc_record_headers headers = {0};
+    struct route_mail *mail;
+
+    position = put_fields(NULL, &headers.count, old, old_size, death);
+    block = headers.count ? ipc_fields_block_size(position - sizeof(headers)) : 0;
+    mail = route_mail_new(ROUTE_LETTER, queue->id, block + payload);
+    if (!mail)
+        return NULL;
+    if (block) {
+        headers.size = (uint32_t)block;
+        headers.count = 0;
+        memset(mail->bytes + block - 8, 0, 8);
+        (void)put_fields(mail->bytes, &headers.count, old, old_size, death);
+        memcpy(mail->bytes, &headers, sizeof(headers));
+        mail->headers = IPC_RECORD_HEADERS;
+    }
+    memcpy(mail->bytes + block, old + old_size, payload);
+    mail->number = record->number;
+    mail->session = record->session;
+    mail->uid = record->uid;
+    mail->pid = record->pid;
+    mail->priority = record->priority;
+    mail->dead = death != NULL;
+    return mail;
+}
+
+static void leave(struct queue *queue, struct record *record, struct route_mail *mail)
+{
+    struct record_state state = record_load(record);
+
+    state.kind = RECORD_DELIVERED;
+    state.slot = SLOT_LEAVING;
+    record_store(record, &state);
+    queue->delayed -= queue_is_delayed(queue, record);
+    queue->waiting--;
+    queue->unacked++;
+    router_queue_dirty(queue);
+    router_mail(queue->router, mail);
+}
+
+void letter_bury(struct queue *queue, struct entry entry, struct record *record, const char *reason)
+{
+    struct record_state state = record_load(record);
+    const struct death death = {
+        .queue = queue->name, .reason = reason, .attempts = state.attempt, .time_ns = queue->router->real_ns};
+    struct route_mail *mail;
+
+    if (!queue->settings.dead_letter) {
+        queue_forget(queue, entry.offset, record, state);
+        queue->dropped++;
+        return;
+    }
+    mail = letter_new(queue, record, &death);
+    if (mail) {
+        leave(queue, record, mail);
+        if (record->flags & RECORD_KEY)
+            key_forget(queue, record);
+        return;
+    }
+    if (!router_timer(queue, TIMER_BURY, queue->router->boot_ns + RETRY_NS, entry))
+        queue->torn = true;
+}
+
+bool letter_divert(struct queue *queue, struct port *port, struct record *record)
+{
+    const struct death death = {
+        .queue = queue->name, .reason = "the queue was full", .time_ns = queue->router->real_ns};
+    struct route_mail *mail = letter_new(queue, record, &death);
+
+    if (!mail)
+        return false;
+    mail->diverted = port->about.id;
+    port->letter = true;
+    router_mail(queue->router, mail);
+    return true;
+}
+
+bool letter_move(struct queue *queue, struct entry entry, struct record *record, const char *target,
+                 void *work)
+{
+    char origin[IPC_MAX_NAME_SIZE + 1] = "";
+    struct route_mail *mail;
+
+    (void)entry;
+    if (!target) {
+        const unsigned char *block;
+        size_t size = block_of(record, &block), position = 0;
+        struct ipc_field field;
+
+        while (size && ipc_field_next(block, size, &position, &field) > 0)
+            if (field.kind == IPC_FIELD_ORIGIN && field.value_size <= IPC_MAX_NAME_SIZE)
+                memcpy(origin, field.value, field.value_size);
+        target = origin;
+    }
+    mail = *target ? letter_new(queue, record, NULL) : NULL;
+    if (!mail)
+        return false;
+    (void)snprintf(mail->target, sizeof(mail->target), "%s", target);
+    mail->data = work;
+    leave(queue, record, mail);
+    if (record->flags & RECORD_KEY)
+        key_forget(queue, record);
+    return true;
+}
+
+static int by_number(void *data, uint64_t offset, struct record *record)
+{
+    struct entry *wanted = data;
+
+    if (record->number == wanted->number)
+        wanted->offset = offset;
+    return 1;
+}
+
+static void come_home(struct queue *queue, const struct route_mail *mail)
+{
+    struct entry entry = {.number = mail->number};
+    struct record_state state;
+    struct record *record;
+
+    (void)file_each(&queue->file, mail->number - 1, by_number, &entry);
+    if (!entry.offset)
+        return;
+    record = file_record(&queue->file, entry.offset);
+    state = record_load(record);
+    if (mail->result == 0 || (mail->dead && mail->result == -ENOENT)) {
+        queue_forget(queue, entry.offset, record, state);
+        if (mail->dead && mail->result == 0)
+            queue->dead++;
+        else if (mail->dead)
+            queue->dropped++;
+        return;
+    }
+    queue->unacked--;
+    queue->waiting++;
+    if (!mail->dead) {
+        state.redelivery = IPC_REDELIVERY_REQUEUED;
+        queue_return(queue, entry, record, state);
+        return;
+    }
+    /* No room there: it stays out of the lists, and tries again. */
+    state.kind = RECORD_WAITING;
+    state.slot = 0;
+    record_store(record, &state);
+    if (!router_timer(queue, TIMER_BURY, queue->router->boot_ns + RETRY_NS, entry))
+        queue->torn = true;
+}
+
+void letter_done(struct router *router, struct route_mail *mail)
+{
+    struct hash_node *node = hash_find(&router->queues, mail->queue);
+    struct queue *queue = node ? list_entry(node, struct queue, node) : NULL;
+
+    if (queue && mail->diverted) {
+        struct hash_node *at = hash_find(&router->ports, mail->diverted);
+
+        if (at)
+            port_diverted(router, list_entry(at, struct port, node), mail->result);
+    } else if (queue) {
+        come_home(queue, mail);
+    }
+    if (mail->data)
+        look_letter_done(mail->data, mail->result);
+    route_mail_free(mail);
+}

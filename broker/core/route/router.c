@@ -1,0 +1,635 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The threads. A round: mail, timers, each active port's turn, each dirty queue's deliveries. A port in which nothing was
+ * found for a while is armed and leaves the active ones until its bell rings; with none left the thread sleeps.
+ */
+#include "broker/core/route/router.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <ipc/error.h>
+
+#include "broker/core/util/fd.h"
+#include "libipc/lane/wait.h"
+
+#define EVENTS_PER_ROUND 64
+/* While busy, rounds between two looks at the bells. */
+#define ROUNDS_BLIND     8u
+/* Rounds without anything after which a port is armed although others are busy. */
+#define IDLE_ROUNDS      64u
+/* As in libipc/patterns/poll.c: polling for longer than a sleep costs never pays. */
+#define SLEEP_COST_NS    UINT64_C(20000)
+#define WAKE_COST_NS     UINT64_C(8000)
+#define EXPECTED_MAX_NS  UINT64_C(200000)
+#define NAPS             4u
+#define NAP_RECORDS      16u
+#define RETRY_NS         UINT64_C(50000000)
+#define TIMERS_SLACK     1024u
+
+struct routers {
+    unsigned count;
+    int event_fd;
+    unsigned next; /* whose mail is looked at first */
+    uint64_t seen[IPC_MAX_ROUTERS];
+    struct router router[];
+};
+
+/* ---- mail ---- */
+
+struct route_mail *route_mail_new(enum route_kind kind, uint64_t queue, size_t size)
+{
+    struct route_mail *mail = calloc(1, sizeof(*mail) + size);
+
+    if (!mail)
+        return NULL;
+    mail->kind = kind;
+    mail->queue = queue;
+    mail->size = size;
+    return mail;
+}
+
+struct route_mail *route_mail_free(struct route_mail *mail)
+{
+    free(mail);
+    return NULL;
+}
+
+static void ring(int event_fd)
+{
+    const uint64_t one = 1;
+
+    (void)!write(event_fd, &one, sizeof(one));
+}
+
+void router_mail(struct router *router, struct route_mail *mail)
+{
+    if (mailbox_put(&router->out, mail))
+        ring(router->routers->event_fd);
+}
+
+unsigned routers_of(const struct routers *routers, uint64_t queue)
+{
+    return (unsigned)(queue % routers->count);
+}
+
+void routers_send(struct routers *routers, struct route_mail *mail)
+{
+    struct router *router = &routers->router[routers_of(routers, mail->queue)];
+
+    if (mailbox_put(&router->in, mail))
+        ring(router->mail_fd);
+}
+
+struct route_mail *routers_receive(struct routers *routers)
+{
+    for (unsigned i = 0; i < routers->count; i++) {
+        struct route_mail *mail = mailbox_take(&routers->router[(routers->next + i) % routers->count].out);
+
+        if (!mail)
+            continue;
+        routers->next = (routers->next + i) % routers->count;
+        return mail;
+    }
+    return NULL;
+}
+
+bool routers_alive(struct routers *routers)
+{
+    bool alive = true;
+
+    for (unsigned i = 0; i < routers->count; i++) {
+        uint64_t rounds = atomic_load_explicit(&routers->router[i].rounds, memory_order_relaxed);
+
+        if (rounds == routers->seen[i] &&
+            !atomic_load_explicit(&routers->router[i].asleep, memory_order_relaxed))
+            alive = false;
+        routers->seen[i] = rounds;
+    }
+    return alive;
+}
+
+/* ---- what the others call ---- */
+
+void router_port_awake(struct router *router, struct port *port)
+{
+    if (port->state == PORT_ACTIVE || port->broken)
+        return;
+    if (port->state == PORT_ASLEEP)
+        lane_reader_disarm(&port->in);
+    list_remove(&port->turn);
+    list_append(&router->active, &port->turn);
+    port->state = PORT_ACTIVE;
+    port->idle = 0;
+}
+
+void router_queue_dirty(struct queue *queue)
+{
+    if (list_empty(&queue->dirty))
+        list_append(&queue->router->dirty, &queue->dirty);
+}
+
+void router_retry_soon(struct router *router)
+{
+    if (!router->retry_at)
+        router->retry_at = router->now_ns + RETRY_NS;
+}
+
+static struct queue *queue_of(struct router *router, uint64_t id)
+{
+    struct hash_node *node = hash_find(&router->queues, id);
+
+    return node ? list_entry(node, struct queue, node) : NULL;
+}
+
+static struct port *port_of(struct router *router, uint64_t id)
+{
+    struct hash_node *node = hash_find(&router->ports, id);
+
+    return node ? list_entry(node, struct port, node) : NULL;
+}
+
+/* Does a timer still mean something? Of messages that are gone, and deliveries that are over, it does not. */
+static bool timer_counts(void *data, const struct heap_item *item)
+{
+    struct router *router = data;
+    struct queue *queue = queue_of(router, item->extra >> TIMER_BITS);
+
+    if (!queue)
+        return false;
+    if ((item->extra & ((1u << TIMER_BITS) - 1)) == TIMER_LEASE) {
+        struct port *port = port_of(router, item->entry.offset);
+
+        return port && port_open_of(port, item->entry.number);
+    }
+    return file_find(&queue->file, item->entry.offset, item->entry.number) != NULL;
+}
+
+bool router_timer(struct queue *queue, enum timer_kind kind, uint64_t at, struct entry entry)
+{
+    struct router *router = queue->router;
+    struct heap *heap = kind == TIMER_LEASE ? &router->lease_timers : &router->boot_timers;
+    size_t *before = kind == TIMER_LEASE ? &router->lease_before : &router->boot_before;
+
+    /* Most timers outlive what they are for: they are swept when they are twice as many as after the last sweep. */
+    if (heap->count >= 2 * *before + TIMERS_SLACK) {
+        heap_filter(heap, timer_counts, router);
+        *before = heap->count;
+    }
+    return heap_push(
+        heap,
+        &(struct heap_item){.order = at, .entry = entry, .extra = queue->id << TIMER_BITS | (unsigned)kind});
+}
+
+/* ---- rounds ---- */
+
+static uint64_t clock_ns(clockid_t clock)
+{
+    struct timespec now;
+
+    (void)clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+}
+
+static void read_clocks(struct router *router)
+{
+    router->now_ns = clock_ns(CLOCK_MONOTONIC);
+    router->boot_ns = clock_ns(CLOCK_BOOTTIME);
+    router->real_ns = clock_ns(CLOCK_REALTIME);
+}
+
+static void remove_queue(struct router *router, struct route_mail *mail)
+{
+    struct queue *queue = queue_of(router, mail->queue);
+
+    mail->kind = ROUTE_QUEUE_GONE;
+    mail->result = !queue ? -ENOENT : mail->if_empty && queue->waiting + queue->unacked ? -EBUSY : 0;
+    if (mail->result == 0) {
+        mail->dropped = queue->waiting + queue->unacked;
+        list_for_each_safe(producer, &queue->producers)
+            port_gone(router, list_entry(producer, struct port, link), true);
+        list_for_each_safe(consumer, &queue->consumers)
+            port_gone(router, list_entry(consumer, struct port, link), true);
+        hash_remove(&router->queues, &queue->node);
+        queue_free(queue, true);
+    }
+    router_mail(router, mail);
+}
+
+static void port_bell(struct router *router, struct route_mail *mail)
+{
+    struct port *port = port_of(router, mail->port.id);
+
+    if (port) {
+        port->out.peers[0].bell = mail->port.ring;
+        port->out.peers[0].rung = 0;
+        lane_writer_ring_armed(&port->out);
+    }
+    route_mail_free(mail);
+}
+
+static void take_letter(struct router *router, struct route_mail *mail)
+{
+    struct queue *queue = queue_of(router, mail->queue);
+
+    mail->result = queue ? queue_accept_letter(queue, mail) : -ENOENT;
+    mail->kind = ROUTE_LETTER_DONE;
+    router_mail(router, mail);
+}
+
+static void on_mail(struct router *router, struct route_mail *mail)
+{
+    struct queue *queue = queue_of(router, mail->queue);
+
+    switch (mail->kind) {
+    case ROUTE_QUEUE_ADD:
+        queue_add(router, mail);
+        return;
+    case ROUTE_QUEUE_READY:
+        if (queue)
+            queue_begin(queue);
+        break;
+    case ROUTE_QUEUE_SET:
+        if (queue)
+            queue_set(queue, &mail->settings);
+        break;
+    case ROUTE_QUEUE_REMOVE:
+        remove_queue(router, mail);
+        return;
+    case ROUTE_PORT_ADD:
+        port_add(router, mail);
+        return;
+    case ROUTE_PORT_BELL:
+        port_bell(router, mail);
+        return;
+    case ROUTE_PORT_END:
+        port_end(router, mail);
+        return;
+    case ROUTE_DO:
+        if (queue) {
+            look_do(queue, mail);
+            return;
+        }
+        break;
+    case ROUTE_LETTER:
+        take_letter(router, mail);
+        return;
+    case ROUTE_LETTER_DONE:
+        letter_done(router, mail);
+        return;
+    default:
+        break;
+    }
+    route_mail_free(mail);
+}
+
+static void run_timers(struct router *router)
+{
+    const struct heap_item *top;
+
+    while ((top = heap_top(&router->boot_timers)) && top->order <= router->boot_ns) {
+        struct heap_item item = *top;
+        struct queue *queue = queue_of(router, item.extra >> TIMER_BITS);
+
+        heap_pop(&router->boot_timers);
+        if (queue)
+            queue_timer(queue, (enum timer_kind)(item.extra & ((1u << TIMER_BITS) - 1)), item.entry);
+    }
+    while ((top = heap_top(&router->lease_timers)) && top->order <= router->now_ns) {
+        struct heap_item item = *top;
+        struct port *port = port_of(router, item.entry.offset);
+
+        heap_pop(&router->lease_timers);
+        if (port)
+            queue_lease_over(port->queue, port, item.entry.number);
+    }
+    if (router->retry_at && router->retry_at <= router->now_ns) {
+        router->retry_at = 0;
+        list_for_each(node, &router->all)
+        {
+            struct queue *queue = list_entry(node, struct queue, link);
+
+            if (queue->torn)
+                queue_mend(queue);
+            queue_room(queue);
+            list_for_each(at, &queue->consumers) port_set_willing(list_entry(at, struct port, link));
+        }
+    }
+}
+
+/* How long nothing happens by itself; negative: until a bell or mail. Milliseconds, rounded up. */
+static int sleep_ms(const struct router *router)
+{
+    const struct heap_item *boot = heap_top(&router->boot_timers), *lease = heap_top(&router->lease_timers);
+    uint64_t left = UINT64_MAX;
+
+    if (boot)
+        left = boot->order > router->boot_ns ? boot->order - router->boot_ns : 0;
+    if (lease) {
+        uint64_t until = lease->order > router->now_ns ? lease->order - router->now_ns : 0;
+
+        left = until < left ? until : left;
+    }
+    if (router->retry_at) {
+        uint64_t until = router->retry_at > router->now_ns ? router->retry_at - router->now_ns : 0;
+
+        left = until < left ? until : left;
+    }
+    if (left == UINT64_MAX)
+        return -1;
+    return left / 1000000 >= 3600000 ? 3600000 : (int)((left + 999999) / 1000000);
+}
+
+static void look_at_bells(struct router *router, int timeout_ms)
+{
+    struct epoll_event events[EVENTS_PER_ROUND];
+    int n;
+
+    if (timeout_ms != 0)
+        atomic_store_explicit(&router->asleep, true, memory_order_relaxed);
+    n = epoll_wait(router->epoll_fd, events, EVENTS_PER_ROUND, timeout_ms);
+    atomic_store_explicit(&router->asleep, false, memory_order_relaxed);
+    for (int i = 0; i < n; i++) {
+        struct port *port;
+
+        if (events[i].data.u64 == 0) {
+            uint64_t count;
+
+            (void)!read(router->mail_fd, &count, sizeof(count));
+            continue;
+        }
+        port = port_of(router, events[i].data.u64);
+        if (!port)
+            continue;
+        if (!lane_bell_drain(
+                port->about.bell)) /* its other end is closed: the session ends, or cannot ring */
+            (void)epoll_ctl(router->epoll_fd, EPOLL_CTL_DEL, port->about.bell, NULL);
+        port_rung(router, port);
+    }
+}
+
+/* Arm the ports in which nothing was found for `rounds` rounds, and make that known; then look once more. */
+static void arm_idle(struct router *router, uint32_t rounds)
+{
+    struct list armed;
+    bool barrier = false;
+
+    list_init(&armed);
+    list_for_each_safe(node, &router->active)
+    {
+        struct port *port = list_entry(node, struct port, turn);
+
+        if (port->idle < rounds)
+            continue;
+        port->naps = port->records - port->slept_at < NAP_RECORDS ? port->naps + (port->naps < NAPS) : 0;
+        port->slept_at = port->records;
+        port->in.often = port->naps == NAPS;
+        barrier = lane_reader_arm(&port->in, true) || barrier;
+        list_remove(&port->turn);
+        list_append(&armed, &port->turn);
+    }
+    if (list_empty(&armed))
+        return;
+    if (barrier)
+        lane_barrier(); /* pairs with lane_publish_fence() in lane_writer_ring() */
+#ifndef IPC_TSAN
+    else
+        atomic_thread_fence(memory_order_seq_cst);
+#endif
+    list_for_each_safe(node, &armed)
+    {
+        struct port *port = list_entry(node, struct port, turn);
+        struct lane_record record;
+
+        if (barrier)
+            lane_reader_barred(&port->in);
+        list_remove(&port->turn);
+        port->state = PORT_ASLEEP;
+#ifndef IPC_PLANT_ROUTER_NO_RELOOK
+        if (lane_reader_peek(&port->in, &record) != 0)
+            router_port_awake(router, port);
+#endif
+    }
+}
+
+static bool turns(struct router *router)
+{
+    bool some = false;
+    struct list now;
+
+    list_init(&now);
+    while (!list_empty(&router->active)) {
+        struct list *node = router->active.next;
+
+        list_remove(node);
+        list_append(&now, node);
+    }
+    while (!list_empty(&now)) {
+        struct port *port = list_entry(now.next, struct port, turn);
+
+        list_remove(&port->turn);
+        list_append(&router->active, &port->turn);
+        port->idle++;
+        /* It may be gone after this, or held. */
+        if (port_turn(router, port))
+            some = true;
+    }
+    return some;
+}
+
+static bool deliveries(struct router *router)
+{
+    bool some = false;
+    struct list now;
+
+    list_init(&now);
+    while (!list_empty(&router->dirty)) {
+        struct list *node = router->dirty.next;
+
+        list_remove(node);
+        list_append(&now, node);
+    }
+    while (!list_empty(&now)) {
+        struct queue *queue = list_entry(now.next, struct queue, dirty);
+        bool left;
+
+        list_remove(&queue->dirty);
+        if (queue->torn)
+            queue_mend(queue);
+        left = queue_deliver(queue);
+        queue_publish(queue);
+        if (left)
+            router_queue_dirty(queue);
+        some = some || left;
+    }
+    return some || !list_empty(&router->dirty);
+}
+
+static void learn(struct router *router, uint64_t waited_ns, bool slept)
+{
+    if (slept)
+        waited_ns = waited_ns > WAKE_COST_NS ? waited_ns - WAKE_COST_NS : 0;
+    if (waited_ns > EXPECTED_MAX_NS)
+        waited_ns = EXPECTED_MAX_NS;
+    router->expected_ns = router->expected_ns - router->expected_ns / 8 + waited_ns / 8;
+}
+
+static void *run(void *data)
+{
+    struct router *router = data;
+    uint64_t idle_since = 0;
+    unsigned blind = 0;
+    bool slept = false;
+
+    while (!router->stopping) {
+        struct route_mail *mail;
+        bool some = false;
+
+        read_clocks(router);
+        atomic_store_explicit(&router->rounds,
+                              atomic_load_explicit(&router->rounds, memory_order_relaxed) + 1,
+                              memory_order_relaxed);
+        while ((mail = mailbox_take(&router->in))) {
+            if (mail->kind == ROUTE_STOP)
+                router->stopping = true;
+            on_mail(router, mail);
+            some = true;
+        }
+        run_timers(router);
+        some = turns(router) || some;
+        some = deliveries(router) || some;
+        if (router->stopping)
+            break;
+        if (some) {
+            if (idle_since) {
+                learn(router, router->now_ns - idle_since, slept);
+                idle_since = 0;
+                slept = false;
+            }
+            if (++blind % ROUNDS_BLIND == 0) {
+                arm_idle(router, IDLE_ROUNDS);
+                look_at_bells(router, 0);
+            }
+            continue;
+        }
+        if (!idle_since)
+            idle_since = router->now_ns;
+        if (router->expected_ns <= SLEEP_COST_NS && router->now_ns - idle_since < 2 * SLEEP_COST_NS &&
+            !list_empty(&router->active)) {
+            look_at_bells(router, 0);
+            continue;
+        }
+        arm_idle(router, 0);
+        if (list_empty(&router->active)) {
+            look_at_bells(router, sleep_ms(router));
+            slept = true;
+        }
+    }
+    return NULL;
+}
+
+/* ---- start and stop ---- */
+
+static void router_done(struct router *router)
+{
+    struct route_mail *mail;
+
+    list_for_each_safe(node, &router->all)
+    {
+        struct queue *queue = list_entry(node, struct queue, link);
+
+        list_for_each_safe(producer, &queue->producers) port_drop(list_entry(producer, struct port, link));
+        list_for_each_safe(consumer, &queue->consumers) port_drop(list_entry(consumer, struct port, link));
+        queue_free(queue, false);
+    }
+    while ((mail = mailbox_take(&router->in)))
+        route_mail_free(mail);
+    while ((mail = mailbox_take(&router->out)))
+        route_mail_free(mail);
+    if (!router->stopping)
+        route_mail_free(router->stop);
+    heap_clear(&router->boot_timers);
+    heap_clear(&router->lease_timers);
+    hash_done(&router->queues);
+    hash_done(&router->ports);
+    fd_close(router->epoll_fd);
+    fd_close(router->mail_fd);
+}
+
+static int router_start(struct routers *routers, struct router *router)
+{
+    struct epoll_event event = {.events = EPOLLIN};
+    sigset_t all, before;
+    int result;
+
+    router->routers = routers;
+    list_init(&router->all);
+    list_init(&router->active);
+    list_init(&router->dirty);
+    router->expected_ns = EXPECTED_MAX_NS;
+    router->stop = route_mail_new(ROUTE_STOP, 0, 0);
+    router->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    router->mail_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (!router->stop)
+        return -ENOMEM;
+    if (router->epoll_fd < 0 || router->mail_fd < 0 ||
+        epoll_ctl(router->epoll_fd, EPOLL_CTL_ADD, router->mail_fd, &event) < 0)
+        return -errno;
+    result = hash_init(&router->queues);
+    if (result == 0)
+        result = hash_init(&router->ports);
+    if (result < 0)
+        return result;
+    sigfillset(&all);
+    (void)pthread_sigmask(SIG_BLOCK, &all, &before);
+    result = -pthread_create(&router->thread, NULL, run, router);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return result;
+}
+
+int routers_start(struct routers **ret, unsigned count, int event_fd)
+{
+    struct routers *routers =
+        aligned_alloc(_Alignof(struct routers), sizeof(*routers) + count * sizeof(struct router));
+
+    if (!routers)
+        return -ENOMEM;
+    memset(routers, 0, sizeof(*routers) + count * sizeof(struct router));
+    (void)lane_barrier_register(); /* the writers of this process leave the fence to their readers */
+    routers->event_fd = event_fd;
+    for (unsigned i = 0; i < count; i++) {
+        int result = router_start(routers, &routers->router[i]);
+
+        if (result < 0) {
+            router_done(&routers->router[i]);
+            routers_stop(routers);
+            return result;
+        }
+        routers->count++;
+    }
+    *ret = routers;
+    return 0;
+}
+
+struct routers *routers_stop(struct routers *routers)
+{
+    if (!routers)
+        return NULL;
+    for (unsigned i = 0; i < routers->count; i++) {
+        struct router *router = &routers->router[i];
+
+        if (mailbox_put(&router->in, router->stop))
+            ring(router->mail_fd);
+        (void)pthread_join(router->thread, NULL);
+        router_done(router);
+    }
+    free(routers);
+    return NULL;
+}
