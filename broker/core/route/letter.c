@@ -156,14 +156,12 @@ bool letter_divert(struct queue *queue, struct port *port, struct record *record
     return true;
 }
 
-bool letter_move(struct queue *queue, struct entry entry, struct record *record, const char *target,
-                 void *work)
+bool letter_move(struct queue *queue, struct record *record, uint64_t to, void *work)
 {
     char origin[IPC_MAX_NAME_SIZE + 1] = "";
     struct route_mail *mail;
 
-    (void)entry;
-    if (!target) {
+    if (!to) {
         const unsigned char *block;
         size_t size = block_of(record, &block), position = 0;
         struct ipc_field field;
@@ -171,12 +169,12 @@ bool letter_move(struct queue *queue, struct entry entry, struct record *record,
         while (size && ipc_field_next(block, size, &position, &field) > 0)
             if (field.kind == IPC_FIELD_ORIGIN && field.value_size <= IPC_MAX_NAME_SIZE)
                 memcpy(origin, field.value, field.value_size);
-        target = origin;
     }
-    mail = *target ? letter_new(queue, record, NULL) : NULL;
+    mail = to || *origin ? letter_new(queue, record, NULL) : NULL;
     if (!mail)
         return false;
-    (void)snprintf(mail->target, sizeof(mail->target), "%s", target);
+    memcpy(mail->target, origin, sizeof(origin));
+    mail->to = to;
     mail->data = work;
     leave(queue, record, mail);
     if (record->flags & RECORD_KEY)

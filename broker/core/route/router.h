@@ -244,9 +244,8 @@ void ids_add(struct queue *queue, const uint64_t hash[2], uint64_t number);
 void letter_bury(struct queue *queue, struct entry entry, struct record *record, const char *reason);
 /* The same for a message that was not accepted, still in its lane's copy at `body`. */
 bool letter_divert(struct queue *queue, struct port *port, struct record *record);
-/* To the queue `target`; NULL: where a dead letter came from. Returns false if it says no such place, or for want of memory. */
-bool letter_move(struct queue *queue, struct entry entry, struct record *record, const char *target,
-                 void *work);
+/* To the queue `to`; 0: where a dead letter came from. False: it does not say where, or there is no memory. */
+bool letter_move(struct queue *queue, struct record *record, uint64_t to, void *work);
 void letter_done(struct router *router, struct route_mail *mail);
 
 /* ---- look.c ---- */
