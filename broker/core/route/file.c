@@ -209,25 +209,27 @@ void file_close(struct file *file, bool punched)
     *file = (struct file){.fd = -1};
 }
 
-/* Give a chunk of its own (not of a run) back, or keep its memory for the next. */
+/* A chunk is free; of those only some keep their memory. free[] has the cold ones first, then the warm ones, the
+ * warmest, which is taken next, last. */
 static void chunk_release(struct file *file, uint32_t chunk)
 {
-    struct chunk *about = &file->chunks[chunk];
-
     file->n_used--;
-    about->run = 0;
-    if (file->n_free >= SPARE && file->n_free >= file->n_used / 2 && about->populated) {
-        punch(file, chunk_offset(file, chunk), FILE_CHUNK);
-        discharge(file, about->populated);
-        about->populated = 0;
+    file->chunks[chunk].run = 0;
+    if (file->chunks[chunk].populated) {
+        file->free[file->n_free++] = chunk;
+        file->n_warm++;
+    } else {
+        memmove(file->free + 1, file->free, file->n_free * sizeof(*file->free));
+        file->free[0] = chunk;
+        file->n_free++;
     }
-    if (about->populated) {
-        file->free[file->n_free++] = chunk; /* warm ones are taken first */
-        return;
+    while (file->n_warm > SPARE && file->n_warm > file->n_used / 2) {
+        uint32_t coldest = file->free[file->n_free - file->n_warm--];
+
+        punch(file, chunk_offset(file, coldest), FILE_CHUNK);
+        discharge(file, file->chunks[coldest].populated);
+        file->chunks[coldest].populated = 0;
     }
-    memmove(file->free + 1, file->free, file->n_free * sizeof(*file->free));
-    file->free[0] = chunk;
-    file->n_free++;
 }
 
 static void run_release(struct file *file, uint32_t chunk)
@@ -244,8 +246,10 @@ static uint32_t find_run(struct file *file, uint32_t run)
 {
     uint32_t chunks = atomic_load_explicit(&file->header->chunks, memory_order_relaxed), in_row = 0;
 
-    if (run == 1 && file->n_free)
+    if (run == 1 && file->n_free) {
+        file->n_warm -= file->n_warm > 0;
         return file->free[--file->n_free];
+    }
     for (uint32_t i = 0; run > 1 && i < chunks; i++) {
         bool is_free = false;
 
@@ -255,10 +259,12 @@ static uint32_t find_run(struct file *file, uint32_t run)
         if (in_row < run)
             continue;
         for (uint32_t f = 0; f < file->n_free;) {
-            if (file->free[f] + run > i && file->free[f] <= i)
-                memmove(file->free + f, file->free + f + 1, (--file->n_free - f) * sizeof(*file->free));
-            else
+            if (file->free[f] + run <= i || file->free[f] > i) {
                 f++;
+                continue;
+            }
+            file->n_warm -= file->chunks[file->free[f]].populated > 0;
+            memmove(file->free + f, file->free + f + 1, (--file->n_free - f) * sizeof(*file->free));
         }
         return i - run + 1;
     }

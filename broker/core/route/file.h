@@ -89,8 +89,8 @@ struct file {
     uint64_t chunks_at; /* offset of chunk 0 */
     struct chunk *chunks;
     uint32_t capacity; /* of chunks[] */
-    uint32_t *free;    /* single chunks, the warmest last */
-    uint32_t n_free, n_used;
+    uint32_t *free;    /* those without memory, then the n_warm with it, the warmest last */
+    uint32_t n_free, n_warm, n_used;
     uint32_t current;    /* chunk that is appended to; FILE_CHUNKS: none */
     uint64_t end, until; /* offsets: where the next record goes; where the chunk ends */
     uint64_t used_index; /* chunks taken into use in all */
