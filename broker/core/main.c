@@ -162,6 +162,8 @@ static int serve(const struct config *config, const struct broker_options *broke
     }
     if (result == 0) {
         result = loop_add(broker, listener.fd, EPOLLIN, LOOP_LISTEN, 0);
+        if (result < 0)
+            log_write(LOG_SYSTEM, NULL, "the broker cannot watch its socket: %s", strerror(-result));
     }
     if (result == 0) {
         const char *where = listener.path[0] ? listener.path : "the socket that it was started with";

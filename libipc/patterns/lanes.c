@@ -37,15 +37,30 @@ static void bell_keep(struct ipc_subscription *sub, struct notice *notice)
 {
     if (notice->bell < 0 || sub->epoll < 0)
         return;
-    int *bells = realloc(sub->bells, (sub->bell_count + 1) * sizeof(int));
-    if (!bells)
-        return;
-    sub->bells = bells;
     struct epoll_event event = {.events = EPOLLIN};
-    if (epoll_ctl(sub->epoll, EPOLL_CTL_ADD, notice->bell, &event) < 0)
+    int *bells = realloc(sub->bells, (sub->bell_count + 1) * sizeof(int));
+    if (bells)
+        sub->bells = bells;
+#ifdef IPC_PLANT_BELL_FORGOTTEN
+    if (!bells || epoll_ctl(sub->epoll, EPOLL_CTL_ADD, notice->bell, &event) < 0)
         return;
+#endif
+    if (!bells || epoll_ctl(sub->epoll, EPOLL_CTL_ADD, notice->bell, &event) < 0) {
+        sub->bells_asked = false; /* without it nothing is quiet: see quiet() */
+        return;
+    }
     sub->bells[sub->bell_count++] = notice->bell;
     notice->bell = -1;
+}
+
+/* The broker paired us with a publisher, but this process has no room for it. */
+static void refuse(struct ipc_subscription *sub, const struct notice *notice)
+{
+    struct ipc_connection *connection = sub->handle.connection;
+    pump_detach(connection, notice->pairing, IPC_REASON_LIMIT);
+    pthread_mutex_lock(&connection->lock);
+    event_add(connection, IPC_EVENT_WRITER_LEFT, IPC_REASON_LIMIT, &notice->peer, notice->topic);
+    pump_unlock(connection);
 }
 
 static void join(struct ipc_subscription *sub, struct notice *notice)
@@ -59,7 +74,7 @@ static void join(struct ipc_subscription *sub, struct notice *notice)
     }
     struct sub_lane *lane = lanes_reserve(sub) ? aligned_alloc(64, (sizeof(*lane) + 63) & ~(size_t)63) : NULL;
     if (!lane) {
-        pump_detach(connection, notice->pairing, IPC_REASON_LIMIT);
+        refuse(sub, notice);
         return;
     }
     *lane = (struct sub_lane){.pairing = notice->pairing,

@@ -222,7 +222,7 @@ static int quiet(struct ipc_subscription *sub, struct lane_record *record, struc
     int result = arm_and_look(sub, record, lane, true);
     if (result == 0 && handle_ended(&sub->handle))
         result = -EPIPE;
-    if (result != 0 || !all_armed(sub))
+    if (result != 0 || !all_armed(sub) || !sub->bells_asked)
         (void)!write(sub->handle.self, &(uint64_t){1}, sizeof(uint64_t));
     return result;
 }
@@ -301,7 +301,7 @@ static int spin(struct ipc_subscription *sub, struct lane_record *record, struct
 static int find_no_more(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane)
 {
     int result = 0;
-    if (sub->bells_asked)
+    if (sub->epoll >= 0)
         result = quiet(sub, record, lane);
     else if (handle_ended(&sub->handle))
         result = -EPIPE;

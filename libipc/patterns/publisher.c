@@ -101,7 +101,7 @@ int ipc_publisher_open(ipc_publisher **ret, ipc_connection *connection, const ch
     if (result < 0) {
         Ipc__Control__Unadvertise undo = IPC__CONTROL__UNADVERTISE__INIT;
         undo.lane = publisher->handle.id;
-        request_simple(connection, IPC__CONTROL__TYPE__UNADVERTISE, &undo.base, NULL);
+        request_undo(connection, IPC__CONTROL__TYPE__UNADVERTISE, &undo.base);
         free(publisher);
         return error_set(error, result, "cannot map the lane of \"%s\" (%u bytes): %s", topic, ring_size,
                          strerror(-result));
@@ -217,7 +217,7 @@ ipc_publisher *ipc_publisher_close(ipc_publisher *publisher)
     if (!foreign) {
         Ipc__Control__Unadvertise message = IPC__CONTROL__UNADVERTISE__INIT;
         message.lane = publisher->handle.id;
-        request_simple(connection, IPC__CONTROL__TYPE__UNADVERTISE, &message.base, NULL);
+        request_undo(connection, IPC__CONTROL__TYPE__UNADVERTISE, &message.base);
         pthread_mutex_lock(&connection->lock);
     }
     handle_remove(connection, &publisher->handle);

@@ -139,7 +139,7 @@ ipc_subscription *ipc_subscription_close(ipc_subscription *sub)
     if (!foreign) {
         Ipc__Control__Unsubscribe message = IPC__CONTROL__UNSUBSCRIBE__INIT;
         message.subscription = sub->handle.id;
-        request_simple(connection, IPC__CONTROL__TYPE__UNSUBSCRIBE, &message.base, NULL);
+        request_undo(connection, IPC__CONTROL__TYPE__UNSUBSCRIBE, &message.base);
     }
     for (unsigned i = 0; i < sub->bell_count; i++)
         close(sub->bells[i]);

@@ -286,6 +286,8 @@ static void on_lane_add(struct ipc_connection *connection, struct notice *notice
     if (cells_fd >= 0)
         close(cells_fd);
     confirm_locked(connection, notice->type, notice->pairing, result);
+    if (result < 0 && handle)
+        event_add(connection, IPC_EVENT_WRITER_LEFT, IPC_REASON_LIMIT, &notice->peer, notice->topic);
     if (result < 0 || !handle)
         notice_free(connection, notice);
     else

@@ -41,6 +41,8 @@ static int send_request(struct ipc_connection *connection, const void *packet, s
             return 0;
         if (errno == EINTR)
             continue;
+        if (errno == ENOBUFS || errno == ENOMEM)
+            return -ENOMEM;
         if (errno != EAGAIN)
             return -EPIPE;
         int result = wait_for(connection->socket, POLLOUT, deadline_ns);
@@ -147,12 +149,24 @@ int request_fds(struct ipc_connection *connection, uint16_t type, const Protobuf
             result = send_request(connection, packet, (size_t)size, deadline);
         if (result == -ETIMEDOUT)
             error_set(error, result, "the broker takes no requests: is it stopped or overloaded?");
+        else if (result < 0 && result != -EPIPE && size >= 0)
+            error_set(error, result, "the request could not be sent: %s", strerror(-result));
         if (result == 0 || result == -EPIPE) /* a broker that hung up may have said why */
             result = await_reply(connection, id, reply_type, reply, fds, fd_count, deadline, error);
     }
     if (result < 0)
         pump_unlock(connection);
     return result;
+}
+
+void request_undo(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message)
+{
+    int result = request_simple(connection, type, message, NULL);
+    if (result == 0 || result == -EPIPE)
+        return;
+    pthread_mutex_lock(&connection->lock);
+    pump_send(connection, type, message);
+    pump_unlock(connection);
 }
 
 void request_done(struct ipc_connection *connection)

@@ -161,6 +161,8 @@ void request_done(struct ipc_connection *connection);
 /* A request whose answer is DONE, and that is all. 0 or negative errno. */
 int request_simple(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message,
                    struct ipc_error *error);
+/* End something in the broker. If that cannot be asked now, it is asked with the next words to the broker. */
+void request_undo(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message);
 
 /* connection.c: handles come and go; takes the lock. */
 void handle_add(struct ipc_connection *connection, struct handle *handle);

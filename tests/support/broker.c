@@ -123,6 +123,11 @@ void broker_stop(struct broker *made)
 void broker_kill(struct broker *made)
 {
     child_kill(made->pid);
+    broker_forget(made);
+}
+
+void broker_forget(struct broker *made)
+{
     made->pid = 0;
     remove_folder(made, true);
 }

@@ -51,6 +51,9 @@ void broker_stop(struct broker *broker);
 /* End it by SIGKILL, and remove its folder. */
 void broker_kill(struct broker *broker);
 
+/* It ended by itself: remove its folder. */
+void broker_forget(struct broker *broker);
+
 /* What the core says of itself, without the session that asks. */
 struct broker_counts {
     uint64_t sessions, topics, subscriptions, pairings, segments, segment_bytes, descriptors;

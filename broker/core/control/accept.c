@@ -98,7 +98,7 @@ void accept_on_event(struct broker *broker)
             continue;
         }
         result = session_new(broker, &fd);
-        if (result == -EMFILE || result == -ENFILE || result == -ENOMEM)
+        if (result < 0 && result != -ESRCH) /* whom there is nobody left to tell */
             tell_full(broker, fd, result);
     }
 }

@@ -74,8 +74,10 @@ int broker_new(struct broker **ret, const struct broker_options *options)
     uint64_t random[4];
     int result;
 
-    if (!broker)
+    if (!broker) {
+        log_write(LOG_SYSTEM, NULL, "the broker cannot start: %s", strerror(ENOMEM));
         return -ENOMEM;
+    }
     broker->options = *options;
     broker->epoll_fd = broker->listen_fd = broker->signal_fd = broker->watchdog_fd = broker->retry_fd =
         broker->reserve_fd = broker->worker_fd = -1;

@@ -35,6 +35,7 @@ struct broker {
     bool stopping;
     bool retry_armed;
     bool listen_paused;
+    bool missed; /* some subscription did */
     struct worker *worker;
 
     struct keep keep;

@@ -18,6 +18,7 @@
 
 #include "broker/core/control/accept.h"
 #include "broker/core/control/notice.h"
+#include "broker/core/control/pairing.h"
 #include "broker/core/control/recover.h"
 #include "broker/core/control/registry.h"
 #include "broker/core/control/request.h"
@@ -86,6 +87,7 @@ static void on_retry(struct broker *broker)
     if (broker->keep.lost)
         keep_all(broker);
     session_retry_stalled(broker);
+    pairing_join_missed(broker);
     accept_resume(broker);
 }
 

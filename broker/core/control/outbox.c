@@ -62,7 +62,9 @@ int outbox_send(struct outbox *outbox, int socket, const void *packet, size_t si
 
     if (outbox_empty(outbox))
         result = fd_send(socket, packet, size, &fd, fd >= 0 ? 1 : 0);
-    return result == -EAGAIN || result == -ETOOMANYREFS ? keep(outbox, packet, size, fd) : result;
+    bool later = result == -EAGAIN || result == -ETOOMANYREFS || result == -ENOBUFS || result == -ENOMEM;
+
+    return later ? keep(outbox, packet, size, fd) : result;
 }
 
 int outbox_flush(struct outbox *outbox, int socket)

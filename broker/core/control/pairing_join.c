@@ -12,6 +12,7 @@
 
 #include "broker/core/control/bell.h"
 #include "broker/core/control/lane.h"
+#include "broker/core/control/loop.h"
 #include "broker/core/control/registry.h"
 #include "broker/core/util/log.h"
 
@@ -210,20 +211,54 @@ static int join_one(struct broker *broker, struct lane *lane, struct subscriptio
     return 0;
 }
 
+static void join_or_miss(struct broker *broker, struct lane *lane, struct subscription *subscription)
+{
+    const struct peer *reader = &subscription->session->peer;
+    const struct log_about about = {reader->session, reader->uid, reader->pid, reader->name, "limit"};
+    struct refusal refusal;
+    int result = join_one(broker, lane, subscription, &refusal);
+
+    if (result == 0)
+        return;
+    log_write(LOG_PAIRING_FAILED, &about, "subscription %" PRIu64 " does not get topic %s%s: %s",
+              subscription->id, lane->topic->name, result == -EDQUOT ? "" : " for now", refusal.text);
+#ifndef IPC_PLANT_JOIN_MISSED
+    if (result == -EDQUOT)
+        return;
+    subscription->missed = broker->missed = true;
+    loop_retry_soon(broker);
+#endif
+}
+
 void pairing_join_lane(struct broker *broker, struct lane *lane)
 {
     struct subscription *subscription;
     struct match_walk walk;
 
     match_readers_start(&walk, broker, lane);
-    while ((subscription = match_readers_next(&walk, broker, lane))) {
-        const struct peer *reader = &subscription->session->peer;
-        const struct log_about about = {reader->session, reader->uid, reader->pid, reader->name, "limit"};
-        struct refusal refusal;
+    while ((subscription = match_readers_next(&walk, broker, lane)))
+        join_or_miss(broker, lane, subscription);
+}
 
-        if (join_one(broker, lane, subscription, &refusal) < 0)
-            log_write(LOG_PAIRING_FAILED, &about, "subscription %" PRIu64 " does not get topic %s: %s",
-                      subscription->id, lane->topic->name, refusal.text);
+void pairing_join_missed(struct broker *broker)
+{
+    if (!broker->missed)
+        return;
+    broker->missed = false;
+    list_for_each(node, &broker->subscriptions)
+    {
+        struct subscription *subscription = list_entry(node, struct subscription, link);
+
+        if (!subscription->missed)
+            continue;
+        subscription->missed = false;
+        list_for_each(pairings, &subscription->pairings)
+        {
+            list_entry(pairings, struct pairing, by_subscription)->lane->seen_by = subscription->id;
+        }
+        for (struct lane *lane = NULL; (lane = match_lanes_next(broker, subscription, lane));)
+            if (lane->seen_by != subscription->id)
+                join_or_miss(broker, lane, subscription);
     }
 }
 

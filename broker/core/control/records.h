@@ -100,6 +100,7 @@ struct lane {
     bool fence; /* the writer is not registered for barriers of others */
     uint32_t ring_size;
     uint32_t readers; /* pairings */
+    uint64_t seen_by; /* scratch of pairing_join_missed() */
     int fd;
     uint64_t slots[(IPC_LANE_SLOTS + 63) / 64]; /* bit set: in use */
     struct list pairings;                       /* struct pairing.by_lane */
@@ -128,6 +129,7 @@ struct subscription {
     struct topic *topic; /* NULL: a wildcard */
     uint8_t start, slow; /* enums of control.proto */
     bool self, tap, bell;
+    bool missed; /* a lane, for want of memory or descriptors: see pairing_join_missed() */
     uint32_t n_pairings;
     struct list pairings; /* struct pairing.by_subscription */
     struct list bells;

@@ -288,6 +288,8 @@ static int go_on(struct broker *broker)
     if (!registry)
         return begin_anew(broker);
     result = state_open(&broker->state, registry->fds[0]);
+    if (result < 0 && result != -EBADMSG && result != -EPROTO)
+        return result; /* it is there, but something is lacking: another try may have it */
     if (result < 0) {
         log_write(LOG_SYSTEM, NULL,
                   "the state that an earlier ipcd left is not readable (%s): its sessions are ended",

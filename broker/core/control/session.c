@@ -236,8 +236,11 @@ int session_new(struct broker *broker, int *fd)
         hash_add(&broker->sessions_by_id, &session->node, session->peer.session);
         result = session_watch(broker, session);
         *fd = -1;
-        if (result < 0)
+        if (result < 0) {
+            session_fail(broker, session, 0, result, "the broker cannot watch one more connection: %s",
+                         strerror(-result));
             session_end(broker, session, IPC_REASON_LIMIT, NULL);
+        }
         return 0;
     }
     session->fd = -1;

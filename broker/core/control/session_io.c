@@ -24,6 +24,14 @@
 #define FRAMES_PER_ROUND 16u
 #define FRAMES_AT_DEATH  1024u
 
+/* Something is lacking: try again in a moment. */
+static void stall(struct broker *broker, struct session *session)
+{
+    if (list_empty(&session->stalled))
+        list_append(&broker->stalled, &session->stalled);
+    loop_retry_soon(broker);
+}
+
 void session_update_events(struct broker *broker, struct session *session)
 {
     uint32_t events = (session->busy || session->unread ? 0 : EPOLLIN | EPOLLRDHUP) |
@@ -33,6 +41,8 @@ void session_update_events(struct broker *broker, struct session *session)
         return;
     if (loop_change(broker, session->fd, events, LOOP_SOCKET, session->peer.session) == 0)
         session->events = events;
+    else
+        stall(broker, session);
 }
 
 /* The request in front was worked on and answered. */
@@ -81,9 +91,7 @@ void session_send_failed(struct broker *broker, struct session *session, int res
     case -ENFILE:
     case -ENOMEM:
     case -ENOBUFS:
-        if (list_empty(&session->stalled))
-            list_append(&broker->stalled, &session->stalled);
-        loop_retry_soon(broker);
+        stall(broker, session);
         break;
     default: /* 0, or the peer is gone: the hang-up is on its way */
         break;
@@ -92,10 +100,22 @@ void session_send_failed(struct broker *broker, struct session *session, int res
 
 void session_retry_stalled(struct broker *broker)
 {
+    struct list now;
+
+    /* Who stalls again has its turn the next time. */
+    list_init(&now);
     list_for_each_safe(node, &broker->stalled)
     {
         list_remove(node);
-        notice_mark(broker, list_entry(node, struct session, stalled));
+        list_append(&now, node);
+    }
+    list_for_each_safe(node, &now)
+    {
+        struct session *session = list_entry(node, struct session, stalled);
+
+        list_remove(node);
+        session_update_events(broker, session);
+        notice_mark(broker, session);
     }
 }
 

@@ -178,7 +178,7 @@ int listener_open(struct listener *listener, const char *path, unsigned mode, ch
     (void)umask(mask);
     if (result == 0) {
         listener->ours = true;
-        if (listen(listener->fd, SOMAXCONN) < 0 || stat(path, &listener->file) < 0)
+        if (stat(path, &listener->file) < 0 || listen(listener->fd, SOMAXCONN) < 0)
             result = -errno;
     }
     if (result < 0)
