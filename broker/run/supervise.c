@@ -382,6 +382,11 @@ static void on_ipcd_end(struct supervisor *supervisor)
     char how[80];
     int status;
 
+#ifdef IPC_PLANT_STORE_UNREAD
+    (void)child_reap(&supervisor->ipcd, how, sizeof(how));
+    restart(supervisor);
+    return;
+#endif
     on_notify(supervisor);
     status = child_reap(&supervisor->ipcd, how, sizeof(how));
     if (supervisor->told_to_stop) {

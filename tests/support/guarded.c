@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -117,9 +118,10 @@ void guarded_run(struct guarded *guarded, const char *const *arguments)
     EXPECT(argv[0] != NULL);
     while (arguments && *arguments)
         argv[n++] = *arguments++;
-    guarded->run = fork();
+    guarded->run = fork_child();
     EXPECT(guarded->run >= 0);
     if (guarded->run == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGTERM); /* so that it takes ipcd along */
         execv(argv[0], (char **)(uintptr_t)argv);
         _exit(127);
     }

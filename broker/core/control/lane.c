@@ -150,6 +150,9 @@ void lane_release(struct broker *broker, struct lane *lane)
     keep_remove(broker, KEEP_LANE, lane->id);
     /* Before the charge is returned the memory is: a descriptor passed to a friend keeps none. */
     lane->fd = segment_destroy(lane->fd, segment_size(IPC_SEGMENT_LANE, lane->ring_size));
+#ifdef IPC_PLANT_QUOTA_KEPT
+    charge = (struct charge){0};
+#endif
     quota_return(&broker->quota, lane->user, &charge);
     hash_remove(&broker->lanes_by_id, &lane->node);
     list_remove(&lane->link);

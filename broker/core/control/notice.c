@@ -186,7 +186,13 @@ static int flush_dels(struct broker *broker, struct session *session, unsigned *
             return result;
         side_sent(side);
         pairing_requeue(broker, session, side);
+#ifndef IPC_PLANT_DEATH_UNHEARD
         session->told = true;
+#endif
+#ifdef IPC_PLANT_SLOT_EARLY
+        if (writer)
+            pairing_confirm(broker, session, pairing, TYPE(READER_DEL), 0);
+#endif
         --*budget;
     }
     return 0;
@@ -212,6 +218,9 @@ static void post(struct session *session, bool left)
     if (!session_board(session))
         return;
     atomic_store_explicit(&session->board->pending, session->due, memory_order_relaxed);
+#ifdef IPC_PLANT_DEATH_UNHEARD
+    left = false;
+#endif
     if (session->told || left)
         notice_mail(session);
     if (session->row && !session->nudge)

@@ -126,12 +126,15 @@ void pairing_start(struct broker *broker, struct pairing *pairing)
 void pairing_promote(struct broker *broker, struct lane *lane)
 {
     struct pairing *pairing;
+    uint32_t slot;
 
     if (lane->state != LANE_LIVE || list_empty(&lane->waiting))
         return;
+    slot = lane_slot_take(lane);
+    if (slot == PAIRING_NO_SLOT)
+        return; /* an earlier ipcd left it waiting, and it goes on to wait */
     pairing = list_entry(lane->waiting.next, struct pairing, by_lane);
-    pairing->slot = lane_slot_take(lane);
-    assert(pairing->slot != PAIRING_NO_SLOT);
+    pairing->slot = slot;
     atomic_store_explicit(&pairing->row->slot, pairing->slot, memory_order_release);
     list_remove(&pairing->by_lane);
     list_append(&lane->pairings, &pairing->by_lane);

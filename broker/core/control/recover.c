@@ -231,6 +231,42 @@ static int load_all(struct broker *broker, const struct leftovers *left)
     return result;
 }
 
+/* A store may lose something: what stands in the registry without its descriptors is over. */
+static bool was_lost(const struct session *session)
+{
+    bool lost = session->fd < 0 || (!session->admin && session->board_fd < 0);
+
+    list_for_each(node, &session->lanes) lost = lost || list_entry(node, struct lane, by_session)->fd < 0;
+    list_for_each(node, &session->cells) lost = lost || list_entry(node, struct cells, link)->fd < 0;
+    list_for_each(node, &session->subscriptions)
+    {
+        list_for_each(bells, &list_entry(node, struct subscription, by_session)->bells)
+        {
+            lost = lost || list_entry(bells, struct bell, link)->ring_fd < 0;
+        }
+    }
+    return lost;
+}
+
+/* Nobody can be shown it any more. If its writer is there, its session ends below. */
+static void end_lost_lane(struct lane *lane)
+{
+    list_for_each(node, &lane->pairings)
+    {
+        struct pairing *pairing = list_entry(node, struct pairing, by_lane);
+
+        if (pairing->reader_side.known)
+            continue;
+        side_gone(&pairing->reader_side);
+        pairing_store(pairing);
+    }
+    if (lane->session)
+        return;
+    lane->retain = false;
+    atomic_store_explicit(&lane->row->retain, 0, memory_order_release);
+    lane_set_state(lane, LANE_DRAINING);
+}
+
 /* Whatever was being done when the earlier ipcd was killed is done to its end; each step may have been made already. */
 static void finish_what_was_begun(struct broker *broker)
 {
@@ -238,8 +274,18 @@ static void finish_what_was_begun(struct broker *broker)
     {
         struct subscription *subscription = list_entry(ending, struct subscription, link);
 
+#ifdef IPC_PLANT_END_FORGOTTEN
+        break;
+#endif
         if (subscription->row->ending)
             pairing_end_subscription(broker, subscription, subscription->row->ending);
+    }
+    list_for_each(all, &broker->lanes)
+    {
+        struct lane *lane = list_entry(all, struct lane, link);
+
+        if (lane->fd < 0)
+            end_lost_lane(lane);
     }
     list_for_each_safe(node, &broker->pairings)
         pairing_resume(broker, list_entry(node, struct pairing, link));
@@ -251,8 +297,10 @@ static void finish_what_was_begun(struct broker *broker)
 
         if (session->row->ending)
             session_end(broker, session, session->row->ending - 1u, NULL);
-        else if (session->fd < 0 || (!session->admin && session->board_fd < 0))
+#ifndef IPC_PLANT_HALF_SESSION
+        else if (was_lost(session))
             session_end(broker, session, IPC_REASON_LIMIT, "its descriptors were not kept");
+#endif
     }
     session_bury(broker);
 }
@@ -351,8 +399,10 @@ static void watch(struct broker *broker, struct session *session)
     if (session->state == SESSION_ENDED)
         return;
     session->resumed = session->resumed && session->busy;
+#ifndef IPC_PLANT_NUDGE_FORGOTTEN
     if (session->row->owed)
         notice_nudge(broker, session);
+#endif
     notice_mark(broker, session);
 }
 
@@ -375,6 +425,9 @@ void recover_some(struct broker *broker)
 {
     struct leftovers *left = broker->leftovers;
 
+#ifdef IPC_PLANT_LEFT_OPEN
+    broker->leftovers = left = leftovers_free(left);
+#endif
     for (unsigned i = 0; i < WORK_PER_ROUND && !list_empty(&broker->unwatched); i++) {
         struct list *node = broker->unwatched.next;
 

@@ -158,6 +158,10 @@ int session_watch(struct broker *broker, struct session *session)
     session->events = EPOLLIN | EPOLLRDHUP;
     session->watched = true;
     result = loop_add(broker, session->fd, session->events, LOOP_SOCKET, session->peer.session);
+#ifdef IPC_PLANT_PIDFD_UNWATCHED
+    if (session->resumed)
+        return result;
+#endif
     if (result == 0 && session->pidfd >= 0)
         result = loop_add(broker, session->pidfd, EPOLLIN, LOOP_PROCESS, session->peer.session);
     return result;

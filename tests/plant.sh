@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# The tests, tested: each bug that the project can be built with (IPC_PLANT_<NAME>, cmake -DIPC_PLANT=NAME) must be found
+# by the test named here, and only that is built and run. A bug that none finds fails this script. The bugs of the lane
+# stand in stress/plant.sh, which needs no build folder; without names they are tried, too.
+#
+# plant.sh [NAME...]: only these.
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")/.."
+
+# Bug, the test that finds it (a name of ctest's), and what is wrong.
+plants='
+NOTICE_ONCE          crash-broker-kill    a notice that may not have gone out is not sent again by the next ipcd
+CONSUMED_EARLY       crash-broker-kill    a request is taken out of the socket before its answer is in it
+KEPT_FOREVER         crash-broker-kill    a descriptor is not removed from the store
+CHARGE_FORGOTTEN     crash-broker-kill    the next ipcd does not charge a pairing to its user
+LANE_UNJOINED        proc-restart         a lane that is complete is not marked so
+ANSWERED_EARLY       crash-broker-kill    the answer goes out before the lane is committed in the registry
+MADE_TWICE           crash-broker-kill    what was made and not answered is made again
+NUDGE_FORGOTTEN      crash-broker-kill    mail that was not counted up before the kill is not made up for
+END_FORGOTTEN        crash-broker-kill    a removal that was begun is not finished by the next ipcd
+LEFT_OPEN            crash-broker-kill    descriptors without a record stay open
+STORE_UNREAD         proc-restart         ipcd-run restarts ipcd before it has read all that it was to keep
+PIDFD_UNWATCHED      proc-restart-state   the next ipcd does not look at the pidfds of its sessions
+HALF_SESSION         proc-restart-state   a session whose descriptors were not kept goes on
+SLOT_EARLY           proc-broker-pairing  a slot is used again before the writer has confirmed that its reader left
+DEATH_UNHEARD        proc-topic-death     nobody is woken for a peer that died (between commit and ring, say)
+QUOTA_KEPT           proc-broker-limits   a lane that ends is charged for ever
+GENERATION_UNCHECKED proc-connection      a forked child uses the handles of its parent
+'
+
+build=build/plant/core
+mkdir -p "$build"
+tried=0 survived=0
+
+# How it ended: caught, or survived.
+try() { # NAME TEST
+    cmake --preset dev -B "$build" -DIPC_PLANT="$1" -DIPC_BENCH=OFF -DIPC_EXAMPLES=OFF >"$build/log" 2>&1 </dev/null &&
+        ninja -C "$build" ipcd ipcd-run ipcctl "$2" >"$build/log" 2>&1 </dev/null || {
+        tail -n 30 "$build/log"
+        printf 'plant: building with %s failed\n' "$1"
+        exit 1
+    }
+    if ctest --test-dir "$build" -R "^$2\$" --no-tests=error -Q --output-log "$build/$1.log" </dev/null; then
+        how=SURVIVED
+    else
+        grep -q '^The following tests FAILED' "$build/$1.log" || { cat "$build/$1.log"; exit 1; }
+        how=caught
+    fi
+}
+
+if (($# == 0)); then
+    tests/stress/plant.sh
+fi
+while read -r name test what; do
+    [[ -n $name ]] || continue
+    (($# == 0)) || [[ " $* " == *" $name "* ]] || continue
+    start=$SECONDS
+    try "$name" "$test"
+    tried=$((tried + 1))
+    [[ $how == caught ]] || survived=$((survived + 1))
+    printf '%-21s %-9s %-20s %4d s  %s\n' "$name" "$how" "$test" $((SECONDS - start)) "$what"
+done <<<"$plants"
+printf '%d planted, %d survived\n' "$tried" "$survived"
+((survived == 0 && tried > 0))
