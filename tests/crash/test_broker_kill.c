@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * ipcd is killed before and after each of its system calls while a client connects, advertises, subscribes by name and
- * by pattern, is paired, exchanges messages and takes all of it back. After each death the client has noticed nothing,
- * a bystander has lost nothing, and neither ipcd nor ipcd-run has more than before.
+ * ipcd is killed before and after each of its system calls, and after each of its stores to shared memory, while a client
+ * connects, advertises, subscribes by name and by pattern, is paired, exchanges messages, waits by bell, leaves a
+ * retained lane, and takes all of it back. The ipcd that follows is killed in the same way while it takes over. After
+ * each death the client has noticed nothing, a bystander has lost nothing, and neither ipcd nor ipcd-run has more than
+ * before.
+ *
+ * IPC_KILL_FULL=1: each of these (`./dev kill`); else every fourth, from another one in each run, and fewer of the second.
  */
 #include <errno.h>
 #include <sched.h>
@@ -12,14 +16,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
+#include "tests/crash/stepped_ipcd.h"
 #include "tests/support/broker.h"
 #include "tests/support/guarded.h"
+
+#define STORES_OF_A_START 100u /* more than it makes before it is ready */
 
 static struct guarded guarded;
 
@@ -36,32 +44,78 @@ static void be_client(void *argument)
     gate_wait(*go);
     ipc_connection *connection = connection_new(), *other = connection_new();
     ipc_publisher *publisher = publisher_new(connection, "step.by.step", 1 << 14, 0);
+    ipc_publisher *kept = publisher_new(connection, "kept", 1 << 12, IPC_PUBLISHER_RETAIN);
+    struct ipc_subscription_stats stats;
+    publish_numbers(kept, 0, 3, 64);
+    publisher_end(kept);
     ipc_subscription *exact = subscription_new(other, "step.by.step", IPC_START_NEXT, IPC_SLOW_BLOCK, 0);
     ipc_subscription *wild = subscription_new(other, "step.>", IPC_START_NEXT, IPC_SLOW_BLOCK, 0);
     EXPECT_EQ(ipc_publisher_wait_readers(publisher, 2, IPC_FOREVER), 2);
     publish_numbers(publisher, 0, 20, 64);
     receive_numbers(exact, 0, 20, 64);
     receive_numbers(wild, 0, 20, 64);
+    EXPECT_EQ(ipc_subscription_stats(exact, &stats), 0);
+    EXPECT_EQ(stats.writers, 1); /* nothing was made twice */
+    EXPECT(ipc_subscription_fd(wild) >= 0);
+    publish_numbers(publisher, 20, 22, 64);
+    receive_numbers(wild, 20, 22, 64);
+    receive_numbers(exact, 20, 22, 64);
     subscription_end(wild);
+    ipc_subscription *past = subscription_new(other, "kept", IPC_START_OLDEST, IPC_SLOW_DROP_OLDEST, 0);
+    receive_numbers(past, 0, 3, 64);
+    subscription_end(past);
     publisher_end(publisher);
     subscription_end(exact);
     ipc_connection_close(other);
     ipc_connection_close(connection);
 }
 
-/* Let ipcd go on for `stops` system call stops while the client works, then kill it. False: the client was done
- * before. */
-static bool kill_at(unsigned stops)
+/* ---- at each system call ------------------------------------------------------------------------------------------ */
+
+static void trace(pid_t pid, long options)
+{
+    EXPECT_EQ(ptrace(PTRACE_SEIZE, pid, NULL, options), 0);
+}
+
+/* Kill this ipcd under ipcd-run's eyes, and get hold of the next one before its first instruction. */
+static pid_t replace(pid_t ipcd)
+{
+    unsigned long child;
+    int status;
+
+    trace(guarded.run, PTRACE_O_TRACEFORK);
+    EXPECT_EQ(kill(ipcd, SIGKILL), 0);
+    for (;;) {
+        EXPECT_EQ(waitpid(guarded.run, &status, __WALL), guarded.run);
+        EXPECT(WIFSTOPPED(status));
+        if (status >> 8 == (SIGTRAP | PTRACE_EVENT_FORK << 8))
+            break;
+        EXPECT_EQ(ptrace(PTRACE_CONT, guarded.run, NULL, WSTOPSIG(status)), 0);
+    }
+    EXPECT_EQ(ptrace(PTRACE_GETEVENTMSG, guarded.run, NULL, &child), 0);
+    EXPECT_EQ(waitpid((pid_t)child, &status, __WALL), (pid_t)child);
+    EXPECT_EQ(ptrace(PTRACE_SETOPTIONS, (pid_t)child, NULL, PTRACE_O_TRACESYSGOOD), 0);
+    EXPECT_EQ(ptrace(PTRACE_DETACH, guarded.run, NULL, NULL), 0);
+    return (pid_t)child;
+}
+
+/* Let ipcd, or the `next` one, go on for `stops` system call stops while the client works, then kill it. False: the client
+ * was done before. */
+static bool kill_at(unsigned stops, bool next)
 {
     pid_t ipcd = guarded_pid(&guarded);
     int go = gate_new(), status;
     pid_t client = child_start(be_client, &go);
     bool done = false;
 
-    EXPECT_EQ(ptrace(PTRACE_SEIZE, ipcd, NULL, PTRACE_O_TRACESYSGOOD), 0);
-    EXPECT_EQ(ptrace(PTRACE_INTERRUPT, ipcd, NULL, NULL), 0);
-    EXPECT_EQ(waitpid(ipcd, &status, __WALL), ipcd);
     gate_open(go);
+    if (next) {
+        ipcd = replace(ipcd);
+    } else {
+        trace(ipcd, PTRACE_O_TRACESYSGOOD);
+        EXPECT_EQ(ptrace(PTRACE_INTERRUPT, ipcd, NULL, NULL), 0);
+        EXPECT_EQ(waitpid(ipcd, &status, __WALL), ipcd);
+    }
     for (unsigned i = 0; i < stops && !done; i++) {
         EXPECT_EQ(ptrace(PTRACE_SYSCALL, ipcd, NULL, NULL), 0);
         pid_t who = waitpid(-1, &status, __WALL);
@@ -80,32 +134,168 @@ static bool kill_at(unsigned stops)
     return !done;
 }
 
-static void test_at_every_system_call(void **state)
+/* A pair that has nothing to do with it, and what there was before. */
+struct bystander {
+    ipc_connection *writing, *reading;
+    ipc_publisher *publisher;
+    ipc_subscription *subscription;
+    struct broker_counts before;
+    unsigned kept;
+    uint64_t at;
+};
+
+static struct bystander bystander_new(void)
 {
     const struct broker as = as_broker();
-    ipc_connection *writing = connection_new(), *reading = connection_new();
-    ipc_publisher *publisher = publisher_new(writing, "bystander", 1 << 14, 0);
-    ipc_subscription *subscription =
-        subscription_new(reading, "bystander", IPC_START_NEXT, IPC_SLOW_BLOCK, 0);
-    EXPECT_EQ(ipc_publisher_wait_readers(publisher, 1, IPC_FOREVER), 1);
-    struct broker_counts before = broker_count(&as);
-    unsigned kept_before = guarded_kept(&guarded), stops = 0;
-
-    do {
-        watchdog(30, "a kill of ipcd at a system call");
-        publish_numbers(publisher, 20 * (uint64_t)stops, 20 * (uint64_t)stops + 20, 64);
-        receive_numbers(subscription, 20 * (uint64_t)stops, 20 * (uint64_t)stops + 20, 64);
-        broker_settles(&as, &before);
-        while (guarded_kept(&guarded) != kept_before)
-            sched_yield();
-    } while (kill_at(stops++));
-    printf("ipcd was killed at %u system call stops\n", stops - 1);
-    EXPECT(stops > 100);
-    publisher_end(publisher);
-    subscription_end(subscription);
-    ipc_connection_close(writing);
-    ipc_connection_close(reading);
+    struct bystander by = {.writing = connection_new(), .reading = connection_new()};
+    int go = gate_new();
+    gate_open(go);
+    child_done(child_start(be_client, &go)); /* leaves its retained lane */
+    close(go);
+    by.publisher = publisher_new(by.writing, "bystander", 1 << 14, 0);
+    by.subscription = subscription_new(by.reading, "bystander", IPC_START_NEXT, IPC_SLOW_BLOCK, 0);
+    EXPECT_EQ(ipc_publisher_wait_readers(by.publisher, 1, IPC_FOREVER), 1);
+    by.before = broker_count(&as);
+    by.kept = guarded_kept(&guarded);
+    return by;
 }
+
+static void bystander_goes_on(struct bystander *by)
+{
+    const struct broker as = as_broker();
+    publish_numbers(by->publisher, by->at, by->at + 20, 64);
+    receive_numbers(by->subscription, by->at, by->at + 20, 64);
+    by->at += 20;
+    broker_settles(&as, &by->before);
+    while (guarded_kept(&guarded) != by->kept)
+        sched_yield();
+}
+
+static void bystander_end(struct bystander *by)
+{
+    publisher_end(by->publisher);
+    subscription_end(by->subscription);
+    ipc_connection_close(by->writing);
+    ipc_connection_close(by->reading);
+}
+
+static bool full(void)
+{
+    return getenv("IPC_KILL_FULL") != NULL;
+}
+
+/* Where to begin with so large steps. */
+static unsigned offset(unsigned step)
+{
+    return (unsigned)getpid() % step;
+}
+
+static void at_system_calls(bool next, unsigned step)
+{
+    struct bystander by = bystander_new();
+    unsigned kills = 0, stops = offset(step);
+
+    for (;; stops += step, kills++) {
+        watchdog(60, "a kill of ipcd at a system call");
+        bystander_goes_on(&by);
+        if (!kill_at(stops, next))
+            break;
+    }
+    printf("%s ipcd was killed at %u of %u system call stops\n", next ? "the next" : "an", kills, stops);
+    EXPECT(stops > 100);
+    bystander_end(&by);
+}
+
+static void test_at_every_system_call(void **state)
+{
+    at_system_calls(false, full() ? 1 : 4);
+}
+
+static void test_at_system_calls_of_the_next(void **state)
+{
+    at_system_calls(true, full() ? 1 : 31);
+}
+
+/* ---- after each store --------------------------------------------------------------------------------------------- */
+
+#ifdef STEPS_STORES
+
+static struct steps *steps;
+
+/* Kill ipcd after its `first` store from now on, and the next one after its `second` (0: not). How many died? */
+static unsigned kill_after(uint64_t first, uint64_t second)
+{
+    int go = gate_new();
+    pid_t client = child_start(be_client, &go);
+    steps->next = second;
+    steps->left = first;
+    gate_open(go);
+    child_done(client);
+    close(go);
+    uint64_t left = steps->left, next = steps->next;
+    steps->next = steps->left = 0;
+    return next != second || (second == 0 && left == 0) ? 1 + (second != 0 && left == 0) : 0;
+}
+
+static void test_after_every_store(void **state)
+{
+    struct bystander by = bystander_new();
+    unsigned step = full() ? 1 : 4, first = 1 + offset(step);
+
+    for (;; first += step) {
+        watchdog(60, "a kill of ipcd after a store");
+        bystander_goes_on(&by);
+        if (kill_after(first, 0) == 0)
+            break;
+    }
+    printf("ipcd was killed after stores 1 to %u to shared memory, in steps of %u\n", first - 1, step);
+    EXPECT(first > 200);
+    bystander_end(&by);
+}
+
+static void test_after_stores_of_the_next(void **state)
+{
+    struct bystander by = bystander_new();
+    uint64_t step = full() ? 7 : 151, deaths = 0, died = 1;
+
+    for (uint64_t first = 50; died > 0; first += step)
+        for (uint64_t second = 1; second <= STORES_OF_A_START; second += full() ? 1 : 19) {
+            watchdog(60, "a kill of the next ipcd after a store");
+            bystander_goes_on(&by);
+            died = kill_after(first, second);
+            deaths += died;
+            if (died < 2)
+                break;
+        }
+    printf("ipcd was killed after a store, and the next one too: %u deaths\n", (unsigned)deaths);
+    EXPECT(deaths > 6);
+    bystander_end(&by);
+}
+
+static int setup_steps(void **state)
+{
+    char path[] = "/tmp/ipc-steps.XXXXXX", helper[256];
+    const char *arguments[] = {"--log-level", "error", "--watchdog", "0", "--ipcd", helper, NULL};
+    int fd = mkstemp(path);
+    EXPECT(fd >= 0 && ftruncate(fd, sizeof(*steps)) == 0);
+    steps = mmap(NULL, sizeof(*steps), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    EXPECT(steps != MAP_FAILED);
+    close(fd);
+    setenv("IPC_TEST_STEPS", path, 1);
+    snprintf(helper, sizeof(helper), "%s/stepped_ipcd_helper", getenv("TEST_HELPER_DIR"));
+    watchdog(30, "start");
+    guarded_start(&guarded, arguments);
+    return 0;
+}
+
+static int teardown_steps(void **state)
+{
+    guarded_stop(&guarded);
+    unlink(getenv("IPC_TEST_STEPS"));
+    munmap(steps, sizeof(*steps));
+    return 0;
+}
+#endif
 
 static int setup(void **state)
 {
@@ -125,6 +315,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_at_every_system_call, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_at_system_calls_of_the_next, setup, teardown),
+#ifdef STEPS_STORES
+        cmocka_unit_test_setup_teardown(test_after_every_store, setup_steps, teardown_steps),
+        cmocka_unit_test_setup_teardown(test_after_stores_of_the_next, setup_steps, teardown_steps),
+#endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -165,6 +165,7 @@ static int flush_adds(struct broker *broker, struct session *session, bool write
             return result;
         }
         session->window++;
+        side_went(side);
         pairing_requeue(broker, session, side);
         session->told = true;
         --*budget;

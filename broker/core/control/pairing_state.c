@@ -48,7 +48,13 @@ void side_sent(struct side *side)
     assert(side->state == SIDE_ADD_DUE && !side->flight);
     side->known = true;
     side->flight = true;
-    side->state = side->ending ? SIDE_DEL_DUE : SIDE_ADD_SENT;
+    side->state = SIDE_ADD_SENT;
+}
+
+void side_went(struct side *side)
+{
+    if (side->state == SIDE_ADD_SENT && side->ending)
+        side->state = SIDE_DEL_DUE;
 }
 
 void side_end(struct side *side, unsigned reason, bool owed)
@@ -62,9 +68,10 @@ void side_end(struct side *side, unsigned reason, bool owed)
         if (side->ending)
             return;
         side->reason = (uint8_t)reason;
-        if (side->known)
+        /* A writer needs no ADD to understand a DEL, and of a reader that left there is none to be sent. */
+        if (side->joined || (side->known && side->writer))
             side->state = SIDE_DEL_DUE;
-        else if (owed)
+        else if (side->known || owed)
             side->ending = true;
         else
             side->state = SIDE_DONE;

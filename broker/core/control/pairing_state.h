@@ -5,8 +5,9 @@
  *      WAIT --start--> ADD_DUE --sent--> ADD_SENT --confirmed--> LIVE --again--> ADD_DUE ...
  *
  *      end in WAIT, or in ADD_DUE if it was never sent and need not be      -> DONE
- *      end in ADD_DUE otherwise: the ADD goes out first, the DEL after it   -> (ending is kept)
- *      end in ADD_SENT, LIVE                                                -> DEL_DUE
+ *      end in ADD_DUE of a reader that did not confirm: the ADD first, then
+ *      the DEL (an earlier ipcd may have sent the ADD, or not)              -> (ending is kept)
+ *      end in ADD_DUE of others that were told before, in ADD_SENT, LIVE    -> DEL_DUE
  *      DEL_DUE --sent--> DEL_SENT --confirmed--> DONE
  *      gone (the session left, or let go of it)                             -> DONE, from anywhere
  *
@@ -54,10 +55,14 @@ void side_start(struct side *side);
 /* Announce it again. Returns false if there is nothing to announce any more. */
 bool side_again(struct side *side);
 
-/* The due notice went out. */
+/* The due notice is about to go out: whoever restores this state says it again. */
 void side_sent(struct side *side);
 
-/* Tell it to end. If it was never told about the pairing, it is done at once, unless `owed`: then it is told both. */
+/* It went out: from now on it counts as told. */
+void side_went(struct side *side);
+
+/* Tell it to end. If it was never told about the pairing, it is done at once, unless `owed`: then it is told both, as is
+ * one of which an earlier ipcd did not know whether it was told. */
 void side_end(struct side *side, unsigned reason, bool owed);
 
 /* Its session left, or let go of the pairing. */

@@ -20,6 +20,7 @@ static void tell(enum side_notice notice)
 {
     assert_int_equal(side_due(&side), notice);
     side_sent(&side);
+    side_went(&side);
 }
 
 static void test_life(void **state)
@@ -64,6 +65,28 @@ static void test_end_that_is_owed_is_told_after_the_beginning(void **state)
     assert_true(side_confirm_del(&side));
     assert_true(side_done(&side));
     assert_int_equal(side.reason, 1);
+}
+
+/* What an ipcd leaves that was killed while it sent the ADD: known, not confirmed, due again. */
+static void test_end_of_what_may_not_have_been_told(void **state)
+{
+    side_start(&side);
+    side_end(&side, 1, true);
+    side_sent(&side);
+    assert_int_equal(side.state,
+                     SIDE_ADD_SENT); /* killed here: the ADD is said again, and the DEL after it */
+    side_went(&side);
+    assert_int_equal(side_due(&side), SIDE_NOTICE_DEL);
+
+    for (int writer = 0; writer < 2; writer++) {
+        side_init(&side, writer);
+        side.state = SIDE_ADD_DUE;
+        side.known = true;
+        side_end(&side, 1, false);
+        if (!writer)
+            tell(SIDE_NOTICE_ADD);
+        tell(SIDE_NOTICE_DEL);
+    }
 }
 
 static void test_end_while_the_beginning_is_on_its_way(void **state)
@@ -127,6 +150,7 @@ int main(void)
         CASE(test_life),
         CASE(test_end_before_anything_was_told),
         CASE(test_end_that_is_owed_is_told_after_the_beginning),
+        CASE(test_end_of_what_may_not_have_been_told),
         CASE(test_end_while_the_beginning_is_on_its_way),
         CASE(test_announced_again),
         CASE(test_gone_from_anywhere),
