@@ -320,6 +320,13 @@ uint64_t lane_writer_want(struct lane_writer *writer, uint32_t stride, const str
     if (room < writer->ring_size / 4)
         room = writer->ring_size / 4;
     uint64_t want = writer->position + room - writer->ring_size;
+    lane_writer_want_at(writer, want, slowest, raw_cursor);
+    return want;
+}
+
+void lane_writer_want_at(struct lane_writer *writer, uint64_t want, const struct lane_peer **slowest,
+                         uint64_t *raw_cursor)
+{
     atomic_store_explicit(&writer->lane->want, want, LANE_PUBLISH);
     lane_barrier(); /* pairs with lane_publish_fence() in lane_reader_report() */
 
@@ -337,7 +344,11 @@ uint64_t lane_writer_want(struct lane_writer *writer, uint32_t stride, const str
             *raw_cursor = raw;
         }
     }
-    return want;
+}
+
+uint64_t lane_writer_consumed(struct lane_writer *writer)
+{
+    return pinned(writer);
 }
 
 void lane_writer_want_clear(struct lane_writer *writer)

@@ -88,7 +88,13 @@ int lane_writer_make_room(struct lane_writer *writer, uint32_t stride);
  * is furthest behind, with the raw value of its cursor. */
 uint64_t lane_writer_want(struct lane_writer *writer, uint32_t stride, const struct lane_peer **slowest,
                           uint64_t *raw_cursor);
+/* The same for a position of the caller's choice, above 0. *slowest is NULL if everybody is there already. */
+void lane_writer_want_at(struct lane_writer *writer, uint64_t want, const struct lane_peer **slowest,
+                         uint64_t *raw_cursor);
 void lane_writer_want_clear(struct lane_writer *writer);
+
+/* The position up to which every reader that pins has read. */
+uint64_t lane_writer_consumed(struct lane_writer *writer);
 
 /* Mark every pinning reader below the position as too slow. */
 void lane_writer_fault_slow(struct lane_writer *writer, uint64_t below);

@@ -47,7 +47,7 @@ IPC_PUBLIC int ipc_connection_open(ipc_connection **ret, const char *address,
                                    const struct ipc_connection_options *options, struct ipc_error *error);
 
 /**
- * End a connection, its publishers and its subscriptions: all of their handles become invalid. What was
+ * End a connection, its publishers, subscriptions, producers and consumers: all of their handles become invalid. What was
  * published stays readable to those who already read it. NULL is allowed.
  *
  * One thread, when no other uses the connection or anything of it. Blocks for one exchange with the broker. In
@@ -76,6 +76,9 @@ enum ipc_event_kind {
     IPC_EVENT_WRITER_JOINED = 3, /**< a publisher that matches one of my subscriptions was attached */
     IPC_EVENT_WRITER_LEFT = 4,   /**< such a publisher left, with a reason; all that it published was read */
     IPC_EVENT_ENDED = 5,         /**< the session is over, with a reason */
+    IPC_EVENT_QUEUE_ENDED =
+        6, /**< a queue that one of my producers or consumers uses was removed (reason closed), or may
+                                      not be used any more; its name is in topic */
 };
 
 struct ipc_event {

@@ -19,8 +19,9 @@
  *   every function may also return -EINVAL (an argument is outside the range that is stated) and -ECHILD (the
  *   handle was opened before a fork, and this is the child: open a connection of its own). `ret` parameters are
  *   left alone on failure.
- * - **Threads.** A connection may be used by any number of threads. A publisher or a subscription is used by
- *   one thread at a time; different ones by different threads at the same time. The library starts no thread.
+ * - **Threads.** A connection may be used by any number of threads. A publisher, subscription, producer or
+ *   consumer is used by one thread at a time; different ones by different threads at the same time. The library
+ *   starts no thread.
  * - **Time.** Timeouts are nanoseconds from the call on, measured by CLOCK_MONOTONIC, and cover the whole call.
  *   0: do not wait; IPC_FOREVER: wait without limit.
  * - **Structs of options** start with their own size, filled in by the initializers below, so that later
@@ -33,6 +34,7 @@
 
 #include <ipc/connection.h>
 #include <ipc/error.h>
+#include <ipc/queue.h>
 #include <ipc/topic.h>
 
 #endif
