@@ -132,6 +132,8 @@ void lane_reader_resume(struct lane_reader *reader, const struct ipc_lane *lane,
     reader->sequence = atomic_load_explicit(&lane->tail_sequence, memory_order_relaxed);
     lane_reader_in_place(reader);
     lane_reader_disarm(reader);
+    /* Whoever reported this cursor may have been killed before it woke the writer. */
+    lane_wake(lane_low_half(&cell->cursor), false);
 }
 
 bool lane_reader_in_place(struct lane_reader *reader)

@@ -129,6 +129,9 @@ static int begin(struct router *router, struct port *port)
                          about->session_ring_size, 0, &port->core->cell, about->id,
                          IPC__CONTROL__START__START_OLDEST, true, false);
     port->in.fence = about->fence || !lane_barrier_register();
+    port->in.bell = about->ring;
+    if (about->resumed && about->ring >= 0)
+        lane_bell_ring(about->ring);
     port->open_first = port->out.sequence;
     if (about->resumed && !about->consumer)
         decided_by_verdicts(port);

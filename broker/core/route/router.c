@@ -228,9 +228,8 @@ static void port_bell(struct router *router, struct route_mail *mail)
     struct port *port = port_of(router, mail->port.id);
 
     if (port) {
-        port->out.peers[0].bell = mail->port.ring;
-        port->out.peers[0].rung = 0;
-        lane_writer_ring_armed(&port->out);
+        port->out.peers[0].bell = port->in.bell = mail->port.ring;
+        lane_bell_ring(port->in.bell); /* what it would have rung for has been so far without it */
     }
     route_mail_free(mail);
 }
