@@ -212,9 +212,9 @@ static void wait_for_room(struct port *port, uint32_t size)
 {
     const struct lane_peer *slowest;
     uint64_t cursor;
+    uint32_t stride = ipc_record_stride((uint32_t)sizeof(struct ipc_delivery) + size);
 
-    (void)lane_writer_want(&port->out, ipc_record_stride((uint32_t)sizeof(struct ipc_delivery) + size),
-                           &slowest, &cursor);
+    (void)lane_writer_want(&port->out, stride, &slowest, &cursor);
     if (port->out.faulted) {
         port_broken(port, "the cursor of a consumer makes no sense");
         return;
@@ -223,7 +223,7 @@ static void wait_for_room(struct port *port, uint32_t size)
         lane_writer_want_clear(&port->out);
         return;
     }
-    port->wants_room = true;
+    port->wants_room = stride;
     unwilling(port);
 }
 

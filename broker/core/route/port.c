@@ -303,7 +303,7 @@ static bool hold_for_verdicts(struct port *port)
         lane_writer_want_clear(&port->out);
         return false;
     }
-    port->wants_room = true;
+    port->wants_room = port->out.ring_size / 4;
     hold(port);
     return true;
 }
@@ -355,6 +355,7 @@ bool port_turn(struct router *router, struct port *port)
         port_broken(port, "a record in its lane makes no sense");
     if (!port->broken && port->in.consumed != port->in.reported)
         lane_reader_report(&port->in);
+    port->idle = some ? 0 : port->idle + 1;
     if (port->ending && (port->broken || found == 0))
         port_gone(router, port, false);
     return some;
@@ -362,8 +363,9 @@ bool port_turn(struct router *router, struct port *port)
 
 void port_rung(struct router *router, struct port *port)
 {
-    if (port->wants_room) {
-        port->wants_room = false;
+    if (port->wants_room && (lane_writer_has_room(&port->out, port->wants_room) ||
+                             lane_writer_make_room(&port->out, port->wants_room) == 0)) {
+        port->wants_room = 0;
         lane_writer_want_clear(&port->out);
         port_set_willing(port);
         if (port->state == PORT_HELD && !port->letter)

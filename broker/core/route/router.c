@@ -435,7 +435,6 @@ static bool turns(struct router *router)
 
         list_remove(&port->turn);
         list_append(&router->active, &port->turn);
-        port->idle++;
         /* It may be gone after this, or held. */
         if (port_turn(router, port))
             some = true;
