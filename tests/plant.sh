@@ -42,7 +42,7 @@ try() { # NAME TEST
         printf 'plant: building with %s failed\n' "$1"
         exit 1
     }
-    if ctest --test-dir "$build" -R "^$2\$" --no-tests=error -Q --output-log "$build/$1.log" </dev/null; then
+    if IPC_KILL_FULL=1 ctest --test-dir "$build" -R "^$2\$" --no-tests=error -Q --output-log "$build/$1.log" </dev/null; then
         how=SURVIVED
     else
         grep -q '^The following tests FAILED' "$build/$1.log" || { cat "$build/$1.log"; exit 1; }

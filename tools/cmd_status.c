@@ -3,6 +3,7 @@
  * ipcctl status: the broker in one screen.
  */
 #include <inttypes.h>
+#include <string.h>
 #include <time.h>
 
 #include "tools/admin.h"
@@ -47,6 +48,7 @@ static void print_json(const Ipc__Control__StatusReply *reply, const struct admi
     output_set(document, "ended_badly", output_number(reply->ended_badly));
     output_set(document, "membarrier", json_boolean(reply->membarrier));
     output_set(document, "guardian", output_string(reply->guardian));
+    output_set(document, "starts", output_number(reply->starts));
     output_document(document);
 }
 
@@ -79,8 +81,10 @@ static void print_table(const Ipc__Control__StatusReply *reply, const struct adm
     ROW("refused", reply->refused ? TONE_BAD : TONE_PLAIN, "%s", text_count(a, reply->refused));
     ROW("ended badly", reply->ended_badly ? TONE_BAD : TONE_PLAIN, "%s", text_count(a, reply->ended_badly));
     ROW("membarrier", TONE_PLAIN, "%s", reply->membarrier ? "yes" : "no: each publish costs a fence");
-    ROW("guardian", *reply->guardian ? TONE_PLAIN : TONE_BAD, "%s",
-        *reply->guardian ? reply->guardian : "none: if the broker dies, its sessions end");
+    bool guarded = strcmp(reply->guardian, "ipcd-run") == 0;
+    ROW("guardian", guarded ? TONE_PLAIN : TONE_BAD, "%s%s", *reply->guardian ? reply->guardian : "none",
+        guarded ? "" : ": if the broker dies, its sessions end");
+    ROW("starts", TONE_PLAIN, "%s", text_count(a, reply->starts));
 #undef ROW
     struct tool quiet = *tool;
     quiet.no_header = true; /* the first column is the header */

@@ -107,7 +107,9 @@ static void test_all_is_there_again(void **state)
         settles(&before);
         pair_exchange(&block, 1000);
         pair_exchange(&drop, 1000);
+        EXPECT_EQ(guarded_status(&guarded).starts, i + 2);
     }
+    EXPECT(strcmp(guarded_status(&guarded).guardian, "ipcd-run") == 0);
     pair_end(&block);
     pair_end(&drop);
 }
@@ -302,10 +304,12 @@ static void test_the_guardian_is_killed(void **state)
     snprintf(guard, sizeof(guard), "%s.guard", guarded.address);
     while (access(guard, F_OK) != 0) /* ipcd has noticed, and waits for another one */
         sched_yield();
+    EXPECT(strcmp(guarded_status(&guarded).guardian, "") == 0);
     guarded_run(&guarded, quiet);
     while (access(guard, F_OK) == 0)
         sched_yield();
     assert_int_equal(guarded_pid(&guarded), ipcd);
+    EXPECT(strcmp(guarded_status(&guarded).guardian, "ipcd-run") == 0);
     kill(ipcd, SIGKILL);
     guarded_wait_other(&guarded, ipcd);
     settles(&before);

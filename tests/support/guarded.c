@@ -28,8 +28,8 @@ static int send_frame(int fd, uint16_t type, uint64_t id, const ProtobufCMessage
     return send(fd, packet, (size_t)size, MSG_NOSIGNAL) == size ? 0 : -1;
 }
 
-/* Ask whoever serves the address for its pid: an admin session of its own. 0: nobody answers. */
-static pid_t ask(const struct guarded *guarded)
+/* Ask whoever serves the address: an admin session of its own. Pid 0: nobody answers. */
+static struct guarded_status ask(const struct guarded *guarded)
 {
     Ipc__Control__Hello hello = IPC__CONTROL__HELLO__INIT;
     const Ipc__Control__Status status = IPC__CONTROL__STATUS__INIT;
@@ -38,7 +38,7 @@ static pid_t ask(const struct guarded *guarded)
     static unsigned char packet[IPC_MAX_FRAME_SIZE];
     struct sockaddr_un name = {.sun_family = AF_UNIX};
     struct ipc_frame frame;
-    pid_t pid = 0;
+    struct guarded_status told = {0};
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     EXPECT(fd >= 0);
     snprintf(name.sun_path, sizeof(name.sun_path), "%s", guarded->address);
@@ -50,23 +50,32 @@ static pid_t ask(const struct guarded *guarded)
         send_frame(fd, IPC__CONTROL__TYPE__HELLO, 1, &hello.base) == 0 &&
         send_frame(fd, IPC__CONTROL__TYPE__STATUS, 2, &status.base) == 0) {
         ssize_t size;
-        while (pid == 0 && (size = recv(fd, packet, sizeof(packet), 0)) > 0)
+        while (told.pid == 0 && (size = recv(fd, packet, sizeof(packet), 0)) > 0)
             if (ipc_frame_unpack(&frame, &arena, packet, (size_t)size) == 0 &&
-                frame.type == IPC__CONTROL__TYPE__STATUS_REPLY)
-                pid = (pid_t)((const Ipc__Control__StatusReply *)(const void *)frame.message)->pid;
+                frame.type == IPC__CONTROL__TYPE__STATUS_REPLY) {
+                const Ipc__Control__StatusReply *reply = (const void *)frame.message;
+                told.pid = (pid_t)reply->pid;
+                told.starts = reply->starts;
+                snprintf(told.guardian, sizeof(told.guardian), "%s", reply->guardian);
+            }
     }
-    if (pid != 0 && send_frame(fd, IPC__CONTROL__TYPE__GOODBYE, 3, &bye.base) == 0)
+    if (told.pid != 0 && send_frame(fd, IPC__CONTROL__TYPE__GOODBYE, 3, &bye.base) == 0)
         while (recv(fd, packet, sizeof(packet), 0) >
                0) /* until the session is gone: it is not to be counted */
             continue;
     close(fd);
-    return pid;
+    return told;
+}
+
+struct guarded_status guarded_status(const struct guarded *guarded)
+{
+    return ask(guarded);
 }
 
 pid_t guarded_wait_other(const struct guarded *guarded, pid_t other)
 {
     for (;;) {
-        pid_t pid = ask(guarded);
+        pid_t pid = ask(guarded).pid;
         if (pid != 0 && pid != other)
             return pid;
         sched_yield();

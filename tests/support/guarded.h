@@ -20,6 +20,14 @@ void guarded_run(struct guarded *guarded, const char *const *arguments);
 /* End it by SIGTERM; it must leave with 0, and no file. */
 void guarded_stop(struct guarded *guarded);
 
+/* What the ipcd that answers says of itself; pid 0: there is none. */
+struct guarded_status {
+    pid_t pid;
+    unsigned starts;
+    char guardian[16];
+};
+struct guarded_status guarded_status(const struct guarded *guarded);
+
 /* The ipcd that answers now. */
 pid_t guarded_pid(const struct guarded *guarded);
 /* Kill the ipcd that answers now, and wait until another one does. */

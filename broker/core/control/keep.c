@@ -189,6 +189,15 @@ void keep_all(struct broker *broker)
     }
 }
 
+const char *keep_guardian(const struct broker *broker)
+{
+    bool by_run = strcmp(broker->options.guardian, "ipcd-run") == 0;
+
+    if (by_run && (!broker->keep.stores || broker->keep.lost))
+        return "";
+    return broker->options.guardian;
+}
+
 /* A place beside the broker's socket where only our user and root can come. */
 static int open_adopt(struct broker *broker)
 {

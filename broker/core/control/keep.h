@@ -54,6 +54,9 @@ void keep_remove(struct broker *broker, enum keep_kind kind, uint64_t id);
 /* Everything again, to a guardian that may have missed some. */
 void keep_all(struct broker *broker);
 
+/* Who would start this broker again, as of now: "ipcd-run", "systemd" or "". */
+const char *keep_guardian(const struct broker *broker);
+
 /* Events of the loop: the guardian died; another one is there. */
 void keep_on_guardian(struct broker *broker);
 void keep_on_adopt(struct broker *broker);

@@ -306,6 +306,7 @@ void request_status(struct broker *broker, struct session *session, uint64_t id)
 {
     Ipc__Control__StatusReply status = IPC__CONTROL__STATUS_REPLY__INIT;
     const struct quota *quota = &broker->quota;
+    const char *guardian = keep_guardian(broker);
 
     status.version = (char[]){IPCD_VERSION};
     status.instance = broker->instance;
@@ -329,7 +330,8 @@ void request_status(struct broker *broker, struct session *session, uint64_t id)
     status.refused = quota->refused;
     status.ended_badly = broker->ended_badly;
     status.membarrier = broker->options.membarrier;
-    status.guardian = (char *)(uintptr_t)broker->options.guardian;
+    status.guardian = (char *)(uintptr_t)guardian;
+    status.starts = broker->state.header->starts;
     status.rss_bytes = resident_bytes();
     status.requests = broker->requests;
     session_reply(broker, session, IPC__CONTROL__TYPE__STATUS_REPLY, id, &status.base, -1);
