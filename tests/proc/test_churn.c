@@ -22,7 +22,11 @@
 #define PROCESSES   20u
 #define CONNECTIONS 50u /* of each */
 #define LEAVE       4u  /* of the processes in good order */
-#define SLACK_KB    4096u
+#ifdef __SANITIZE_ADDRESS__
+# define SLACK_KB (1u << 20) /* freed memory is kept from use for a while */
+#else
+# define SLACK_KB 4096u
+#endif
 
 static struct guarded guarded;
 static char config[64];
