@@ -166,6 +166,7 @@ static int flush_adds(struct broker *broker, struct session *session, bool write
         }
         session->window++;
         side_went(side);
+        pairing->counted = pairing->counted && !writer;
         pairing_requeue(broker, session, side);
         session->told = true;
         --*budget;

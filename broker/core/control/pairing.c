@@ -183,9 +183,12 @@ static void confirm_writer(struct broker *broker, struct session *session, struc
     if (result < 0) {
         writer_end(broker, pairing, REASON(LIMIT));
         reader_end(broker, pairing, REASON(LIMIT), false);
-    } else if (result == 0 && pairing->subscription && pairing->reader_side.known &&
-               !side_done(&pairing->reader_side)) { /* counted, not only received: the reader looks again */
-        notice_nudge(broker, pairing->subscription->session);
+    } else if (result == 0 && !pairing->counted) { /* not only received: the reader looks again, once */
+#ifndef IPC_PLANT_NUDGE_ALWAYS
+        pairing->counted = true;
+#endif
+        if (pairing->subscription && pairing->reader_side.known && !side_done(&pairing->reader_side))
+            notice_nudge(broker, pairing->subscription->session);
     }
 }
 

@@ -169,8 +169,9 @@ struct pairing {
     uint32_t cell;
     uint8_t start, slow;
     bool tap;
-    bool fence; /* the reader cannot issue a barrier for others */
-    bool late;  /* made when the writer was gone */
+    bool fence;   /* the reader cannot issue a barrier for others */
+    bool late;    /* made when the writer was gone */
+    bool counted; /* the writer said that it counts the reader, since it was told of it last */
     struct side writer_side, reader_side;
 };
 
