@@ -25,6 +25,9 @@ static uint64_t border(uint64_t position)
 static bool word_is_record(const struct lane_reader *reader, uint64_t word)
 {
     uint32_t low = (uint32_t)word;
+#ifdef IPC_PLANT_SIZE_UNCHECKED
+    return low & IPC_RECORD_COMMITTED;
+#endif
     return (low & (IPC_RECORD_COMMITTED | IPC_RECORD_RESERVED)) == IPC_RECORD_COMMITTED &&
            (low & IPC_RECORD_SIZE) <= reader->ring_size / 2 - sizeof(uint64_t);
 }
@@ -209,9 +212,11 @@ int lane_reader_peek_slow(struct lane_reader *reader, uint64_t word, struct lane
         uint64_t sequence = extend(near, (uint32_t)(word >> 32));
         if (!reader->knows)
             learn_start(reader, sequence);
-        if (reader->knows && sequence < reader->sequence)
-            return -EPROTO; /* numbers do not go back */
-        if (reader->knows && sequence > reader->sequence) {
+#ifndef IPC_PLANT_NUMBERS_BACK
+        if (reader->knows && (int64_t)(sequence - reader->sequence) < 0)
+            return -EPROTO; /* numbers do not go back, not below 0 either */
+#endif
+        if (reader->knows && sequence != reader->sequence) {
             reader->just_lost += sequence - reader->sequence;
             reader->lost += sequence - reader->sequence;
             atomic_store_explicit(&reader->cell->lost, reader->lost, memory_order_relaxed);

@@ -57,7 +57,7 @@ void lane_wake(const _Atomic uint32_t *word, bool private);
 /* Ring a bell: never blocks, and a full bell has been rung. */
 void lane_bell_ring(int fd);
 
-/* Take everything out of a bell. Returns false if its other end was shut down. */
+/* Take everything out of a bell, or so much that it has to be looked at again. Returns false if its other end was shut down. */
 bool lane_bell_drain(int fd);
 
 /* Switches for tests and for unusual kernels, read once from the environment: IPC_WITHOUT=membarrier,waitv. */

@@ -252,7 +252,11 @@ static bool laggards(struct lane_writer *writer, uint64_t target)
     bool some = false;
     for (uint32_t i = 0; i < writer->peer_count; i++) {
         struct lane_peer *peer = &writer->peers[i];
-        if (peer->pins || peer->fault || peer->cursor >= target || peer_cursor(writer, peer, NULL) >= target)
+        if (peer->pins || peer->fault || peer->cursor >= target || peer_cursor(writer, peer, NULL) >= target
+#ifndef IPC_PLANT_REASON_OVERWRITTEN
+            || peer->fault
+#endif
+        )
             continue;
         if (peer->disconnect)
             peer_fault(writer, peer, IPC__CONTROL__REASON__REASON_SLOW);

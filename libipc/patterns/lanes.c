@@ -38,7 +38,7 @@ static void bell_keep(struct ipc_subscription *sub, struct notice *notice)
     if (notice->bell < 0 || sub->epoll < 0)
         return;
     struct epoll_event event = {.events = EPOLLIN};
-    int *bells = realloc(sub->bells, (sub->bell_count + 1) * sizeof(int));
+    struct bell_end *bells = realloc(sub->bells, (sub->bell_count + 1) * sizeof(*bells));
     if (bells)
         sub->bells = bells;
 #ifdef IPC_PLANT_BELL_FORGOTTEN
@@ -49,7 +49,7 @@ static void bell_keep(struct ipc_subscription *sub, struct notice *notice)
         sub->bells_asked = false; /* without it nothing is quiet: see quiet() */
         return;
     }
-    sub->bells[sub->bell_count++] = notice->bell;
+    sub->bells[sub->bell_count++] = (struct bell_end){notice->bell, notice->peer.uid};
     notice->bell = -1;
 }
 

@@ -61,6 +61,12 @@ struct held {
 
 #define HELD_MAX 1024u
 
+/* A bell to wait on, which the writers of one user ring. */
+struct bell_end {
+    int fd;
+    uint32_t uid;
+};
+
 /* Records read from one lane in a row while others wait. */
 #define BURST_MAX 64u
 
@@ -87,8 +93,9 @@ struct ipc_subscription {
     uint32_t naps;     /* sleeps in a row with few records in between */
 
     int epoll; /* descriptor of the user, or -1 */
-    int *bells;
+    struct bell_end *bells;
     unsigned bell_count;
+    unsigned spoiled; /* bells that were shut down */
     bool bells_asked;
 
     struct held *held; /* ring of HELD_MAX, made when first needed */
@@ -128,6 +135,7 @@ static inline bool handle_ended(const struct handle *handle)
 void subscription_news(struct ipc_subscription *sub);
 void subscription_drop(struct ipc_subscription *sub, unsigned index);
 int subscription_bells(struct ipc_subscription *sub, struct ipc_error *error);
+void subscription_bells_drop(struct ipc_subscription *sub);
 /* A lane that cannot be read any more: tell the core, and wait for its word that the lane is gone. */
 void subscription_break(struct ipc_subscription *sub, struct sub_lane *lane, unsigned reason);
 

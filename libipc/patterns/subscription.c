@@ -141,8 +141,7 @@ ipc_subscription *ipc_subscription_close(ipc_subscription *sub)
         message.subscription = sub->handle.id;
         request_undo(connection, IPC__CONTROL__TYPE__UNSUBSCRIBE, &message.base);
     }
-    for (unsigned i = 0; i < sub->bell_count; i++)
-        close(sub->bells[i]);
+    subscription_bells_drop(sub);
     if (sub->epoll >= 0)
         close(sub->epoll);
     if (sub->handle.self >= 0)
@@ -177,10 +176,17 @@ static int make_descriptor(struct ipc_subscription *sub)
     return 0;
 }
 
+void subscription_bells_drop(struct ipc_subscription *sub)
+{
+    while (sub->bell_count)
+        close(sub->bells[--sub->bell_count].fd);
+}
+
 int subscription_bells(struct ipc_subscription *sub, struct ipc_error *error)
 {
     if (sub->bells_asked)
         return 0;
+    subscription_bells_drop(sub); /* asked again, the core makes all of them anew */
     struct ipc_connection *connection = sub->handle.connection;
     pthread_mutex_lock(&connection->lock);
     int result = sub->epoll >= 0 ? 0 : make_descriptor(sub);
