@@ -28,6 +28,20 @@ SLOT_EARLY           proc-broker-pairing  a slot is used again before the writer
 DEATH_UNHEARD        proc-topic-death     nobody is woken for a peer that died (between commit and ring, say)
 QUOTA_KEPT           proc-broker-limits   a lane that ends is charged for ever
 GENERATION_UNCHECKED proc-connection      a forked child uses the handles of its parent
+NUDGE_ALWAYS         hostile-socket       a writer that confirms a reader again and again keeps it awake
+DETACH_OTHERS        hostile-socket       a session ends the pairings of others
+RIGHTS_TAKEN         hostile-descriptors  the core takes a descriptor whose last close waits
+DESCRIPTORS_IGNORED  hostile-descriptors  what a client sent along stays open
+MODE_OPEN            hostile-descriptors  a segment can be reopened for writing by other users
+NOT_PUNCHED          hostile-descriptors  a descriptor that was kept keeps the memory
+SEALS_UNSEEN         hostile-descriptors  a segment that can still be truncated is mapped
+SIZE_UNCHECKED       hostile-words        a record may reach beyond the ring
+NUMBERS_BACK         hostile-words        a record's number goes back
+REASON_OVERWRITTEN   hostile-words        a reader that lies is told that it was slow
+CURSOR_UNCHECKED     hostile-words        the cursor of a reader is taken as it is
+RING_BLOCKS          hostile-bells        a full bell holds up whoever rings it
+DRAIN_WITHOUT_END    hostile-bells        a bell rung without end keeps its reader from reading
+SPOILED_ALWAYS       hostile-bells        bells that are shut down are asked for without end
 '
 
 build=build/plant/core

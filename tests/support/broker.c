@@ -29,6 +29,11 @@ struct broker broker;
 static pid_t tester; /* the process that cmocka runs in */
 static unsigned descriptors_before;
 
+void expect_here(void)
+{
+    tester = getpid();
+}
+
 void expect_failed(const char *file, int line, const char *text, bool numbers, long long left,
                    long long right)
 {
@@ -192,7 +197,7 @@ void broker_settles(const struct broker *made, const struct broker_counts *then)
 int broker_setup(void **state)
 {
     (void)state;
-    tester = getpid();
+    expect_here();
     descriptors_before = descriptors_open();
     watchdog(CASE_SECONDS, "a case of this program");
     broker_start(&broker, NULL);

@@ -20,6 +20,9 @@
 void expect_failed(const char *file, int line, const char *text, bool numbers, long long left,
                    long long right) __attribute__((noreturn));
 
+/* This thread runs the tests: the setups below say so, too. */
+void expect_here(void);
+
 #define EXPECT(condition)                                      \
  do {                                                          \
   if (!(condition))                                            \

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Every attack of docs/threat-model.md names the tests that try it, `file:function` or a file: they exist, and each is run.
+# And each test of a hostile client is named there.
+#
+# test_table.sh [SOURCE]
+set -euo pipefail
+
+cd "${1:-$(cd "$(dirname "$(readlink -f "$0")")/../.." && pwd)}"
+table=docs/threat-model.md
+bad=0
+complain() {
+    printf '%s\n' "$*"
+    bad=1
+}
+
+rows=$(awk '/^\| attack \|/ {on = 1; next} /^$/ {on = 0} on && !/^\| ---/' "$table")
+[[ $(wc -l <<<"$rows") -ge 20 ]] || complain "$table: where is the table of attacks?"
+named=""
+while IFS='|' read -r _ attack result tests _; do
+    [[ -n ${result// /} ]] || complain "no expected result: $attack"
+    refs=$(grep -o '`tests/[^`]*`' <<<"$tests" | tr -d '`' || true)
+    [[ -n $refs ]] || complain "no test: $attack"
+    for ref in $refs; do
+        file=${ref%%:*} function=
+        [[ $ref != *:* ]] || function=${ref#*:}
+        named+="$ref "
+        [[ -f $file ]] || complain "$file does not exist: $attack"
+        [[ -z $function ]] && continue
+        # Defined, and in the list of what is run.
+        grep -q "^static void $function(" "$file" || complain "$file has no $function: $attack"
+        grep -Eq "(\(|, )$function[,)]" <(grep -v '^static' "$file") || complain "$file does not run $function: $attack"
+    done
+done <<<"$rows"
+
+for file in tests/hostile/test_*.c; do
+    for function in $(sed -n 's/^static void \(test_[a-z_0-9]*\)(.*/\1/p' "$file"); do
+        [[ " $named" == *" $file:$function "* ]] || complain "$table does not name $file:$function"
+    done
+done
+((bad == 0)) && printf '%d attacks, each with its tests\n' "$(wc -l <<<"$rows")"
+exit "$bad"
