@@ -329,13 +329,14 @@ void queue_ack(struct queue *queue, struct port *port, uint64_t delivery)
 
 /* An open delivery comes back: for now, for later, or for good. */
 static void come_back(struct queue *queue, struct port *port, uint64_t delivery, unsigned redelivery,
-                      uint64_t delay_ns, const char *bury)
+                      uint64_t delay_ns, bool dead, const char *reason)
 {
     struct open *open = port_open_of(port, delivery), was;
     struct entry entry;
     struct record *record;
     struct record_state state;
     char attempts[64];
+    const char *bury = dead ? "refused by its consumer" : NULL;
 
     if (!open)
         return;
@@ -348,6 +349,8 @@ static void come_back(struct queue *queue, struct port *port, uint64_t delivery,
                        state.attempt);
         bury = attempts;
     }
+    if (bury && *reason)
+        bury = reason;
     was = close_open(queue, port, delivery, bury ? (struct entry){0} : entry);
     (void)was;
     if (delay_ns)
@@ -368,9 +371,8 @@ static void come_back(struct queue *queue, struct port *port, uint64_t delivery,
 void queue_refuse(struct queue *queue, struct port *port, uint64_t delivery, const struct ipc_ack *ack,
                   const char *reason)
 {
-    const char *bury = ack->flags & IPC_ACK_DEAD ? (*reason ? reason : "refused by its consumer") : NULL;
-
-    come_back(queue, port, delivery, IPC_REDELIVERY_REFUSED, ack->ns, bury);
+    come_back(queue, port, delivery, IPC_REDELIVERY_REFUSED, ack->ns, (ack->flags & IPC_ACK_DEAD) != 0,
+              reason);
 }
 
 void queue_touch(struct queue *queue, struct port *port, uint64_t delivery, uint64_t ns)
@@ -391,13 +393,13 @@ void queue_lease_over(struct queue *queue, struct port *port, uint64_t delivery)
     struct open *open = port_open_of(port, delivery);
 
     if (open && open->lease && open->lease <= queue->router->now_ns)
-        come_back(queue, port, delivery, IPC_REDELIVERY_EXPIRED, 0, NULL);
+        come_back(queue, port, delivery, IPC_REDELIVERY_EXPIRED, 0, false, "");
 }
 
 void queue_take_back(struct queue *queue, struct port *port, unsigned redelivery)
 {
     for (uint64_t delivery = port->open_first; port->open_count && delivery < port->out.sequence; delivery++)
-        come_back(queue, port, delivery, redelivery, 0, NULL);
+        come_back(queue, port, delivery, redelivery, 0, false, "");
 }
 
 void queue_timer(struct queue *queue, enum timer_kind kind, struct entry entry)

@@ -44,7 +44,7 @@ enum ipc_queue_full {
     IPC_QUEUE_FULL_BLOCK = 0,       /**< its producer waits, and no other */
     IPC_QUEUE_FULL_REJECT = 1,      /**< it is refused: see ipc_producer_next_refusal() */
     IPC_QUEUE_FULL_DROP_OLDEST = 2, /**< the oldest message that waits makes room for it */
-    IPC_QUEUE_FULL_DEAD_LETTER = 3, /**< the same, but that one goes to the queue for dead letters */
+    IPC_QUEUE_FULL_DEAD_LETTER = 3, /**< it goes to the queue for dead letters, and counts as accepted */
 };
 
 /** What survives. */
