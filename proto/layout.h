@@ -208,6 +208,30 @@ struct ipc_ack {
     uint64_t ns;
 };
 
+/* What goes through the lanes of a service, each the start of a record's body; the header block (if
+ * IPC_RECORD_HEADERS) and the payload follow.
+ *
+ * client -> server: struct ipc_call_head. It is for the server that the pairing names; others pass it over.
+ * server -> client: struct ipc_reply_head, one or (IPC_REPLY_END on the last) several for a call.
+ */
+enum ipc_call_operation { IPC_OPERATION_CALL = 1, IPC_OPERATION_CANCEL = 2 };
+struct ipc_call_head {
+    uint64_t id; /* of the client's choice, never used again in an inbox */
+    uint64_t pairing;
+    uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0: none */
+    uint32_t operation;
+    uint32_t reserved;
+};
+
+#define IPC_REPLY_END   1u /* nothing comes after it */
+#define IPC_REPLY_ERROR 2u /* an error: code, then in front of the payload a sentence and its final 0 */
+#define IPC_REPLY_EMPTY 4u /* no part of the answer, only its end */
+struct ipc_reply_head {
+    uint64_t id;
+    int32_t code;
+    uint32_t flags;
+};
+
 static inline uint32_t ipc_record_stride(uint32_t body_size)
 {
     return (uint32_t)sizeof(uint64_t) + ((body_size + IPC_RECORD_ALIGN - 1) & ~(IPC_RECORD_ALIGN - 1));
@@ -241,5 +265,6 @@ static_assert(sizeof(struct ipc_port) == IPC_LAYOUT_PAGE, "a port's control bloc
 static_assert(offsetof(struct ipc_port, cell) == sizeof(struct ipc_lane), "layout");
 static_assert(sizeof(struct ipc_verdict) == 16 && sizeof(struct ipc_delivery) == 40, "layout");
 static_assert(sizeof(struct ipc_ack) == 32, "layout");
+static_assert(sizeof(struct ipc_call_head) == 32 && sizeof(struct ipc_reply_head) == 16, "layout");
 
 #endif

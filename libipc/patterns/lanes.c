@@ -81,6 +81,7 @@ static void join(struct ipc_subscription *sub, struct notice *notice)
                               .map = notice->lane,
                               .ring_size = notice->ring_size,
                               .cells = notice->cells,
+                              .call = notice->call,
                               .sender = notice->peer};
     snprintf(lane->topic, sizeof(lane->topic), "%s", notice->topic);
     struct ipc_cells *cells = notice->cells->segment;
@@ -118,6 +119,9 @@ void subscription_drop(struct ipc_subscription *sub, unsigned index)
     sub->lanes[index] = sub->lanes[--sub->lane_count];
     sub->left_count -= lane->left || lane->broken;
     sub->lost_departed += lane->reader.lost;
+    sub->roused = sub->watched;
+    if (lane->owner)
+        lane->owner->gone = true;
     if (!foreign) {
         lane_reader_disarm(&lane->reader);
         lane_segment_unmap(lane->map, IPC_SEGMENT_LANE, lane->ring_size);
@@ -135,10 +139,13 @@ void subscription_drop(struct ipc_subscription *sub, unsigned index)
 void subscription_news(struct ipc_subscription *sub)
 {
     struct ipc_connection *connection = sub->handle.connection;
-    sub->handle.mail_seen = pump_try(connection, sub->handle.mail_seen);
+    uint32_t seen = sub->handle.mail_seen;
+    sub->handle.mail_seen = pump_try(connection, seen);
+    sub->roused = sub->roused || (sub->watched && sub->handle.mail_seen != seen);
     struct notice *next;
     for (struct notice *notice = inbox_take(&sub->handle); notice; notice = next) {
         next = notice->next;
+        sub->roused = sub->watched;
         struct sub_lane *lane = NULL;
         if (notice->type == IPC__CONTROL__TYPE__LANE_ADD) {
             join(sub, notice);

@@ -9,6 +9,15 @@
 #include "libipc/lane/writer.h"
 #include "libipc/session/session.h"
 
+/* The reader of a publisher that left last. */
+struct reader_left {
+    uint64_t pairing;
+    unsigned reason;
+    uint32_t servers; /* see struct notice */
+    bool replying;
+    struct ipc_peer peer;
+};
+
 /* What a publisher remembers of a counted reader beside its lane_peer. */
 struct reader_ref {
     struct reader_ref *next;
@@ -33,7 +42,13 @@ struct ipc_publisher {
     uint64_t detached;
     uint64_t waits;
     uint64_t net;
+    struct reader_left left;
     char topic[IPC_MAX_NAME_SIZE + 1];
+};
+
+/* What a lane of a subscription is a part of. */
+struct lane_owner {
+    bool gone; /* the lane was dropped */
 };
 
 /* One lane that a subscription reads. */
@@ -48,6 +63,8 @@ struct sub_lane {
     bool left;       /* the writer left: read to the end, then drop */
     bool broken;     /* not to be read any more */
     bool armed;
+    uint64_t call; /* see struct notice */
+    struct lane_owner *owner;
     struct ipc_peer sender;
     char topic[IPC_MAX_NAME_SIZE + 1];
 };
@@ -81,7 +98,11 @@ struct ipc_subscription {
     struct sub_lane *now; /* that lane, if it can be read straight away; NULL after any change of the lanes */
     unsigned burst;       /* records taken from it in a row */
     unsigned left_count;  /* lanes that are left or broken and not dropped yet */
-    bool keep;            /* a batch is being put together: its lanes stay */
+    bool watched; /* waits end with -EINTR after each change of its lanes, or mail: `roused` says so until
+                             it is taken back */
+    bool roused;
+    struct lane_word also; /* waits end with -EINTR when this word (NULL: none) no longer has its value */
+    bool keep;             /* a batch is being put together: its lanes stay */
 
     /* Polling: see poll.c */
     uint32_t run;     /* records since the lanes were last empty */
@@ -131,6 +152,23 @@ static inline bool handle_ended(const struct handle *handle)
     return atomic_load_explicit(&handle->connection->ended, memory_order_acquire) != 0;
 }
 
+/* publisher.c, subscription.c: of any kind (control.proto). `target` as in ADVERTISE; *servers as in ADVERTISED. */
+int publisher_open(struct ipc_publisher **ret, ipc_connection *connection, const char *topic, unsigned kind,
+                   uint64_t target, const struct ipc_publisher_options *options, uint32_t *servers,
+                   struct ipc_error *error);
+int subscription_open(struct ipc_subscription **ret, ipc_connection *connection, const char *pattern,
+                      unsigned kind, const struct ipc_subscription_options *options, struct ipc_error *error);
+
+/* receive.c: copy the payload of a record that was found, and its header block to the scratch memory. Returns the
+ * payload's size; -EMSGSIZE; -EPROTO; in *again if it was overwritten. */
+ssize_t subscription_copy(struct ipc_subscription *sub, struct sub_lane *lane,
+                          const struct lane_record *record, void *buffer, size_t capacity, int64_t *block,
+                          bool *again);
+/* What headers tell that has a place of its own in the message. The block is a private copy, with BLOCK_EXTRA
+ * bytes behind it. */
+#define BLOCK_EXTRA 264u
+void message_describe_fields(struct ipc_message *message, unsigned char *block, size_t size);
+
 /* lanes.c: what the core says about a subscription's lanes. */
 void subscription_news(struct ipc_subscription *sub);
 void subscription_drop(struct ipc_subscription *sub, unsigned index);
@@ -138,6 +176,12 @@ int subscription_bells(struct ipc_subscription *sub, struct ipc_error *error);
 void subscription_bells_drop(struct ipc_subscription *sub);
 /* A lane that cannot be read any more: tell the core, and wait for its word that the lane is gone. */
 void subscription_break(struct ipc_subscription *sub, struct sub_lane *lane, unsigned reason);
+
+static inline bool subscription_roused(const struct ipc_subscription *sub)
+{
+    return sub->roused ||
+           (sub->also.word && atomic_load_explicit(sub->also.word, memory_order_relaxed) != sub->also.value);
+}
 
 /* poll.c: find a record, or wait for one. */
 int subscription_find(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane);

@@ -24,8 +24,9 @@
 /* Sleeps in a row with fewer records in between, after which a reader counts as one that sleeps often. */
 #define NAPS                4u
 #define NAP_RECORDS         16u
-#define SPOILED_MAX         4u /* bells shut down before it counts as an attack */
-#define SPIN_BLIND          32 /* looks between two looks at the clock */
+#define SPOILED_MAX         4u                /* bells shut down before it counts as an attack */
+#define ALSO_NS             UINT64_C(1000000) /* who sleeps by bell looks this often at another word */
+#define SPIN_BLIND          32                /* looks between two looks at the clock */
 
 static inline void relax(void)
 {
@@ -230,7 +231,7 @@ static int quiet(struct ipc_subscription *sub, struct lane_record *record, struc
     int result = arm_and_look(sub, record, lane, true);
     if (result == 0 && handle_ended(&sub->handle))
         result = -EPIPE;
-    if (result != 0 || !all_armed(sub) || !sub->bells_asked)
+    if (result != 0 || !all_armed(sub) || !sub->bells_asked || sub->roused)
         (void)!write(sub->handle.self, &(uint64_t){1}, sizeof(uint64_t));
     return result;
 }
@@ -246,6 +247,8 @@ static int sleep_by_bell(struct ipc_subscription *sub, struct lane_record *recor
     sub->sleeps++;
     uint64_t now = lane_now();
     uint64_t left = deadline > now ? deadline - now : 0;
+    if (sub->also.word && left > ALSO_NS)
+        left = ALSO_NS;
     struct timespec limit = {.tv_sec = (time_t)(left / 1000000000), .tv_nsec = (long)(left % 1000000000)};
     struct pollfd wait = {.fd = sub->epoll, .events = POLLIN};
     ppoll(&wait, 1, &limit, NULL);
@@ -261,8 +264,10 @@ static int sleep_by_futex(struct ipc_subscription *sub, struct lane_record *reco
     handle_words(&sub->handle, words);
     int result = arm_and_look(sub, record, lane, false);
     if (result == 0) {
-        bool quiet_lanes = all_armed(sub) && sub->lane_count <= IPC_WAIT_LANES_MAX &&
-                           !handle_ended(&sub->handle);
+        bool quiet_lanes = all_armed(sub) && sub->lane_count + !!sub->also.word <= IPC_WAIT_LANES_MAX &&
+                           !handle_ended(&sub->handle) && !sub->roused;
+        if (sub->also.word)
+            words[count++] = sub->also;
         for (unsigned i = 0; i < sub->lane_count && quiet_lanes; i++) {
             if (sub->lanes[i]->broken)
                 continue;
@@ -296,7 +301,7 @@ static int spin_blind(struct ipc_subscription *sub, struct lane_record *record, 
 static int spin(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane,
                 uint64_t until, uint64_t *now)
 {
-    while (*now < until && !handle_ended(&sub->handle)) {
+    while (*now < until && !handle_ended(&sub->handle) && !subscription_roused(sub)) {
         int result = spin_blind(sub, record, lane);
         if (result > 0)
             return result;
@@ -313,7 +318,9 @@ static int find_no_more(struct ipc_subscription *sub, struct lane_record *record
         result = quiet(sub, record, lane);
     else if (handle_ended(&sub->handle))
         result = -EPIPE;
-    return result == 0 ? -EAGAIN : result;
+    if (result == 0)
+        result = subscription_roused(sub) ? -EINTR : -EAGAIN;
+    return result;
 }
 
 int subscription_wait(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane,
@@ -323,6 +330,8 @@ int subscription_wait(struct ipc_subscription *sub, struct lane_record *record, 
     int result = subscription_find(sub, record, lane);
     if (result > 0)
         return result;
+    if (subscription_roused(sub))
+        return -EINTR;
     if (timeout_ns == 0)
         return find_no_more(sub, record, lane);
 
@@ -338,6 +347,8 @@ int subscription_wait(struct ipc_subscription *sub, struct lane_record *record, 
     uint64_t spin_until = budget < deadline - start ? start + budget : deadline;
     bool slept = false;
     while ((result = spin(sub, record, lane, spin_until < check ? spin_until : check, &now)) == 0) {
+        if (subscription_roused(sub))
+            return -EINTR;
         if (handle_ended(&sub->handle))
             return subscription_find(sub, record, lane) > 0 ? 1 : -EPIPE;
         if (now >= deadline)

@@ -133,7 +133,7 @@ static uint64_t timestamp(void)
 }
 
 /* Size of the header block that a message needs; 0: none; -EINVAL, -E2BIG. */
-static int64_t headers_size(const struct ipc_publisher *publisher, const struct ipc_publish *how)
+int64_t publisher_headers_size(const struct ipc_publisher *publisher, const struct ipc_publish *how)
 {
     size_t fields = publisher->flags & IPC_PUBLISHER_TIMESTAMP ? ipc_field_size(0, sizeof(uint64_t)) : 0;
     if (how) {
@@ -161,9 +161,9 @@ static int64_t headers_size(const struct ipc_publisher *publisher, const struct 
     return size > IPC_MAX_HEADERS_SIZE ? -E2BIG : (int64_t)size;
 }
 
-/* Write the header block that headers_size() counted. */
-static void put_headers(const struct ipc_publisher *publisher, const struct ipc_publish *how,
-                        unsigned char *block, uint32_t size)
+/* Write the header block that publisher_headers_size() counted. */
+void publisher_put_headers(const struct ipc_publisher *publisher, const struct ipc_publish *how,
+                           unsigned char *block, uint32_t size)
 {
     memset(block + size - 8, 0, 8);
     struct ipc_record_headers headers = {.size = size};
@@ -217,21 +217,26 @@ int ipc_publisher_publish(ipc_publisher *publisher, const void *data, size_t siz
     return 0;
 }
 
-/* Open a message: headers and room for `size` bytes of payload. */
-static int open_message(struct ipc_publisher *publisher, uint64_t size, const struct ipc_publish *how,
-                        uint32_t *headers, unsigned char **body)
+int publisher_open_message(struct ipc_publisher *publisher, uint32_t prefix, uint64_t size,
+                           const struct ipc_publish *how, uint32_t *headers, unsigned char **body)
 {
-    int64_t block = headers_size(publisher, how);
+    int64_t block = publisher_headers_size(publisher, how);
     if (block < 0)
         return (int)block;
     int result = enter(publisher);
     if (result < 0)
         return result;
-    result = reserve(publisher, (uint64_t)block + size, how ? how->flags : 0, body);
+    result = reserve(publisher, prefix + (uint64_t)block + size, how ? how->flags : 0, body);
     if (result == 0 && block)
-        put_headers(publisher, how, *body, (uint32_t)block);
+        publisher_put_headers(publisher, how, *body + prefix, (uint32_t)block);
     *headers = (uint32_t)block;
     return result;
+}
+
+void publisher_commit(struct ipc_publisher *publisher, uint32_t size, uint32_t headers)
+{
+    lane_writer_commit(&publisher->writer, size, headers ? IPC_RECORD_HEADERS : 0);
+    leave(publisher);
 }
 
 int ipc_publisher_publishv(ipc_publisher *publisher, const struct iovec *pieces, int piece_count,
@@ -247,7 +252,7 @@ int ipc_publisher_publishv(ipc_publisher *publisher, const struct iovec *pieces,
     }
     uint32_t headers;
     unsigned char *body;
-    int result = open_message(publisher, size, how, &headers, &body);
+    int result = publisher_open_message(publisher, 0, size, how, &headers, &body);
     if (result != 0)
         return result < 0 ? result : 0;
     unsigned char *at = body + headers;
@@ -351,7 +356,7 @@ int ipc_publisher_loan(ipc_publisher *publisher, size_t size_max, const struct i
         return -EMSGSIZE;
     uint32_t headers;
     unsigned char *body;
-    int result = open_message(publisher, size_max, how, &headers, &body);
+    int result = publisher_open_message(publisher, 0, size_max, how, &headers, &body);
     if (result != 0)
         return result < 0 ? result : -EAGAIN;
     publisher->loan_open = true;

@@ -10,6 +10,24 @@
 /* Take in mail: admit and forget readers. */
 void publisher_news(struct ipc_publisher *publisher);
 
+/* Is there any? Also what another thread took in before it was counted as mail. */
+static inline bool publisher_has_news(const struct ipc_publisher *publisher)
+{
+    return handle_has_mail(&publisher->handle) ||
+           atomic_load_explicit(&publisher->handle.inbox, memory_order_relaxed) != NULL;
+}
+
+/* Open a message: room for `prefix` bytes of the caller's, the headers, and `size` bytes of payload, in *body. *headers is
+ * what the headers take. 0; 1: it is dropped; negative errno. Then publisher_commit() with all of it. */
+int publisher_open_message(struct ipc_publisher *publisher, uint32_t prefix, uint64_t size,
+                           const struct ipc_publish *how, uint32_t *headers, unsigned char **body);
+void publisher_commit(struct ipc_publisher *publisher, uint32_t size, uint32_t headers);
+
+/* The two halves of that: the size of the header block (0: none; -EINVAL, -E2BIG), and writing it. */
+int64_t publisher_headers_size(const struct ipc_publisher *publisher, const struct ipc_publish *how);
+void publisher_put_headers(const struct ipc_publisher *publisher, const struct ipc_publish *how,
+                           unsigned char *block, uint32_t size);
+
 /* Forget the readers that the writer gave up on, and tell the core. */
 void publisher_report_faults(struct ipc_publisher *publisher);
 

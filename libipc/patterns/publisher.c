@@ -51,6 +51,15 @@ static int check_options(const struct ipc_publisher_options *options, uint32_t *
 int ipc_publisher_open(ipc_publisher **ret, ipc_connection *connection, const char *topic,
                        const struct ipc_publisher_options *options, struct ipc_error *error)
 {
+    uint32_t servers;
+    return publisher_open(ret, connection, topic, IPC__CONTROL__KIND__KIND_TOPIC, 0, options, &servers,
+                          error);
+}
+
+int publisher_open(ipc_publisher **ret, ipc_connection *connection, const char *topic, unsigned kind,
+                   uint64_t target, const struct ipc_publisher_options *options, uint32_t *servers,
+                   struct ipc_error *error)
+{
     const struct ipc_publisher_options defaults = IPC_PUBLISHER_OPTIONS_INIT;
     uint32_t ring_size = 0;
     if (!ret || !connection)
@@ -60,7 +69,7 @@ int ipc_publisher_open(ipc_publisher **ret, ipc_connection *connection, const ch
                          "the connection belongs to the parent process: open one of your own");
     const char *fault = ipc_name_check(topic, false);
     if (fault)
-        return error_set(error, -EINVAL, "bad topic name \"%.100s\": %s", topic ? topic : "", fault);
+        return error_set(error, -EINVAL, "bad name \"%.100s\": %s", topic ? topic : "", fault);
     if (!options)
         options = &defaults;
     int result = check_options(options, &ring_size, error);
@@ -80,6 +89,8 @@ int ipc_publisher_open(ipc_publisher **ret, ipc_connection *connection, const ch
     Ipc__Control__Advertise message = IPC__CONTROL__ADVERTISE__INIT;
     message.topic = publisher->topic;
     message.ring_size = ring_size;
+    message.kind = (Ipc__Control__Kind)kind;
+    message.target = target;
     message.retain = (options->flags & IPC_PUBLISHER_RETAIN) != 0;
     const ProtobufCMessage *reply;
     int fd = -1;
@@ -91,6 +102,7 @@ int ipc_publisher_open(ipc_publisher **ret, ipc_connection *connection, const ch
     }
     const Ipc__Control__Advertised *advertised = (const void *)reply;
     publisher->handle.id = advertised->lane;
+    *servers = advertised->servers;
     ring_size = advertised->ring_size;
     void *lane = NULL;
     result = lane_segment_map(&lane, fd, IPC_SEGMENT_LANE, ring_size, true);
@@ -129,6 +141,7 @@ static void reader_forget(struct ipc_publisher *publisher, uint64_t pairing, uns
     if (!reader)
         return;
     *at = reader->next;
+    publisher->left = (struct reader_left){.pairing = pairing, .reason = reason, .peer = reader->peer};
     pthread_mutex_lock(&connection->lock);
     event_add(connection, IPC_EVENT_READER_LEFT, reason, &reader->peer, publisher->topic);
     segment_unref(connection, reader->cells);
@@ -184,6 +197,10 @@ void publisher_news(struct ipc_publisher *publisher)
             reader_admit(publisher, notice);
         } else {
             reader_forget(publisher, notice->pairing, notice->reason);
+            if (publisher->left.pairing == notice->pairing) {
+                publisher->left.servers = notice->servers;
+                publisher->left.replying = notice->replying;
+            }
             pump_confirm(connection, IPC__CONTROL__TYPE__READER_DEL, notice->pairing, 0);
         }
         pthread_mutex_lock(&connection->lock);

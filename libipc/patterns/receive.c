@@ -49,12 +49,7 @@ static void describe(struct ipc_message *message, const struct sub_lane *lane,
     message->fields_size = 0;
 }
 
-/* Room behind a copied header block for a terminated content type. */
-#define BLOCK_EXTRA 264u
-
-/* What headers tell that has a place of its own in the message. The block is a private copy, with BLOCK_EXTRA
- * bytes behind it. */
-static void describe_fields(struct ipc_message *message, unsigned char *block, size_t size)
+void message_describe_fields(struct ipc_message *message, unsigned char *block, size_t size)
 {
     struct ipc_field field;
     size_t position = 0;
@@ -72,10 +67,9 @@ static void describe_fields(struct ipc_message *message, unsigned char *block, s
     }
 }
 
-/* Copy the record that was found. Returns the payload's size; -EMSGSIZE; 1 in *again if it was overwritten. */
-static ssize_t copy_record(struct ipc_subscription *sub, struct sub_lane *lane,
-                           const struct lane_record *record, void *buffer, size_t capacity, int64_t *block,
-                           bool *again)
+ssize_t subscription_copy(struct ipc_subscription *sub, struct sub_lane *lane,
+                          const struct lane_record *record, void *buffer, size_t capacity, int64_t *block,
+                          bool *again)
 {
     struct lane_reader *reader = &lane->reader;
     *again = false;
@@ -151,7 +145,7 @@ __attribute__((noinline)) static ssize_t receive_any(struct ipc_subscription *su
             return result;
         int64_t block;
         bool again;
-        ssize_t size = copy_record(sub, lane, &record, buffer, capacity, &block, &again);
+        ssize_t size = subscription_copy(sub, lane, &record, buffer, capacity, &block, &again);
         if (__builtin_expect(again, 0))
             continue;
         if (__builtin_expect(size == -EPROTO, 0)) {
@@ -161,7 +155,7 @@ __attribute__((noinline)) static ssize_t receive_any(struct ipc_subscription *su
         if (message) {
             describe(message, lane, &record, buffer, record.size - (size_t)(block > 0 ? block : 0));
             if (__builtin_expect(block > 0 && size >= 0, 0))
-                describe_fields(message, sub->scratch, (size_t)block);
+                message_describe_fields(message, sub->scratch, (size_t)block);
         }
         if (__builtin_expect(size < 0, 0))
             return size;
@@ -221,7 +215,7 @@ ssize_t ipc_subscription_receive_batch(ipc_subscription *sub, void *buffer, size
             return result;
         int64_t block;
         bool again;
-        ssize_t size = copy_record(sub, lane, &record, at, capacity, &block, &again);
+        ssize_t size = subscription_copy(sub, lane, &record, at, capacity, &block, &again);
         if (again)
             continue;
         if (size == -EPROTO) {
@@ -248,8 +242,8 @@ ssize_t ipc_subscription_receive_batch(ipc_subscription *sub, void *buffer, size
     }
     for (size_t i = 0; i < n; i++)
         if (messages[i].fields_size)
-            describe_fields(&messages[i], sub->scratch + (uintptr_t)messages[i].fields,
-                            messages[i].fields_size);
+            message_describe_fields(&messages[i], sub->scratch + (uintptr_t)messages[i].fields,
+                                    messages[i].fields_size);
     return (ssize_t)n;
 }
 
@@ -282,7 +276,7 @@ static int hold(struct ipc_subscription *sub, struct sub_lane *lane, const struc
     }
     describe(message, lane, record, payload, size);
     if (block > 0)
-        describe_fields(message, copy, (size_t)block);
+        message_describe_fields(message, copy, (size_t)block);
     lane_reader_hold(&lane->reader, record);
     lane->held++;
     sub->held[sub->held_head++ % HELD_MAX] = (struct held){.lane = lane, .next = record->next, .copy = copy};

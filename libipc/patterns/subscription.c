@@ -45,15 +45,21 @@ int patterns_join_descriptor(struct handle *handle)
 int ipc_subscription_open(ipc_subscription **ret, ipc_connection *connection, const char *pattern,
                           const struct ipc_subscription_options *options, struct ipc_error *error)
 {
+    return subscription_open(ret, connection, pattern, IPC__CONTROL__KIND__KIND_TOPIC, options, error);
+}
+
+int subscription_open(ipc_subscription **ret, ipc_connection *connection, const char *pattern, unsigned kind,
+                      const struct ipc_subscription_options *options, struct ipc_error *error)
+{
     const struct ipc_subscription_options defaults = IPC_SUBSCRIPTION_OPTIONS_INIT;
     if (!ret || !connection)
         return error_set(error, -EINVAL, "ret or connection is NULL");
     if (guard_foreign(connection))
         return error_set(error, -ECHILD,
                          "the connection belongs to the parent process: open one of your own");
-    const char *fault = ipc_name_check(pattern, true);
+    const char *fault = ipc_name_check(pattern, kind == IPC__CONTROL__KIND__KIND_TOPIC);
     if (fault)
-        return error_set(error, -EINVAL, "bad topic pattern \"%.100s\": %s", pattern ? pattern : "", fault);
+        return error_set(error, -EINVAL, "bad name or pattern \"%.100s\": %s", pattern ? pattern : "", fault);
     if (!options)
         options = &defaults;
     if (options->size != sizeof(*options))
@@ -84,6 +90,7 @@ int ipc_subscription_open(ipc_subscription **ret, ipc_connection *connection, co
     message.slow = (Ipc__Control__Slow)options->slow;
     message.self = (options->flags & IPC_SUBSCRIPTION_SELF) != 0;
     message.tap = tap;
+    message.kind = (Ipc__Control__Kind)kind;
     const ProtobufCMessage *reply;
     int result = request(connection, IPC__CONTROL__TYPE__SUBSCRIBE, &message.base,
                          IPC__CONTROL__TYPE__SUBSCRIBED, &reply, NULL, error);

@@ -173,7 +173,10 @@ ipc_connection *ipc_connection_close(ipc_connection *connection)
     bool foreign = guard_foreign(connection);
     while (connection->handles) {
         struct handle *handle = connection->handles;
-        handle->type->close(handle);
+        if (handle->owner)
+            handle->close(handle->owner);
+        else
+            handle->type->close(handle);
     }
     if (!foreign) {
         Ipc__Control__Done done = IPC__CONTROL__DONE__INIT;

@@ -264,6 +264,7 @@ static void on_lane_add(struct ipc_connection *connection, struct notice *notice
                               .ended = message->ended,
                               .start = message->start,
                               .fence = message->fence,
+                              .call = message->call,
                               .bell = -1};
     copy_peer(&notice->peer, message->peer);
     snprintf(notice->topic, sizeof(notice->topic), "%s", message->topic);
@@ -320,6 +321,8 @@ static void on_simple(struct ipc_connection *connection, struct notice *notice, 
         const Ipc__Control__ReaderDel *message = (const void *)frame->message;
         notice->pairing = message->pairing;
         notice->reason = message->reason;
+        notice->servers = message->servers;
+        notice->replying = message->replying;
         handle = handle_find(connection, message->lane, HANDLE_PUBLISHER);
         if (handle && inbox_cancel(connection, handle, notice->pairing))
             handle = NULL; /* it never counted that reader: answered here */

@@ -38,6 +38,9 @@ struct notice {
     bool tap;
     bool fence;
     bool ended;
+    uint64_t call;             /* of a lane of replies: the pairing of its calls */
+    uint32_t servers;          /* of a lane of calls that lost its server: how many there are now */
+    bool replying;             /* and that one's replies end with a LANE_DEL that is still to come */
     bool again;                /* the handle may have been told about this pairing before */
     int bell;                  /* to ring, or to wait on; -1: none */
     struct segment_ref *cells; /* the peer's (READER_ADD) or ours (LANE_ADD): one reference is the notice's */
@@ -72,7 +75,9 @@ struct handle {
     struct handle *next;
     uint64_t id; /* lane of a publisher, subscription, port */
     uint32_t mail_seen;
-    int self; /* eventfd that makes the handle's descriptor readable, or -1 */
+    void *owner;                /* what it is a part of, or NULL */
+    void (*close)(void *owner); /* closes that */
+    int self;                   /* eventfd that makes the handle's descriptor readable, or -1 */
     _Atomic(struct notice *) inbox;
 };
 

@@ -34,6 +34,8 @@ static void write_row(const struct lane *lane)
     row->retain = lane->retain;
     row->exclusive = lane->exclusive;
     row->fence = lane->fence;
+    row->kind = lane->kind;
+    row->target = lane->target;
     memcpy(row->writer, lane->writer.name, sizeof(row->writer));
     memcpy(row->topic, lane->topic->name, strlen(lane->topic->name) + 1);
     state_commit(row, lane->id);
@@ -46,7 +48,7 @@ struct lane *lane_new(struct broker *broker, struct session *session, const stru
     if (!lane)
         return NULL;
     lane->row = state_take(&broker->state, STATE_LANES);
-    lane->topic = lane->row ? registry_topic(broker, wish->name, true) : NULL;
+    lane->topic = lane->row ? registry_topic(broker, registry_space(wish->kind), wish->name, true) : NULL;
     if (!lane->topic) {
         state_drop(&broker->state, STATE_LANES, lane->row);
         free(lane);
@@ -58,6 +60,8 @@ struct lane *lane_new(struct broker *broker, struct session *session, const stru
     lane->user = session->user;
     lane->retain = wish->retain;
     lane->exclusive = wish->exclusive;
+    lane->kind = (uint8_t)wish->kind;
+    lane->target = wish->target;
     lane->fence = !(session->features & IPC_FEATURE_MEMBARRIER);
     lane->ring_size = wish->ring_size;
     lane->fd = fd_steal(fd);
@@ -112,11 +116,13 @@ struct lane *lane_restore(struct broker *broker, struct lane_row *row, int fd)
                           .retain = row->retain,
                           .exclusive = row->exclusive,
                           .fence = row->fence,
+                          .kind = row->kind,
+                          .target = row->target,
                           .ring_size = row->ring_size,
                           .fd = fd,
                           .writer = {row->session, row->uid, row->gid, row->pid, ""}};
     memcpy(lane->writer.name, row->writer, sizeof(lane->writer.name));
-    lane->topic = registry_topic(broker, row->topic, true);
+    lane->topic = registry_topic(broker, registry_space(row->kind), row->topic, true);
     if (!lane->topic) {
         free(lane);
         return NULL;

@@ -12,6 +12,8 @@ struct lane_wish {
     uint32_t ring_size;
     bool retain, exclusive;
     uint64_t request;
+    unsigned kind;
+    uint64_t target;
 };
 
 /* What a lane costs. */

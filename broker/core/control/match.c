@@ -68,12 +68,15 @@ struct lane *match_lanes_next(const struct broker *broker, const struct subscrip
 {
     struct list *node;
 
+    if (subscription->kind != IPC__CONTROL__KIND__KIND_TOPIC)
+        return NULL;
     if (subscription->topic)
         return next_of_topic(subscription, at);
     for (node = at ? at->link.next : broker->lanes.next; node != &broker->lanes; node = node->next) {
         struct lane *lane = list_entry(node, struct lane, link);
 
-        if (wants(subscription, lane) && ipc_name_match(subscription->pattern, lane->topic->name))
+        if (lane->topic->space == SPACE_TOPICS && wants(subscription, lane) &&
+            ipc_name_match(subscription->pattern, lane->topic->name))
             return lane;
     }
     return NULL;

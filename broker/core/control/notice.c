@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "broker/core/control/pairing.h"
+#include "broker/core/control/service.h"
 #include "broker/core/control/session.h"
 #include "broker/core/util/fd.h"
 
@@ -103,6 +104,8 @@ static int send_lane_add(struct broker *broker, struct session *session, struct 
     message.bell_new = pairing->bell && pairing->bell->read_fd >= 0;
     message.fence = pairing->lane->fence;
     message.start = (Ipc__Control__Start)pairing->start;
+    if (pairing->lane->kind == IPC__CONTROL__KIND__KIND_REPLY)
+        message.call = pairing->lane->target;
     if (message.cells_new)
         fds[n_fds++] = pairing->cells->fd;
     if (message.bell_new)
@@ -127,6 +130,10 @@ static int send_del(struct broker *broker, struct session *session, struct pairi
         message.lane = pairing->lane_id;
         message.slot = pairing->slot;
         message.reason = (Ipc__Control__Reason)pairing->writer_side.reason;
+        if (pairing->lane->kind == IPC__CONTROL__KIND__KIND_CALL) {
+            message.servers = service_servers(pairing->lane->topic);
+            message.replying = service_replies(broker, pairing);
+        }
         return send_message(broker, session, TYPE(READER_DEL), &message.base, NULL, 0);
     }
     Ipc__Control__LaneDel message = IPC__CONTROL__LANE_DEL__INIT;

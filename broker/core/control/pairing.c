@@ -15,6 +15,7 @@
 #include "broker/core/control/lane.h"
 #include "broker/core/control/notice.h"
 #include "broker/core/control/registry.h"
+#include "broker/core/control/service.h"
 #include "broker/core/util/log.h"
 
 #define TYPE(name)   IPC__CONTROL__TYPE__##name
@@ -242,6 +243,7 @@ void pairing_detach(struct broker *broker, struct pairing *pairing, unsigned rea
 
     writer_end(broker, pairing, reason);
     reader_end(broker, pairing, reason, false);
+    service_seek(broker, lane);
     if (pairing_finish(broker, pairing))
         lane_release(broker, lane);
 }
@@ -250,6 +252,7 @@ void pairing_end_subscription(struct broker *broker, struct subscription *subscr
 {
     const struct charge charge = {.of = {[LIMIT_SUBSCRIPTIONS] = 1}};
     struct user *user = subscription->session->user;
+    struct topic *served = subscription->kind == IPC__CONTROL__KIND__KIND_SERVE ? subscription->topic : NULL;
 
     atomic_store_explicit(&subscription->row->ending, (uint8_t)reason, memory_order_release);
     list_for_each_safe(node, &subscription->pairings)
@@ -267,7 +270,11 @@ void pairing_end_subscription(struct broker *broker, struct subscription *subscr
     }
     bell_free_all(broker, subscription);
     quota_return(&broker->quota, user, &charge);
+    if (served && list_empty(&served->lanes))
+        served = NULL; /* it may go with its last server */
     registry_subscription_free(broker, subscription);
+    if (served)
+        service_seek_all(broker, served);
 }
 
 void pairing_end_lane(struct broker *broker, struct lane *lane, unsigned reason)
@@ -296,6 +303,7 @@ void pairing_end_lane(struct broker *broker, struct lane *lane, unsigned reason)
     }
     list_remove(&lane->by_session);
     lane->session = NULL;
+    service_left(broker, session, lane);
     if (lane->retain)
         lane_retain(broker, lane);
     else

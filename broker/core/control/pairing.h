@@ -16,6 +16,8 @@ struct pairing *pairing_of_reader_side(struct side *side);
  * is all or nothing: 0, or a negative errno and the refusal. *ret_matched: lanes with a writer. */
 int pairing_join_subscription(struct broker *broker, struct subscription *subscription, uint32_t *ret_matched,
                               struct refusal *refusal);
+int pairing_join(struct broker *broker, struct lane *lane, struct subscription *subscription,
+                 unsigned start_at, struct refusal *refusal);
 /* For a lane, who is at a limit is left out, and that is logged; for whom memory or descriptors were lacking, it is tried
  * again. */
 void pairing_join_lane(struct broker *broker, struct lane *lane);

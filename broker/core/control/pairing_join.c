@@ -14,6 +14,7 @@
 #include "broker/core/control/lane.h"
 #include "broker/core/control/loop.h"
 #include "broker/core/control/registry.h"
+#include "broker/core/control/service.h"
 #include "broker/core/util/log.h"
 
 static void write_row(const struct pairing *pairing)
@@ -183,8 +184,8 @@ int pairing_join_subscription(struct broker *broker, struct subscription *subscr
     return 0;
 }
 
-static int join_one(struct broker *broker, struct lane *lane, struct subscription *subscription,
-                    struct refusal *refusal)
+int pairing_join(struct broker *broker, struct lane *lane, struct subscription *subscription,
+                 unsigned start_at, struct refusal *refusal)
 {
     struct session *session = subscription->session;
     struct charge charge = {.of = {[LIMIT_LANES] = 1}};
@@ -206,8 +207,7 @@ static int join_one(struct broker *broker, struct lane *lane, struct subscriptio
             refusal_set(refusal, -ENOMEM, "the broker is out of memory");
         return refusal->code;
     }
-    /* A lane that is younger than the subscription: whatever is in it was published after that. */
-    join(broker, pairing, lane, subscription, IPC__CONTROL__START__START_OLDEST);
+    join(broker, pairing, lane, subscription, start_at);
     return 0;
 }
 
@@ -216,7 +216,8 @@ static void join_or_miss(struct broker *broker, struct lane *lane, struct subscr
     const struct peer *reader = &subscription->session->peer;
     const struct log_about about = {reader->session, reader->uid, reader->pid, reader->name, "limit"};
     struct refusal refusal;
-    int result = join_one(broker, lane, subscription, &refusal);
+    /* It is younger than the subscription: whatever is in it was published after that. */
+    int result = pairing_join(broker, lane, subscription, IPC__CONTROL__START__START_OLDEST, &refusal);
 
     if (result == 0)
         return;
@@ -252,6 +253,7 @@ void pairing_join_missed(struct broker *broker)
         if (!subscription->missed)
             continue;
         subscription->missed = false;
+        service_join_missed(broker, subscription);
         list_for_each(pairings, &subscription->pairings)
         {
             list_entry(pairings, struct pairing, by_subscription)->lane->seen_by = subscription->id;

@@ -68,11 +68,14 @@ struct session {
     bool told;       /* in this flush: mail has to be counted up */
 };
 
+enum name_space { SPACE_TOPICS, SPACE_SERVICES, SPACE_INBOXES };
+
 /* A name that somebody advertises or subscribes to. */
 struct topic {
     struct hash_node node; /* broker.topics_by_name, by keyed hash */
-    struct list lanes;     /* struct lane.by_topic */
-    struct list readers;   /* struct subscription.by_match: patterns that are just this name */
+    enum name_space space;
+    struct list lanes;   /* struct lane.by_topic */
+    struct list readers; /* struct subscription.by_match: patterns that are just this name */
     char name[];
 };
 
@@ -97,7 +100,9 @@ struct lane {
     enum lane_state state;
     uint8_t reason; /* why it is not live */
     bool retain, exclusive;
-    bool fence; /* the writer is not registered for barriers of others */
+    bool fence;      /* the writer is not registered for barriers of others */
+    uint8_t kind;    /* enum Kind of control.proto */
+    uint64_t target; /* KIND_CALL: the inbox; KIND_REPLY: the pairing of the calls */
     uint32_t ring_size;
     uint32_t readers; /* pairings */
     uint64_t seen_by; /* scratch of pairing_join_missed() */
@@ -126,8 +131,8 @@ struct subscription {
     uint64_t request; /* that made it */
     struct subscription_row *row;
     struct session *session;
-    struct topic *topic; /* NULL: a wildcard */
-    uint8_t start, slow; /* enums of control.proto */
+    struct topic *topic;       /* NULL: a wildcard */
+    uint8_t start, slow, kind; /* enums of control.proto */
     bool self, tap, bell;
     bool missed; /* a lane, for want of memory or descriptors: see pairing_join_missed() */
     uint32_t n_pairings;

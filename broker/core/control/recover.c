@@ -19,6 +19,7 @@
 #include "broker/core/control/notice.h"
 #include "broker/core/control/pairing.h"
 #include "broker/core/control/registry.h"
+#include "broker/core/control/service.h"
 #include "broker/core/control/session.h"
 #include "broker/core/util/fd.h"
 #include "broker/core/util/log.h"
@@ -150,7 +151,7 @@ static int load_subscription(struct broker *broker, const struct leftovers *left
         state_drop(&broker->state, STATE_SUBSCRIPTIONS, row);
         return 0;
     }
-    subscription = registry_subscription_new(broker, session, row->row.id, row->pattern, row);
+    subscription = registry_subscription_new(broker, session, row->row.id, row->kind, row->pattern, row);
     if (!subscription)
         return -ENOMEM;
     subscription->request = row->request;
@@ -293,6 +294,7 @@ static void finish_what_was_begun(struct broker *broker)
     list_for_each_safe(node, &broker->pairings)
         pairing_resume(broker, list_entry(node, struct pairing, link));
     list_for_each_safe(lanes, &broker->lanes) lane_resume(broker, list_entry(lanes, struct lane, link));
+    list_for_each(calls, &broker->lanes) service_seek(broker, list_entry(calls, struct lane, link));
     list_for_each_safe(left, &broker->orphans) cells_orphan(broker, list_entry(left, struct cells, link));
     list_for_each_safe(sessions, &broker->sessions)
     {

@@ -64,7 +64,21 @@ struct pairing *registry_pairing(const struct broker *broker, uint64_t id)
     return node ? list_entry(node, struct pairing, node) : NULL;
 }
 
-struct topic *registry_topic(struct broker *broker, const char *name, bool make)
+enum name_space registry_space(unsigned kind)
+{
+    switch (kind) {
+    case IPC__CONTROL__KIND__KIND_SERVE:
+    case IPC__CONTROL__KIND__KIND_CALL:
+        return SPACE_SERVICES;
+    case IPC__CONTROL__KIND__KIND_INBOX:
+    case IPC__CONTROL__KIND__KIND_REPLY:
+        return SPACE_INBOXES;
+    default:
+        return SPACE_TOPICS;
+    }
+}
+
+struct topic *registry_topic(struct broker *broker, enum name_space space, const char *name, bool make)
 {
     size_t size = strlen(name);
     uint64_t key = hash_string(broker->secret, name, size);
@@ -73,7 +87,7 @@ struct topic *registry_topic(struct broker *broker, const char *name, bool make)
     for (struct hash_node *node = hash_find(&broker->topics_by_name, key); node;
          node = hash_find_next(node)) {
         topic = list_entry(node, struct topic, node);
-        if (strcmp(topic->name, name) == 0)
+        if (topic->space == space && strcmp(topic->name, name) == 0)
             return topic;
     }
     if (!make)
@@ -81,6 +95,7 @@ struct topic *registry_topic(struct broker *broker, const char *name, bool make)
     topic = calloc(1, sizeof(*topic) + size + 1);
     if (!topic)
         return NULL;
+    topic->space = space;
     list_init(&topic->lanes);
     list_init(&topic->readers);
     memcpy(topic->name, name, size + 1);
@@ -97,7 +112,8 @@ void registry_topic_release(struct broker *broker, struct topic *topic)
 }
 
 struct subscription *registry_subscription_new(struct broker *broker, struct session *session, uint64_t id,
-                                               const char *pattern, struct subscription_row *row)
+                                               unsigned kind, const char *pattern,
+                                               struct subscription_row *row)
 {
     size_t size = strlen(pattern);
     struct subscription *subscription = calloc(1, sizeof(*subscription) + size + 1);
@@ -106,13 +122,14 @@ struct subscription *registry_subscription_new(struct broker *broker, struct ses
         return NULL;
     memcpy(subscription->pattern, pattern, size + 1);
     if (!strpbrk(pattern, "*>")) {
-        subscription->topic = registry_topic(broker, pattern, true);
+        subscription->topic = registry_topic(broker, registry_space(kind), pattern, true);
         if (!subscription->topic) {
             free(subscription);
             return NULL;
         }
     }
     subscription->row = row;
+    subscription->kind = (uint8_t)kind;
     subscription->session = session;
     list_init(&subscription->pairings);
     list_init(&subscription->bells);

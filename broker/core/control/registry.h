@@ -17,14 +17,18 @@ struct subscription *registry_subscription(const struct broker *broker, uint64_t
 struct pairing *registry_pairing(const struct broker *broker, uint64_t id);
 
 /* The record of a name, made if `make`. NULL: there is none, or out of memory. */
-struct topic *registry_topic(struct broker *broker, const char *name, bool make);
+struct topic *registry_topic(struct broker *broker, enum name_space space, const char *name, bool make);
+
+/* Where the names of a kind (enum Kind of control.proto) live. */
+enum name_space registry_space(unsigned kind);
 
 /* Free it if nobody uses it any more. */
 void registry_topic_release(struct broker *broker, struct topic *topic);
 
 /* A subscription with its row; NULL: out of memory, and the row stays the caller's. */
 struct subscription *registry_subscription_new(struct broker *broker, struct session *session, uint64_t id,
-                                               const char *pattern, struct subscription_row *row);
+                                               unsigned kind, const char *pattern,
+                                               struct subscription_row *row);
 struct subscription *registry_subscription_free(struct broker *broker, struct subscription *subscription);
 
 /* Two walks in order of number over what matches; each starts with *at = NULL and ends with NULL. Records may not be

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "broker/core/control/registry.h"
+#include "broker/core/control/service.h"
 #include "broker/core/control/session.h"
 #include "broker/core/control/stats.h"
 #include "proto/name.h"
@@ -138,6 +139,47 @@ static void show_pairing(struct page *page, Ipc__Control__Item *item, const stru
     }
 }
 
+/* A service is shown once, at its first server, or, if it has none, at the first inbox of those that wait for one. */
+static bool shows_service(struct broker *broker, const struct subscription *subscription)
+{
+    const struct topic *name = subscription->topic, *service;
+
+    if (subscription->kind == IPC__CONTROL__KIND__KIND_TOPIC || name->readers.next != &subscription->by_match)
+        return false;
+    service = name->space == SPACE_INBOXES ? registry_topic(broker, SPACE_SERVICES, name->name, false) : NULL;
+    return !service || list_empty(&service->readers);
+}
+
+static void show_service(struct broker *broker, struct page *page, Ipc__Control__Item *item,
+                         const struct subscription *subscription)
+{
+    const struct topic *service = registry_topic(broker, SPACE_SERVICES, subscription->pattern, false);
+    const struct topic *inboxes = registry_topic(broker, SPACE_INBOXES, subscription->pattern, false);
+
+    set_peer(page, &subscription->session->peer);
+    item->name = (char *)(uintptr_t)subscription->pattern;
+    item->servers = service ? service_servers(service) : 0;
+    if (inboxes)
+        list_for_each(node, &inboxes->readers) item->clients++;
+    if (!service)
+        return;
+    list_for_each(node, &service->lanes)
+    {
+        const struct lane *lane = list_entry(node, struct lane, by_topic);
+        const struct pairing *pairing = service_pairing(lane);
+        struct lane_stats stats;
+        struct cell_stats cell;
+
+        item->unpaired += lane->state == LANE_LIVE && !pairing;
+        if (!pairing)
+            continue;
+        stats_of_lane(&stats, lane->fd, lane->ring_size, &page->read_left);
+        item->sequence += stats.sequence;
+        if (read_cell(page, &cell, pairing) && stats.head > cell.cursor)
+            item->behind += stats.head - cell.cursor;
+    }
+}
+
 static void show_user(const struct broker *broker, struct page *page, Ipc__Control__Item *item,
                       const struct user *user)
 {
@@ -153,9 +195,10 @@ static void show_user(const struct broker *broker, struct page *page, Ipc__Contr
 }
 
 /* The record at a node of the kind's list: its number, and whether it is to be shown. */
-static uint64_t identify(const struct page *page, struct list *node, bool *ret_wanted)
+static uint64_t identify(struct broker *broker, const struct page *page, struct list *node, bool *ret_wanted)
 {
     const char *pattern = page->wish->pattern, *name = NULL;
+    bool shown = true;
     uint64_t id = 0;
 
     switch (page->wish->kind) {
@@ -165,24 +208,33 @@ static uint64_t identify(const struct page *page, struct list *node, bool *ret_w
     case IPC__CONTROL__LIST_KIND__LIST_TOPICS:
         id = list_entry(node, struct lane, link)->id;
         name = list_entry(node, struct lane, link)->topic->name;
+        shown = list_entry(node, struct lane, link)->kind == IPC__CONTROL__KIND__KIND_TOPIC;
         break;
     case IPC__CONTROL__LIST_KIND__LIST_SUBSCRIPTIONS:
         id = list_entry(node, struct subscription, link)->id;
         name = list_entry(node, struct subscription, link)->pattern;
+        shown = list_entry(node, struct subscription, link)->kind == IPC__CONTROL__KIND__KIND_TOPIC;
+        break;
+    case IPC__CONTROL__LIST_KIND__LIST_SERVICES:
+        id = list_entry(node, struct subscription, link)->id;
+        name = list_entry(node, struct subscription, link)->pattern;
+        shown = shows_service(broker, list_entry(node, struct subscription, link));
         break;
     case IPC__CONTROL__LIST_KIND__LIST_PAIRINGS:
         id = list_entry(node, struct pairing, link)->id;
         name = list_entry(node, struct pairing, link)->lane->topic->name;
+        shown = list_entry(node, struct pairing, link)->lane->kind == IPC__CONTROL__KIND__KIND_TOPIC;
         break;
     default:
         id = (uint64_t)list_entry(node, struct user, link)->uid + 1;
         break;
     }
-    *ret_wanted = !name || !*pattern || strcmp(name, pattern) == 0 || ipc_name_match(pattern, name);
+    *ret_wanted = shown &&
+                  (!name || !*pattern || strcmp(name, pattern) == 0 || ipc_name_match(pattern, name));
     return id;
 }
 
-static void show(const struct broker *broker, struct page *page, Ipc__Control__Item *item, struct list *node)
+static void show(struct broker *broker, struct page *page, Ipc__Control__Item *item, struct list *node)
 {
     switch (page->wish->kind) {
     case IPC__CONTROL__LIST_KIND__LIST_SESSIONS:
@@ -196,6 +248,9 @@ static void show(const struct broker *broker, struct page *page, Ipc__Control__I
         break;
     case IPC__CONTROL__LIST_KIND__LIST_PAIRINGS:
         show_pairing(page, item, list_entry(node, struct pairing, link));
+        break;
+    case IPC__CONTROL__LIST_KIND__LIST_SERVICES:
+        show_service(broker, page, item, list_entry(node, struct subscription, link));
         break;
     default:
         show_user(broker, page, item, list_entry(node, struct user, link));
@@ -211,6 +266,7 @@ static struct list *head_of(struct broker *broker, unsigned kind)
     case IPC__CONTROL__LIST_KIND__LIST_TOPICS:
         return &broker->lanes;
     case IPC__CONTROL__LIST_KIND__LIST_SUBSCRIPTIONS:
+    case IPC__CONTROL__LIST_KIND__LIST_SERVICES:
         return &broker->subscriptions;
     case IPC__CONTROL__LIST_KIND__LIST_PAIRINGS:
         return &broker->pairings;
@@ -234,13 +290,13 @@ static struct list *start_after(struct broker *broker, const struct page *page, 
         node = &registry_pairing(broker, after)->link;
     if (node)
         return node->next;
-    for (node = head->next; node != head && identify(page, node, &wanted) <= after;)
+    for (node = head->next; node != head && identify(broker, page, node, &wanted) <= after;)
         node = node->next;
     return node;
 }
 
 /* Add one item. Returns false if the page is full: then it was not added. */
-static bool add(const struct broker *broker, struct page *page, struct list *node, uint64_t id)
+static bool add(struct broker *broker, struct page *page, struct list *node, uint64_t id)
 {
     Ipc__Control__Item *item = &page->items[page->n];
     size_t size;
@@ -276,7 +332,7 @@ void request_list(struct broker *broker, struct session *session, uint64_t id, c
     page.read_left = READ_MAX;
     for (struct list *node = start_after(broker, &page, head); node != head; node = node->next) {
         bool wanted;
-        uint64_t item = identify(&page, node, &wanted);
+        uint64_t item = identify(broker, &page, node, &wanted);
 
         if (wanted && !add(broker, &page, node, item)) {
             message.next = page.items[page.n - 1].id;

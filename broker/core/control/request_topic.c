@@ -17,6 +17,7 @@
 #include "broker/core/control/pairing.h"
 #include "broker/core/control/registry.h"
 #include "broker/core/control/segment.h"
+#include "broker/core/control/service.h"
 #include "broker/core/control/session.h"
 #include "broker/core/control/worker.h"
 #include "broker/core/util/fd.h"
@@ -58,7 +59,7 @@ static uint32_t ring_size_of(const struct broker *broker, uint32_t wanted)
 /* A lane of that name that excludes others, or that excludes an exclusive one. */
 static const struct lane *rival(struct broker *broker, const char *name, bool exclusive)
 {
-    struct topic *topic = registry_topic(broker, name, false);
+    struct topic *topic = registry_topic(broker, SPACE_TOPICS, name, false);
 
     if (!topic)
         return NULL;
@@ -90,6 +91,8 @@ static void answer_advertised(struct broker *broker, struct session *session, co
 
     advertised.lane = lane->id;
     advertised.ring_size = lane->ring_size;
+    if (lane->kind == IPC__CONTROL__KIND__KIND_CALL)
+        advertised.servers = service_servers(lane->topic);
     session_reply(broker, session, IPC__CONTROL__TYPE__ADVERTISED, lane->request, &advertised.base, lane->fd);
 }
 
@@ -148,7 +151,8 @@ static void begin_removal(struct session *session, uint64_t request)
 
 static void finish(struct broker *broker, struct session *session, const struct job *job, int *fd, int result)
 {
-    const struct lane_wish wish = {job->name, job->ring_size, job->retain, job->exclusive, job->request};
+    const struct lane_wish wish = {job->name,    job->ring_size, job->retain, job->exclusive,
+                                   job->request, job->kind,      job->target};
     const struct charge charge = lane_charge(job->ring_size);
     struct lane *lane = NULL;
 
@@ -164,7 +168,10 @@ static void finish(struct broker *broker, struct session *session, const struct 
         advertise_failed(broker, session, job->request, result, job->ring_size);
         return;
     }
-    pairing_join_lane(broker, lane);
+    if (lane->kind == IPC__CONTROL__KIND__KIND_TOPIC)
+        pairing_join_lane(broker, lane);
+    else
+        service_join_lane(broker, lane);
 #ifdef IPC_PLANT_ANSWERED_EARLY
     answer_advertised(broker, session, lane);
     lane_joined(lane);
@@ -195,7 +202,8 @@ static int hand_over(struct broker *broker, struct session *session, const struc
 void request_advertise(struct broker *broker, struct session *session, uint64_t id,
                        const Ipc__Control__Advertise *advertise)
 {
-    const char *wrong = ipc_name_check(advertise->topic, false);
+    bool topic = advertise->kind == IPC__CONTROL__KIND__KIND_TOPIC;
+    const char *name = advertise->topic, *wrong;
     uint32_t ring_size = ring_size_of(broker, advertise->ring_size);
     struct charge charge = lane_charge(ring_size);
     const struct lane *other, *made = made_before(session, id);
@@ -209,8 +217,11 @@ void request_advertise(struct broker *broker, struct session *session, uint64_t 
     }
     if (deny_admin(broker, session, id))
         return;
+    if (!topic && !service_may_advertise(broker, session, id, advertise, &name))
+        return;
+    wrong = ipc_name_check(name, false);
     if (wrong) {
-        session_fail(broker, session, id, -EINVAL, "the topic name is not valid: %s", wrong);
+        session_fail(broker, session, id, -EINVAL, "the name is not valid: %s", wrong);
         return;
     }
     if (!ring_size) {
@@ -220,13 +231,13 @@ void request_advertise(struct broker *broker, struct session *session, uint64_t 
                      advertise->ring_size, broker->options.config->ring_size_max);
         return;
     }
-    other = rival(broker, advertise->topic, advertise->exclusive);
+    other = topic ? rival(broker, name, advertise->exclusive) : NULL;
     if (other) {
         session_fail(broker, session, id, -EEXIST,
                      "topic %s is published by session %" PRIu64 " (%s, pid %" PRIu32
                      ") already, and one of the two "
                      "wants to be the only one",
-                     advertise->topic, other->writer.session, other->writer.name, other->writer.pid);
+                     name, other->writer.session, other->writer.name, other->writer.pid);
         return;
     }
     if (quota_take(&broker->quota, session->user, &charge, &refusal) < 0) {
@@ -238,9 +249,11 @@ void request_advertise(struct broker *broker, struct session *session, uint64_t 
                        .user = session->user,
                        .size = segment_size(IPC_SEGMENT_LANE, ring_size),
                        .ring_size = ring_size,
-                       .retain = advertise->retain,
-                       .exclusive = advertise->exclusive};
-    (void)snprintf(job.name, sizeof(job.name), "%s", advertise->topic);
+                       .retain = topic && advertise->retain,
+                       .exclusive = topic && advertise->exclusive,
+                       .kind = advertise->kind,
+                       .target = advertise->target};
+    (void)snprintf(job.name, sizeof(job.name), "%s", name);
     fd = segment_create(IPC_SEGMENT_LANE);
     if (fd >= 0 && job.size >= WORKER_SIZE_MIN && hand_over(broker, session, &job, &fd) == 0)
         return;
@@ -251,7 +264,9 @@ void request_advertise_finish(struct broker *broker, struct job *job)
 {
     struct session *session = registry_session(broker, job->session);
     struct charge charge = lane_charge(job->ring_size);
-    const struct lane *other = session ? rival(broker, job->name, job->exclusive) : NULL;
+    const struct lane *other = session && job->kind == IPC__CONTROL__KIND__KIND_TOPIC
+                                   ? rival(broker, job->name, job->exclusive)
+                                   : NULL;
 
     if (!session || other) {
         job->fd = segment_destroy(job->fd, job->size);
@@ -296,8 +311,9 @@ static struct subscription *make_subscription(struct broker *broker, struct sess
     struct subscription *subscription = NULL;
 
     if (row)
-        subscription = registry_subscription_new(
-            broker, session, state_number(&broker->state, NUMBER_SUBSCRIPTION), subscribe->pattern, row);
+        subscription = registry_subscription_new(broker, session,
+                                                 state_number(&broker->state, NUMBER_SUBSCRIPTION),
+                                                 subscribe->kind, subscribe->pattern, row);
     if (!subscription) {
         state_drop(&broker->state, STATE_SUBSCRIPTIONS, row);
         return NULL;
@@ -315,6 +331,7 @@ static struct subscription *make_subscription(struct broker *broker, struct sess
     row->slow = subscription->slow;
     row->self = subscription->self;
     row->tap = subscription->tap;
+    row->kind = subscription->kind;
     memcpy(row->pattern, subscription->pattern, strlen(subscription->pattern) + 1);
     state_commit(row, subscription->id);
     return subscription;
@@ -323,7 +340,8 @@ static struct subscription *make_subscription(struct broker *broker, struct sess
 void request_subscribe(struct broker *broker, struct session *session, uint64_t id,
                        const Ipc__Control__Subscribe *subscribe)
 {
-    const char *wrong = ipc_name_check(subscribe->pattern, true);
+    bool topic = subscribe->kind == IPC__CONTROL__KIND__KIND_TOPIC;
+    const char *wrong = ipc_name_check(subscribe->pattern, topic);
     struct subscription *subscription = subscribed_before(session, id);
     struct refusal refusal;
     uint32_t matched;
@@ -345,6 +363,12 @@ void request_subscribe(struct broker *broker, struct session *session, uint64_t 
                      (unsigned)subscribe->slow, IPCD_VERSION);
         return;
     }
+    if (!topic && subscribe->kind != IPC__CONTROL__KIND__KIND_SERVE &&
+        subscribe->kind != IPC__CONTROL__KIND__KIND_INBOX) {
+        session_fail(broker, session, id, -EINVAL, "there is no subscription of kind %u",
+                     (unsigned)subscribe->kind);
+        return;
+    }
     subscription = make_subscription(broker, session, id, subscribe);
     if (!subscription) {
         session_fail(broker, session, id, -ENOMEM, "the broker is out of memory");
@@ -356,6 +380,8 @@ void request_subscribe(struct broker *broker, struct session *session, uint64_t 
         return;
     }
     atomic_store_explicit(&subscription->row->joined, 1, memory_order_release);
+    if (subscription->kind == IPC__CONTROL__KIND__KIND_SERVE)
+        service_seek_all(broker, subscription->topic);
     answer_subscribed(broker, session, subscription, matched);
 }
 

@@ -18,7 +18,7 @@
 #include "proto/limits.h"
 
 #define STATE_MAGIC   UINT64_C(0x7473696765526370) /* "pcRegist" */
-#define STATE_VERSION 1u
+#define STATE_VERSION 2u
 
 enum state_table {
     STATE_SESSIONS,
@@ -79,6 +79,8 @@ struct lane_row {
     _Atomic uint8_t joined; /* its pairings are there, too */
     uint8_t reason;
     bool exclusive, fence;
+    uint8_t kind; /* enum Kind of control.proto */
+    uint64_t target;
     char writer[IPC_MAX_CLIENT_NAME + 1];
     char topic[IPC_MAX_NAME_SIZE + 1];
 };
@@ -89,6 +91,7 @@ struct subscription_row {
     _Atomic uint8_t joined, ending, bell;
     uint8_t start, slow;
     bool self, tap;
+    uint8_t kind;
     char pattern[IPC_MAX_NAME_SIZE + 1];
 };
 

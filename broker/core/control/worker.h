@@ -28,6 +28,8 @@ struct job {
     struct user *user;
     uint32_t ring_size;
     bool retain, exclusive;
+    unsigned kind;
+    uint64_t target;
     char name[IPC_MAX_NAME_SIZE + 1];
 };
 

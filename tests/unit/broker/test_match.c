@@ -74,7 +74,8 @@ static struct subscription *add_subscription(unsigned session, const char *patte
 
     assert_non_null(row);
     subscription = registry_subscription_new(broker, &sessions[session],
-                                             state_number(&broker->state, NUMBER_SUBSCRIPTION), pattern, row);
+                                             state_number(&broker->state, NUMBER_SUBSCRIPTION),
+                                             IPC__CONTROL__KIND__KIND_TOPIC, pattern, row);
     assert_non_null(subscription);
     subscription->self = self;
     return subscription;

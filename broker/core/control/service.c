@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "broker/core/control/service.h"
+
+#include <errno.h>
+#include <inttypes.h>
+
+#include "broker/core/control/loop.h"
+#include "broker/core/control/pairing.h"
+#include "broker/core/control/registry.h"
+#include "broker/core/control/session.h"
+#include "broker/core/util/log.h"
+
+#define KIND(name) IPC__CONTROL__KIND__KIND_##name
+
+static bool side_lives(const struct side *side)
+{
+    return !side->ending && side->state < SIDE_DEL_DUE;
+}
+
+/* Neither side is leaving it. */
+static bool lives(const struct pairing *pairing)
+{
+    return pairing->subscription && side_lives(&pairing->writer_side) && side_lives(&pairing->reader_side);
+}
+
+const struct pairing *service_pairing(const struct lane *lane)
+{
+    list_for_each(node, &lane->pairings)
+    {
+        const struct pairing *pairing = list_entry(node, struct pairing, by_lane);
+
+        if (lives(pairing))
+            return pairing;
+    }
+    return NULL;
+}
+
+static const struct subscription *server_of(const struct lane *lane)
+{
+    const struct pairing *pairing = service_pairing(lane);
+
+    return pairing ? pairing->subscription : NULL;
+}
+
+/* Has another lane of the same inbox that server? */
+static bool taken(const struct lane *lane, const struct subscription *server)
+{
+    list_for_each(node, &lane->session->lanes)
+    {
+        const struct lane *other = list_entry(node, struct lane, by_session);
+
+        if (other != lane && other->kind == KIND(CALL) && other->target == lane->target &&
+            server_of(other) == server)
+            return true;
+    }
+    return false;
+}
+
+static void join(struct broker *broker, struct lane *lane, struct subscription *subscription, unsigned start)
+{
+    const struct peer *reader = &subscription->session->peer;
+    const struct log_about about = {reader->session, reader->uid, reader->pid, reader->name, "limit"};
+    struct refusal refusal;
+    int result = pairing_join(broker, lane, subscription, start, &refusal);
+
+    if (result == 0)
+        return;
+    log_write(LOG_PAIRING_FAILED, &about, "subscription %" PRIu64 " gets no %s of service %s: %s",
+              subscription->id, lane->kind == KIND(CALL) ? "calls" : "replies", lane->topic->name,
+              refusal.text);
+    if (result == -EDQUOT)
+        return;
+    subscription->missed = broker->missed = true;
+    loop_retry_soon(broker);
+}
+
+void service_seek(struct broker *broker, struct lane *lane)
+{
+    struct subscription *best = NULL;
+
+    if (lane->kind != KIND(CALL) || lane->state != LANE_LIVE || server_of(lane))
+        return;
+    list_for_each(node, &lane->topic->readers)
+    {
+        struct subscription *server = list_entry(node, struct subscription, by_match);
+
+        if ((!best || server->n_pairings < best->n_pairings) && !taken(lane, server))
+            best = server;
+    }
+#ifdef IPC_PLANT_SERVICE_NOT_RENEWED
+    if (lane->readers > 0)
+        return;
+#endif
+    /* What was meant for another server is not for this one. */
+    if (best)
+        join(broker, lane, best, IPC__CONTROL__START__START_NEXT);
+}
+
+void service_seek_all(struct broker *broker, const struct topic *service)
+{
+    list_for_each(node, &service->lanes) service_seek(broker, list_entry(node, struct lane, by_topic));
+}
+
+void service_left(struct broker *broker, struct session *session, const struct lane *lane)
+{
+    if (lane->kind == KIND(CALL))
+        list_for_each(node, &session->lanes) service_seek(broker, list_entry(node, struct lane, by_session));
+}
+
+void service_join_lane(struct broker *broker, struct lane *lane)
+{
+    const struct pairing *calls;
+    struct subscription *inbox;
+
+    if (lane->kind == KIND(CALL)) {
+        service_seek(broker, lane);
+        return;
+    }
+    /* The client may have left while a large lane was made. */
+    calls = registry_pairing(broker, lane->target);
+    inbox = calls && lives(calls) ? registry_subscription(broker, calls->lane->target) : NULL;
+    if (inbox)
+        join(broker, lane, inbox, IPC__CONTROL__START__START_OLDEST);
+}
+
+void service_join_missed(struct broker *broker, struct subscription *subscription)
+{
+    if (subscription->kind == KIND(SERVE))
+        service_seek_all(broker, subscription->topic);
+    if (subscription->kind != KIND(INBOX))
+        return;
+    list_for_each(node, &subscription->topic->lanes)
+    {
+        struct lane *lane = list_entry(node, struct lane, by_topic);
+
+        if (lane->state == LANE_LIVE && lane->readers == 0)
+            service_join_lane(broker, lane);
+    }
+}
+
+static bool may_call(struct broker *broker, struct session *session, uint64_t id,
+                     const Ipc__Control__Advertise *advertise)
+{
+    const struct subscription *inbox = registry_subscription(broker, advertise->target);
+
+    if (inbox && inbox->session == session && inbox->kind == KIND(INBOX))
+        return true;
+    session_fail(broker, session, id, -ENOENT, "this session has no inbox %" PRIu64 " for the replies",
+                 advertise->target);
+    return false;
+}
+
+static bool may_reply(struct broker *broker, struct session *session, uint64_t id,
+                      const Ipc__Control__Advertise *advertise, const char **ret_name)
+{
+    const struct pairing *calls = registry_pairing(broker, advertise->target);
+
+    if (calls && calls->lane->kind == KIND(CALL) && calls->subscription &&
+        calls->subscription->session == session && lives(calls)) {
+        *ret_name = calls->lane->topic->name;
+        return true;
+    }
+    session_fail(broker, session, id, -EACCES,
+                 "pairing %" PRIu64 " does not bring calls to this session: it may not reply to them",
+                 advertise->target);
+    return false;
+}
+
+bool service_may_advertise(struct broker *broker, struct session *session, uint64_t id,
+                           const Ipc__Control__Advertise *advertise, const char **ret_name)
+{
+    if (advertise->kind == KIND(CALL))
+        return may_call(broker, session, id, advertise);
+    if (advertise->kind == KIND(REPLY))
+        return may_reply(broker, session, id, advertise, ret_name);
+    session_fail(broker, session, id, -EINVAL, "there is no lane of kind %u", (unsigned)advertise->kind);
+    return false;
+}
+
+uint32_t service_servers(const struct topic *service)
+{
+    uint32_t n = 0;
+
+    list_for_each(node, &service->readers) n++;
+    return n;
+}
+
+bool service_replies(const struct broker *broker, const struct pairing *calls)
+{
+    const struct subscription *inbox = registry_subscription(broker, calls->lane->target);
+
+    if (inbox)
+        list_for_each(node, &inbox->pairings)
+        {
+            const struct pairing *replies = list_entry(node, struct pairing, by_subscription);
+
+            if (replies->lane->target == calls->id && replies->reader_side.state < SIDE_DEL_SENT)
+                return true;
+        }
+    return false;
+}
