@@ -52,6 +52,7 @@ struct listing {
     struct admin_list topics; /* one row a lane */
     struct admin_list pairings;
     struct admin_list subscriptions;
+    struct admin_list services;
     Ipc__Control__Item **by_lane; /* the topics again, in order of their lanes */
 };
 
@@ -134,6 +135,19 @@ static void print_json(const struct listing *listing, const struct ls_arguments 
     for (size_t i = 0; i < listing->topics.count;)
         i = topic_json(&listing->topics, i, topics);
     output_set(document, "topics", topics);
+    json_t *services = json_array();
+    for (size_t i = 0; i < listing->services.count; i++) {
+        const Ipc__Control__Item *item = listing->services.items[i];
+        json_t *row = json_object();
+        output_set(row, "service", output_string(item->name));
+        output_set(row, "servers", output_number(item->servers));
+        output_set(row, "clients", output_number(item->clients));
+        output_set(row, "calls", output_number(item->sequence));
+        output_set(row, "behind", output_number(item->behind));
+        output_set(row, "unpaired", output_number(item->unpaired));
+        output_append(services, row);
+    }
+    output_set(document, "services", services);
     if (arguments->pairings) {
         json_t *pairings = json_array();
         for (size_t i = 0; i < listing->pairings.count; i++) {
@@ -200,6 +214,26 @@ static void print_topics(const struct listing *listing, const struct tool *tool)
         table_add_count(table, item->lost ? TONE_BAD : TONE_PLAIN, item->lost);
         table_add(table, item->ended ? TONE_DIM : TONE_PLAIN, "%s", state_word(item));
     }
+    table_print(table, tool);
+}
+
+static void print_services(const struct listing *listing, const struct tool *tool)
+{
+    static const struct table_column columns[] = {{"SERVICE", .shrink = true},
+                                                  {"SERVERS", .right = true},
+                                                  {"CLIENTS", .right = true},
+                                                  {"CALLS", .right = true},
+                                                  {"BEHIND", .right = true}};
+    _cleanup_table_ struct table *table = table_new(columns, sizeof(columns) / sizeof(columns[0]));
+    for (size_t i = 0; i < listing->services.count; i++) {
+        const Ipc__Control__Item *item = listing->services.items[i];
+        table_add(table, TONE_NAME, "%s", item->name);
+        table_add_count(table, item->servers ? TONE_PLAIN : TONE_BAD, item->servers);
+        table_add_count(table, TONE_PLAIN, item->clients);
+        table_add_count(table, TONE_PLAIN, item->sequence);
+        table_add_bytes(table, TONE_PLAIN, item->behind);
+    }
+    putchar('\n');
     table_print(table, tool);
 }
 
@@ -284,6 +318,9 @@ static int list_all(struct listing *listing, const struct ls_arguments *argument
     if (status == TOOL_OK)
         status =
             admin_list(admin, &listing->topics, IPC__CONTROL__LIST_KIND__LIST_TOPICS, arguments->pattern);
+    if (status == TOOL_OK)
+        status =
+            admin_list(admin, &listing->services, IPC__CONTROL__LIST_KIND__LIST_SERVICES, arguments->pattern);
     if (status == TOOL_OK && arguments->pairings)
         status =
             admin_list(admin, &listing->pairings, IPC__CONTROL__LIST_KIND__LIST_PAIRINGS, arguments->pattern);
@@ -297,6 +334,7 @@ static int list_all(struct listing *listing, const struct ls_arguments *argument
     for (size_t i = 0; i < listing->topics.count; i++)
         listing->by_lane[i] = listing->topics.items[i];
     qsort(listing->by_lane, listing->topics.count, sizeof(*listing->by_lane), by_lane);
+    sort(&listing->services);
     sort(&listing->pairings);
     sort(&listing->subscriptions);
     return status;
@@ -310,21 +348,24 @@ int cmd_ls(struct tool *tool, int argc, char **argv)
         .children = tool_argp_children,
         .args_doc = "[PATTERN]",
         .doc =
-            "List topics, one line for each publisher of one. PATTERN chooses names: `*' stands for one level, "
+            "List topics, one line for each publisher of one, and services. PATTERN chooses names: `*' stands for one level, "
             "a final `>' for one or more.\v"
             "RING is the room of the publisher's lane, LOST what present readers missed of it; a topic that is "
-            "`retained' has outlived its publisher. In the list of readers BEHIND is what a reader has still to "
+            "`retained' has outlived its publisher. For a service, CALLS are those in the lanes that its clients have now, and BEHIND what its servers have still to "
+            "read of them. In the list of readers BEHIND is what a reader has still to "
             "read, OVERRUN what its publisher has overwritten before all readers had told that they read it."};
     struct ls_arguments arguments = {.tool = tool};
     if (argp_parse(&argp, argc, argv, 0, NULL, &arguments) != 0)
         return TOOL_USAGE;
 
-    struct listing listing = {ADMIN_LIST_INIT, ADMIN_LIST_INIT, ADMIN_LIST_INIT, NULL};
+    struct listing listing = {ADMIN_LIST_INIT, ADMIN_LIST_INIT, ADMIN_LIST_INIT, ADMIN_LIST_INIT, NULL};
     int status = list_all(&listing, &arguments);
     if (status == TOOL_OK && tool->json) {
         print_json(&listing, &arguments);
     } else if (status == TOOL_OK) {
         print_topics(&listing, tool);
+        if (listing.services.count > 0)
+            print_services(&listing, tool);
         if (arguments.pairings)
             print_pairings(&listing, tool);
         if (arguments.subscriptions)
@@ -334,5 +375,6 @@ int cmd_ls(struct tool *tool, int argc, char **argv)
     admin_list_done(&listing.topics);
     admin_list_done(&listing.pairings);
     admin_list_done(&listing.subscriptions);
+    admin_list_done(&listing.services);
     return status;
 }

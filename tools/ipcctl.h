@@ -55,6 +55,8 @@ int cmd_ls(struct tool *tool, int argc, char **argv);
 int cmd_clients(struct tool *tool, int argc, char **argv);
 int cmd_pub(struct tool *tool, int argc, char **argv);
 int cmd_sub(struct tool *tool, int argc, char **argv);
+int cmd_call(struct tool *tool, int argc, char **argv);
+int cmd_serve(struct tool *tool, int argc, char **argv);
 int cmd_bench(struct tool *tool, int argc, char **argv);
 
 /* Say on stderr "ipcctl: WHAT: text" and return the status. Control bytes in it are escaped. */

@@ -702,7 +702,7 @@ static void test_completion(void **state)
     START(&bash, -1, "--norc", "-c", script, saved);
     ipcctl_path = saved;
     finish(&bash);
-    assert_string_equal(bash.out, "status,sub,\n--long,\nblock,\ncompletion.topic,\n");
+    assert_string_equal(bash.out, "status,sub,serve,\n--long,\nblock,\ncompletion.topic,\n");
     done(&bash);
     close(feed[1]);
     finish(&pub);
