@@ -73,6 +73,12 @@ private "$run" --private -- "$examples/events"
 expect events 0 "it was closed by its owner" "its process ended without closing it"
 private "$run" --private -- "$examples/epoll"
 expect epoll 0 "100 messages through an epoll loop"
+private "$run" --private -- "$examples/request_reply"
+expect request_reply 0 "1000 / 8 = 125" "error 2 from request_reply: nothing can be divided by 0"
+private "$run" --private -- "$examples/stream_reply"
+expect stream_reply 0 "1009" "1031" "server: it wants no more"
+private "$run" --private -- "$examples/scatter_gather"
+expect scatter_gather 0 "50 pieces, sum 124999750000"
 for loop in uv glib; do
     [[ -x $examples/loop_$loop ]] || continue # its library is not installed
     private "$run" --private -- "$examples/loop_$loop"
