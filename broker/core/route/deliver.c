@@ -50,12 +50,12 @@ static struct record *first_ready(struct queue *queue, struct entry *ret, bool *
     }
 }
 
-static void take(struct queue *queue, const struct record *record, bool returned)
+static void take(struct queue *queue, unsigned priority, bool returned)
 {
     if (returned)
         heap_pop(&queue->returned);
     else
-        fifo_pop(&queue->ready[record->priority]);
+        fifo_pop(&queue->ready[priority]);
 }
 
 static uint64_t ready_count(const struct queue *queue)
@@ -128,7 +128,7 @@ void queue_forget(struct queue *queue, uint64_t offset, struct record *record, s
 
 static bool open_reserve(struct port *port)
 {
-    uint64_t span = port->out.sequence - port->open_first;
+    uint64_t next = port_next_delivery(port), span = next - port->open_first;
     uint32_t capacity = port->open_capacity ? 2 * port->open_capacity : 64;
     struct open *open;
 
@@ -137,7 +137,7 @@ static bool open_reserve(struct port *port)
     open = calloc(capacity, sizeof(*open));
     if (!open)
         return false;
-    for (uint64_t d = port->open_first; d < port->out.sequence; d++)
+    for (uint64_t d = port->open_first; d < next; d++)
         open[d & (capacity - 1)] = port->open[d & (port->open_capacity - 1)];
     free(port->open);
     port->open = open;
@@ -145,7 +145,23 @@ static bool open_reserve(struct port *port)
     return true;
 }
 
-/* Write it into the consumer's lane. The state comes first: a delivery that the lane does not show was never sent. */
+/* Take note that it is with the consumer. */
+static void open_add(struct queue *queue, struct port *port, uint64_t delivery, struct open open)
+{
+    uint64_t lease = queue->settings.lease_ns;
+
+    if (lease) {
+        open.lease = queue->router->now_ns + lease;
+        (void)router_timer(queue, TIMER_LEASE, open.lease,
+                           (struct entry){.offset = port->about.id, .number = delivery});
+    }
+    if (port->open_count++ == 0)
+        port->open_first = delivery;
+    port->open[delivery & (port->open_capacity - 1)] = open;
+}
+
+/* Write it into the consumer's lane; port_commit() lets the consumer have it. The state comes first: a delivery that the
+ * lane does not show was never sent. */
 static int send(struct queue *queue, struct port *port, struct entry entry, struct record *record,
                 struct key *key)
 {
@@ -158,15 +174,16 @@ static int send(struct queue *queue, struct port *port, struct entry entry, stru
                                 .attempt = (uint16_t)(state.attempt + 1),
                                 .priority = record->priority,
                                 .redelivery = (uint8_t)state.redelivery};
-    uint32_t size = (uint32_t)sizeof(head) + record->size,
-             headers = record->flags & RECORD_HEADERS ? IPC_RECORD_HEADERS : 0;
-    uint64_t delivery = port->out.sequence, lease = queue->settings.lease_ns;
+    uint32_t size = (uint32_t)sizeof(head) + record->size;
+    uint64_t delivery = port_next_delivery(port);
     unsigned char *body;
     int result;
 
     if (!open_reserve(port))
         return -ENOMEM;
-    result = lane_writer_reserve(&port->out, size, &body);
+    if (port->batch.count == 0)
+        port->batch = lane_batch_begin(&port->out);
+    result = lane_batch_reserve(&port->out, &port->batch, size, &body);
     if (result < 0)
         return result;
     lane_copy_in(body, &head, sizeof(head));
@@ -178,24 +195,21 @@ static int send(struct queue *queue, struct port *port, struct entry entry, stru
 #ifndef IPC_PLANT_DELIVERED_LATE
     record_store(record, &state);
 #endif
-    lane_writer_commit(&port->out, size, headers);
+    lane_batch_put(&port->out, &port->batch, size, record->flags & RECORD_HEADERS ? IPC_RECORD_HEADERS : 0);
 #ifdef IPC_PLANT_DELIVERED_LATE
+    port_commit(port);
     record_store(record, &state);
 #endif
-    if (port->open_count == 0)
-        port->open_first = delivery;
-    port->open[delivery & (port->open_capacity - 1)] =
-        (struct open){.offset = entry.offset,
-                      .number = entry.number,
-                      .key = key,
-                      .lease = lease ? queue->router->now_ns + lease : 0};
-    port->open_count++;
     queue->waiting--;
     queue->unacked++;
     queue->redelivered += state.attempt > 1;
-    if (lease)
-        (void)router_timer(queue, TIMER_LEASE, queue->router->now_ns + lease,
-                           (struct entry){.offset = port->about.id, .number = delivery});
+    if (queue->settings.class == QUEUE_BEST_EFFORT) { /* it is gone with this, whatever becomes of it */
+        queue->acked++;
+        queue_forget(queue, entry.offset, record, state);
+    } else {
+        open_add(queue, port, delivery,
+                 (struct open){.offset = entry.offset, .number = entry.number, .key = key});
+    }
     return 0;
 }
 
@@ -214,6 +228,7 @@ static void wait_for_room(struct port *port, uint32_t size)
     uint64_t cursor;
     uint32_t stride = ipc_record_stride((uint32_t)sizeof(struct ipc_delivery) + size);
 
+    port_commit(port);
     (void)lane_writer_want(&port->out, stride, &slowest, &cursor);
     if (port->out.faulted) {
         port_broken(port, "the cursor of a consumer makes no sense");
@@ -228,20 +243,23 @@ static void wait_for_room(struct port *port, uint32_t size)
 }
 
 /* One message to one consumer. False: this port, or the queue, has to wait. */
-static bool deliver_one(struct queue *queue, struct port *port)
+static bool deliver_one(struct queue *queue, struct port *turn)
 {
+    struct port *port = turn;
     struct entry entry;
     bool returned;
     struct record *record = first_ready(queue, &entry, &returned);
     struct key *key = NULL;
+    unsigned priority;
     int result;
 
     if (!record)
         return false;
     if (record->flags & RECORD_KEY && key_turn(queue, record, entry, &port, &key) == KEY_PARKED) {
-        take(queue, record, returned);
+        take(queue, record->priority, returned);
         return true;
     }
+    priority = record->priority; /* with the best effort the record is gone afterwards */
     result = send(queue, port, entry, record, key);
     if (result == -EAGAIN || result == -EMSGSIZE) {
         wait_for_room(port, record->size);
@@ -254,15 +272,13 @@ static bool deliver_one(struct queue *queue, struct port *port)
             key_unused(queue, key);
         return false;
     }
-    take(queue, record, returned);
-    if (queue->settings.class == QUEUE_BEST_EFFORT) {
-        if (key)
-            key_unused(queue, key);
-        port->open[port->open_first & (port->open_capacity - 1)].key = NULL;
-        queue_ack(queue, port, port->open_first);
-    } else if (key) {
+    take(queue, priority, returned);
+    if (key && queue->settings.class == QUEUE_BEST_EFFORT)
+        key_unused(queue, key);
+    else if (key)
         key_opened(queue, key, port, entry);
-    }
+    if (port != turn) /* it is not its turn, which would end with this */
+        port_commit(port);
     if (!port_is_willing(port))
         unwilling(port);
     return true;
@@ -288,6 +304,7 @@ bool queue_deliver(struct queue *queue)
         for (; share && left; share--, left--)
             if (!deliver_one(queue, port) || list_empty(&port->willing))
                 break;
+        port_commit(port);
         if (left)
             left--;
     }

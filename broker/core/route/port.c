@@ -22,7 +22,7 @@ struct open *port_open_of(struct port *port, uint64_t delivery)
 {
     struct open *open;
 
-    if (delivery < port->open_first || delivery >= port->out.sequence ||
+    if (delivery < port->open_first || delivery >= port_next_delivery(port) ||
         delivery - port->open_first >= port->open_capacity)
         return NULL;
     open = &port->open[delivery & (port->open_capacity - 1)];
@@ -33,7 +33,7 @@ bool port_is_willing(const struct port *port)
 {
     return port->about.consumer && !port->ending && !port->broken && !port->wants_room &&
            port->open_count < port->about.prefetch &&
-           port->out.sequence - port->open_first < 4 * (uint64_t)port->about.prefetch + 64;
+           port_next_delivery(port) - port->open_first < 4 * (uint64_t)port->about.prefetch + 64;
 }
 
 void port_set_willing(struct port *port)
@@ -359,6 +359,12 @@ bool port_turn(struct router *router, struct port *port)
     if (port->ending && (port->broken || found == 0))
         port_gone(router, port, false);
     return some;
+}
+
+void port_commit(struct port *port)
+{
+    lane_batch_commit(&port->out, &port->batch);
+    port->batch.count = 0;
 }
 
 void port_rung(struct router *router, struct port *port)

@@ -72,6 +72,7 @@ struct port {
     struct ipc_port *core, *session; /* the two ends, mapped */
     struct lane_reader in;
     struct lane_writer out;
+    struct lane_batch batch; /* deliveries that are written and not committed yet */
     enum port_state state;
     bool ending, broken;
     unsigned reason;         /* why it ends */
@@ -84,7 +85,7 @@ struct port {
     /* Of a producer. */
     uint64_t decided; /* records below this position were decided by an earlier ipcd */
     bool letter;      /* its next message is on its way to the dead-letter queue */
-    /* Of a consumer: deliveries [open_first, out.sequence), in a ring. */
+    /* Of a consumer: deliveries [open_first, port_next_delivery()), in a ring. */
     struct open *open;
     uint32_t open_capacity, open_count;
     uint64_t open_first;
@@ -173,11 +174,17 @@ void port_gone(struct router *router, struct port *port, bool silent);
 void port_drop(struct port *port);
 bool port_is_willing(const struct port *port);
 void port_set_willing(struct port *port);
+/* Let it have what was written for it. */
+void port_commit(struct port *port);
 /* Something moved on its lane: its cursor, or its bell rang. */
 void port_rung(struct router *router, struct port *port);
 /* Its message was diverted, or not. */
 void port_diverted(struct router *router, struct port *port, int result);
 struct open *port_open_of(struct port *port, uint64_t delivery);
+static inline uint64_t port_next_delivery(const struct port *port)
+{
+    return port->out.sequence + port->batch.count;
+}
 
 /* ---- queue.c ---- */
 void queue_add(struct router *router, struct route_mail *mail);
