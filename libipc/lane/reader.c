@@ -100,6 +100,7 @@ void lane_reader_init(struct lane_reader *reader, const struct ipc_lane *lane, c
         reader->checks = !pins;
     }
     reader->reported = reader->consumed = reader->position;
+    reader->report_at = reader->reported + ring_size / 8;
     reader->start = ended ? UINT64_MAX : reader->position;
     reader->armed = atomic_load_explicit(&cell->armed, memory_order_relaxed) & ~(IPC_ARMED_STEP - 1);
     atomic_store_explicit(&cell->lost, 0, memory_order_relaxed);
@@ -223,7 +224,7 @@ int lane_reader_peek_slow(struct lane_reader *reader, uint64_t word, struct lane
         }
         reader->sequence = sequence;
         reader->knows = true;
-        record->body = reader->ring + (reader->position & (reader->ring_size - 1)) + sizeof(uint64_t);
+        record->body = lane_reader_body(reader);
         record->sequence = sequence;
         record->size = (uint32_t)word & IPC_RECORD_SIZE;
         record->flags = (uint32_t)word & IPC_RECORD_HEADERS;
@@ -240,6 +241,7 @@ void lane_reader_report(struct lane_reader *reader)
     /* Pairs with the acquire in peer_cursor(): our reads below the cursor are over. */
     atomic_store_explicit(&reader->cell->cursor, now, LANE_PUBLISH);
     reader->reported = now;
+    reader->report_at = now + reader->ring_size / 8;
     if (reader->told &&
         reader->sequence - reader->armed_sequence >= STREAM_RECORDS) { /* no need to fence any more */
         reader->told = false;

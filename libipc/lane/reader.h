@@ -21,8 +21,9 @@ struct lane_reader {
     uint64_t position; /* of the next record to read */
     uint64_t
         consumed; /* everything below was copied or given back; position, unless records are held in place */
-    uint64_t sequence; /* of that record, if none was lost */
-    uint64_t reported; /* the cursor as the writer can see it */
+    uint64_t sequence;  /* of that record, if none was lost */
+    uint64_t reported;  /* the cursor as the writer can see it */
+    uint64_t report_at; /* consumed, from which on it is told again */
     uint32_t ring_size;
     bool checks;        /* the writer may overwrite what we read: check tail after each copy */
     bool pins;          /* the subscription asked the writer to wait for it */
@@ -100,23 +101,41 @@ static inline const _Atomic uint64_t *lane_reader_word(const struct lane_reader 
     return (const _Atomic uint64_t *)(const void *)(reader->ring + (position & (reader->ring_size - 1)));
 }
 
+static inline const unsigned char *lane_reader_body(const struct lane_reader *reader)
+{
+    return reader->ring + (reader->position & (reader->ring_size - 1)) + sizeof(uint64_t);
+}
+
+static inline uint64_t lane_reader_load(const struct lane_reader *reader)
+{
+#ifdef IPC_PLANT_RELAXED_PEEK
+    return atomic_load_explicit(lane_reader_word(reader, reader->position), memory_order_relaxed);
+#else
+    return atomic_load_explicit(lane_reader_word(reader, reader->position),
+                                LANE_PUBLISH == memory_order_seq_cst ? memory_order_seq_cst
+                                                                     : memory_order_acquire);
+#endif
+}
+
+/* The size of a record if the word is that of the next one, committed and without headers; else any number above
+ * the sizes that there are. */
+static inline uint64_t lane_reader_plain(const struct lane_reader *reader, uint64_t word)
+{
+    return word ^ (reader->sequence << 32 | IPC_RECORD_COMMITTED);
+}
+
 /* Look at the record at our position. 1 found; 0 nothing there yet; -EPROTO the lane makes no sense;
  * -ESTALE the writer gave up waiting for us. The acquire pairs with the release in lane_writer_commit(). */
 static inline int lane_reader_peek(struct lane_reader *reader, struct lane_record *record)
 {
-#ifdef IPC_PLANT_RELAXED_PEEK
-    uint64_t word = atomic_load_explicit(lane_reader_word(reader, reader->position), memory_order_relaxed);
-#else
-    uint64_t word = atomic_load_explicit(lane_reader_word(reader, reader->position),
-                                         LANE_PUBLISH == memory_order_seq_cst ? memory_order_seq_cst
-                                                                              : memory_order_acquire);
-#endif
+    uint64_t word = lane_reader_load(reader);
     uint32_t size = (uint32_t)word & IPC_RECORD_SIZE;
-    bool plain = ((uint32_t)word & (IPC_RECORD_COMMITTED | IPC_RECORD_RESERVED)) == IPC_RECORD_COMMITTED &&
-                 (uint32_t)(word >> 32) == (uint32_t)reader->sequence && size <= reader->ring_size / 2 - 8;
-    if (__builtin_expect(!plain || !reader->knows, 0))
+    if (__builtin_expect(lane_reader_plain(reader, word & ~(uint64_t)IPC_RECORD_HEADERS) >
+                                 reader->ring_size / 2 - sizeof(uint64_t) ||
+                             !reader->knows,
+                         0))
         return lane_reader_peek_slow(reader, word, record);
-    record->body = reader->ring + (reader->position & (reader->ring_size - 1)) + sizeof(uint64_t);
+    record->body = lane_reader_body(reader);
     record->sequence = reader->sequence;
     record->next = reader->position + ipc_record_stride(size);
     record->size = size;
@@ -127,9 +146,8 @@ static inline int lane_reader_peek(struct lane_reader *reader, struct lane_recor
     return 1;
 }
 
-/* The copy that was made of the record counts: true; false: it was overwritten meanwhile, peek again. A reader
- * that pins checks too: the writer may have given up waiting for it in the middle of the copy. */
-static inline bool lane_reader_check(struct lane_reader *reader)
+/* The copy that was made of the record counts: nobody overwrote it meanwhile. */
+static inline bool lane_reader_valid(const struct lane_reader *reader)
 {
 #ifdef IPC_PLANT_NO_CHECK
     return true;
@@ -138,7 +156,14 @@ static inline bool lane_reader_check(struct lane_reader *reader)
     uint64_t tail = atomic_load_explicit(&reader->lane->tail, LANE_PUBLISH == memory_order_seq_cst
                                                                   ? memory_order_seq_cst
                                                                   : memory_order_acquire);
-    return __builtin_expect(tail <= reader->position, 1) || lane_reader_recheck(reader);
+    return __builtin_expect(tail <= reader->position, 1);
+}
+
+/* The same, and if it does not count, peek again. A reader that pins checks too: the writer may have given up
+ * waiting for it in the middle of the copy. */
+static inline bool lane_reader_check(struct lane_reader *reader)
+{
+    return lane_reader_valid(reader) || lane_reader_recheck(reader);
 }
 
 /* Go on to the next record, and hold this one in place. */
@@ -153,7 +178,7 @@ static inline void lane_reader_hold(struct lane_reader *reader, const struct lan
 static inline void lane_reader_release(struct lane_reader *reader, uint64_t position)
 {
     reader->consumed = position;
-    if (position - reader->reported >= reader->ring_size / 8)
+    if (position >= reader->report_at)
         lane_reader_report(reader);
 }
 

@@ -53,6 +53,7 @@ void lane_writer_done(struct lane_writer *writer)
     writer->peers = NULL;
     writer->armed = NULL;
     writer->peer_count = writer->peer_capacity = 0;
+    writer->armed_count = 0;
 }
 
 static void peer_fault(struct lane_writer *writer, struct lane_peer *peer, uint8_t reason)
@@ -97,18 +98,23 @@ static uint64_t peer_cursor(struct lane_writer *writer, struct lane_peer *peer, 
 /* Rebuild what depends on the set of readers. */
 static void peers_changed(struct lane_writer *writer)
 {
+    static const _Atomic uint64_t nobody;
     writer->fence = !lane_barrier_register();
-    for (uint32_t i = 0; i < writer->peer_count; i++) {
+    uint32_t i = 0;
+    for (; i < writer->peer_count; i++) {
         writer->armed[i] = &writer->peers[i].cell->armed;
         writer->fence = writer->fence || writer->peers[i].fence;
     }
+    for (; i % LANE_LOOKS; i++)
+        writer->armed[i] = &nobody;
+    writer->armed_count = i;
 }
 
 static int peers_reserve(struct lane_writer *writer)
 {
     if (writer->peer_count < writer->peer_capacity)
         return 0;
-    uint32_t capacity = writer->peer_capacity ? 2 * writer->peer_capacity : 4;
+    uint32_t capacity = writer->peer_capacity ? 2 * writer->peer_capacity : LANE_LOOKS;
     struct lane_peer *peers = realloc(writer->peers, capacity * sizeof(*peers));
     if (!peers)
         return -ENOMEM;

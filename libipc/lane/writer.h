@@ -17,8 +17,8 @@
 #include "libipc/lane/atomic.h"
 #include "proto/layout.h"
 
-/* How far ahead the ring is fetched for writing; measured, see docs/performance.md. */
-#define LANE_AHEAD 1024
+/* How many words one round of the look after a publish takes. */
+#define LANE_LOOKS 4u
 
 /* A reader that the writer counts. */
 struct lane_peer {
@@ -44,7 +44,9 @@ struct lane_writer {
     uint32_t ring_size;
     uint32_t peer_count;
     struct lane_peer *peers;
-    const _Atomic uint64_t **armed; /* peers[i].cell->armed, packed for the look after each publish */
+    const _Atomic uint64_t **armed; /* peers[i].cell->armed, for the look after each publish; filled up to
+                                       a multiple of LANE_LOOKS with a word that is 0 */
+    size_t armed_count;
     bool fence;
     bool faulted; /* some peer has a fault */
 
@@ -155,14 +157,23 @@ static inline void lane_writer_stamp(struct lane_writer *writer, uint64_t end)
     atomic_store_explicit(word, ipc_record_stamp(end, writer->ring_size), memory_order_relaxed);
 }
 
-/* Wake whoever sleeps, after a publish. */
-static inline void lane_writer_ring(struct lane_writer *writer)
+/* After a publish: what all who may sleep say, as far as somebody has to be seen to. Then lane_writer_ring_any(). */
+static inline uint64_t lane_writer_look(const struct lane_writer *writer)
 {
     lane_publish_fence(writer->fence);
     uint64_t any = 0;
-    for (uint32_t i = 0; i < writer->peer_count; i++)
-        any |= atomic_load_explicit(writer->armed[i], LANE_LOOK);
-    if (__builtin_expect(any & (IPC_ARMED | IPC_ARMED_FENCE), 0)) {
+    for (size_t i = 0; i < writer->armed_count; i += LANE_LOOKS)
+        any |= atomic_load_explicit(writer->armed[i], LANE_LOOK) |
+               atomic_load_explicit(writer->armed[i + 1], LANE_LOOK) |
+               atomic_load_explicit(writer->armed[i + 2], LANE_LOOK) |
+               atomic_load_explicit(writer->armed[i + 3], LANE_LOOK);
+    return any & (IPC_ARMED | IPC_ARMED_FENCE);
+}
+
+/* Wake whoever sleeps. `any`: what the look saw. */
+static inline void lane_writer_ring_any(struct lane_writer *writer, uint64_t any)
+{
+    if (__builtin_expect(any != 0, 0)) {
 #if !defined(IPC_TSAN) && !defined(IPC_PLANT_NO_OFTEN_FENCE)
         if (any & IPC_ARMED_FENCE) /* pairs with the fence of a reader that sleeps often */
             atomic_thread_fence(memory_order_seq_cst);
@@ -171,23 +182,35 @@ static inline void lane_writer_ring(struct lane_writer *writer)
     }
 }
 
-/* Publish the body that was reserved and filled in. The release pairs with the acquire in lane_reader_peek(). */
-static inline void lane_writer_commit(struct lane_writer *writer, uint32_t size, uint32_t flags)
+static inline void lane_writer_ring(struct lane_writer *writer)
 {
+    lane_writer_ring_any(writer, lane_writer_look(writer));
+}
+
+/* Publish the body that was reserved and filled in; whoever sleeps is still to be woken. The release pairs with
+ * the acquire in lane_reader_peek(). */
+static inline void lane_writer_put(struct lane_writer *writer, uint32_t size, uint32_t flags)
+{
+    _Atomic uint64_t *word = lane_writer_word(writer, writer->position);
     uint64_t end = writer->position + ipc_record_stride(size);
+    uint64_t sequence = writer->sequence;
 #ifdef IPC_PLANT_RING_EARLY
     lane_writer_ring(writer);
 #endif
 #ifndef IPC_PLANT_STAMP_LATE
     lane_writer_stamp(writer, end);
 #endif
-    atomic_store_explicit(lane_writer_word(writer, writer->position),
-                          lane_record_word(writer->sequence, size, flags), LANE_PUBLISH);
+    atomic_store_explicit(word, lane_record_word(sequence, size, flags), LANE_PUBLISH);
 #ifdef IPC_PLANT_STAMP_LATE
     lane_writer_stamp(writer, end);
 #endif
     writer->position = end;
-    writer->sequence++;
+    writer->sequence = sequence + 1;
+}
+
+static inline void lane_writer_commit(struct lane_writer *writer, uint32_t size, uint32_t flags)
+{
+    lane_writer_put(writer, size, flags);
 #ifndef IPC_PLANT_RING_EARLY
     lane_writer_ring(writer);
 #endif

@@ -175,7 +175,6 @@ int client_turn(struct ipc_client *client, uint64_t deadline)
     }
     if (result < 0)
         return result;
-    inbox->run++;
     inbox->received++;
     if (!take(client, lane, &record))
         subscription_break(inbox, lane, IPC_REASON_CORRUPT);

@@ -30,6 +30,7 @@ struct ipc_publisher {
     struct handle handle;
     struct lane_writer writer;
     struct ipc_lane *lane;
+    uint32_t plain_size_end; /* bodies below this size may go the short way; 0: none, now */
     uint32_t message_size_max;
     unsigned flags;
     int64_t block_max_ns;
@@ -94,9 +95,12 @@ struct ipc_subscription {
     struct sub_lane **lanes;
     unsigned lane_count;
     unsigned lane_capacity;
-    unsigned current;     /* index of the lane that is read now */
-    struct sub_lane *now; /* that lane, if it can be read straight away; NULL after any change of the lanes */
-    unsigned burst;       /* records taken from it in a row */
+    unsigned current; /* index of the lane that is read now */
+    struct sub_lane
+        *now; /* that lane, if the short way is open: it is not broken, nothing of it is held, the number
+                             of its next record is known; NULL after any change of the lanes */
+    uint64_t burst_start; /* `received`, when it became that lane */
+    uint64_t burst_end;   /* from here on the others are looked at */
     unsigned left_count;  /* lanes that are left or broken and not dropped yet */
     bool watched; /* waits end with -EINTR after each change of its lanes, or mail: `roused` says so until
                              it is taken back */
@@ -105,8 +109,8 @@ struct ipc_subscription {
     bool keep;             /* a batch is being put together: its lanes stay */
 
     /* Polling: see poll.c */
-    uint32_t run;     /* records since the lanes were last empty */
-    uint32_t backoff; /* pauses before the next look */
+    uint64_t run_start; /* `received`, when the lanes were last empty */
+    uint32_t backoff;   /* pauses before the next look */
     uint32_t probe;
     uint64_t expected_ns; /* how long waits have been taking */
     uint32_t spins;

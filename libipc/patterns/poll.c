@@ -70,25 +70,21 @@ int subscription_find(struct ipc_subscription *sub, struct lane_record *record, 
 {
     if (__builtin_expect(handle_has_mail(&sub->handle), 0))
         subscription_news(sub);
-    if (__builtin_expect(sub->left_count > 0 && sub->burst >= BURST_MAX && !sub->keep, 0))
+    uint64_t burst = sub->received - sub->burst_start;
+    if (__builtin_expect(sub->left_count > 0 && burst >= BURST_MAX && !sub->keep, 0))
         sweep(sub); /* a subscription that never runs dry lets go of those that left, too */
     unsigned count = sub->lane_count;
     if (__builtin_expect(count == 0, 0))
         return 0;
-    if (sub->burst < BURST_MAX || count == 1) {
-        if (find_on(sub, sub->lanes[sub->current], record, lane) > 0) {
-            sub->now = *lane;
-            sub->burst++;
-            return 1;
-        }
-    }
+    if ((burst < BURST_MAX || count == 1) && find_on(sub, sub->lanes[sub->current], record, lane) > 0)
+        return 1;
     unsigned at = sub->current;
     for (unsigned i = 0; i < count && count > 1; i++) {
         at = at + 1 < count ? at + 1 : 0;
         if (find_on(sub, sub->lanes[at], record, lane) > 0) {
-            sub->now = *lane;
+            sub->now = NULL;
             sub->current = at;
-            sub->burst = 1;
+            sub->burst_start = sub->received;
             return 1;
         }
     }
@@ -101,8 +97,8 @@ int subscription_find(struct ipc_subscription *sub, struct lane_record *record, 
  * the more the longer it waited. */
 static void step_back(struct ipc_subscription *sub)
 {
-    uint32_t run = sub->run;
-    sub->run = 0;
+    uint64_t run = sub->received - sub->run_start;
+    sub->run_start = sub->received;
     if (run >= 2 && run * STREAM_PAUSES >= sub->backoff) {
         sub->backoff = sub->backoff ? 2 * sub->backoff : BACKOFF_PROBE / 2;
         if (sub->backoff > BACKOFF_MAX)

@@ -195,25 +195,39 @@ void publisher_put_headers(const struct ipc_publisher *publisher, const struct i
     memcpy(block, &headers, sizeof(headers));
 }
 
+/* Everything but the usual message. */
+__attribute__((noinline)) static int publish_any(struct ipc_publisher *publisher, const void *data,
+                                                 size_t size)
+{
+    struct iovec piece = {.iov_base = (void *)(uintptr_t)data, .iov_len = size};
+    return !publisher || (!data && size) ? -EINVAL : ipc_publisher_publishv(publisher, &piece, 1, NULL);
+}
+
+/* Somebody sleeps, or there is mail. */
+__attribute__((noinline)) static int publish_seen(struct ipc_publisher *publisher, uint64_t any)
+{
+    lane_writer_ring_any(&publisher->writer, any);
+    leave(publisher);
+    return 0;
+}
+
+/* The usual message is short and plain, has room, and no news came. It makes no reader faulty, so none is looked
+ * for. What is rare is called as the last thing, so that nothing has to be kept in registers over it. */
 int ipc_publisher_publish(ipc_publisher *publisher, const void *data, size_t size)
 {
-    if (__builtin_expect(!publisher || (!data && size), 0))
-        return -EINVAL;
-    if (__builtin_expect(publisher->flags & IPC_PUBLISHER_TIMESTAMP, 0)) {
-        struct iovec piece = {.iov_base = (void *)(uintptr_t)data, .iov_len = size};
-        return ipc_publisher_publishv(publisher, &piece, 1, NULL);
-    }
-    int result = enter(publisher);
-    if (__builtin_expect(result < 0, 0))
-        return result;
-    unsigned char *body;
-    result = reserve(publisher, size, 0, &body);
-    if (__builtin_expect(result != 0, 0))
-        return result;
-    __builtin_prefetch(body + LANE_AHEAD, 1, 3);
+    if (__builtin_expect(!publisher || !data || handle_enter(&publisher->handle) < 0 ||
+                             handle_has_mail(&publisher->handle) || handle_ended(&publisher->handle) ||
+                             size >= publisher->plain_size_end || !lane_copies(size) ||
+                             !lane_writer_has_room(&publisher->writer, ipc_record_stride((uint32_t)size)),
+                         0))
+        return publish_any(publisher, data, size);
+    unsigned char *body = lane_writer_body(&publisher->writer, publisher->writer.position);
+    lane_fetch(body, size);
     lane_copy_in(body, data, size);
-    lane_writer_commit(&publisher->writer, (uint32_t)size, 0);
-    leave(publisher);
+    lane_writer_put(&publisher->writer, (uint32_t)size, 0);
+    uint64_t any = lane_writer_look(&publisher->writer);
+    if (__builtin_expect(any != 0 || handle_has_mail(&publisher->handle), 0))
+        return publish_seen(publisher, any);
     return 0;
 }
 
@@ -256,6 +270,7 @@ int ipc_publisher_publishv(ipc_publisher *publisher, const struct iovec *pieces,
     if (result != 0)
         return result < 0 ? result : 0;
     unsigned char *at = body + headers;
+    lane_fetch(body, headers + (size_t)size);
     for (int i = 0; i < piece_count; i++) {
         if (pieces[i].iov_len)
             lane_copy_in(at, pieces[i].iov_base, pieces[i].iov_len);
@@ -293,7 +308,7 @@ static int publish_part(struct ipc_publisher *publisher, const struct iovec *mes
     for (size_t i = 0; i < n; i++) {
         uint32_t size = (uint32_t)messages[i].iov_len;
         unsigned char *body = lane_writer_body(writer, batch.position);
-        __builtin_prefetch(body + LANE_AHEAD, 1, 3);
+        lane_fetch(body, size);
         if (size)
             lane_copy_in(body, messages[i].iov_base, size);
         lane_batch_put(writer, &batch, size, 0);
@@ -360,6 +375,7 @@ int ipc_publisher_loan(ipc_publisher *publisher, size_t size_max, const struct i
     if (result != 0)
         return result < 0 ? result : -EAGAIN;
     publisher->loan_open = true;
+    publisher_set_plain(publisher);
     publisher->loan_size = (uint32_t)size_max;
     publisher->loan_headers = headers;
     *ret = body + headers;
@@ -376,6 +392,7 @@ int ipc_publisher_commit(ipc_publisher *publisher, size_t size)
     if (!publisher->loan_open || size > publisher->loan_size)
         return -EINVAL;
     publisher->loan_open = false;
+    publisher_set_plain(publisher);
     if (handle_ended(&publisher->handle))
         return -EPIPE;
     uint32_t headers = publisher->loan_headers;
@@ -394,5 +411,6 @@ int ipc_publisher_abort(ipc_publisher *publisher)
     if (!publisher->loan_open)
         return -EINVAL;
     publisher->loan_open = false;
+    publisher_set_plain(publisher);
     return 0;
 }

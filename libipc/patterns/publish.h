@@ -7,6 +7,13 @@
 
 #include "libipc/patterns/patterns.h"
 
+/* Which messages may go the short way. */
+static inline void publisher_set_plain(struct ipc_publisher *publisher)
+{
+    bool none = publisher->loan_open || (publisher->flags & IPC_PUBLISHER_TIMESTAMP);
+    publisher->plain_size_end = none ? 0 : publisher->message_size_max + 1;
+}
+
 /* Take in mail: admit and forget readers. */
 void publisher_news(struct ipc_publisher *publisher);
 

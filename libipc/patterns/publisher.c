@@ -121,6 +121,7 @@ int publisher_open(ipc_publisher **ret, ipc_connection *connection, const char *
     publisher->lane = lane;
     publisher->message_size_max = options->message_size_max ? options->message_size_max
                                                             : lane_body_size_max(ring_size);
+    publisher_set_plain(publisher);
     lane_writer_init(&publisher->writer, lane, lane_segment_ring(lane), ring_size);
     publisher->writer.fence = !lane_barrier_register();
     *ret = publisher;

@@ -96,36 +96,53 @@ ssize_t subscription_copy(struct ipc_subscription *sub, struct sub_lane *lane,
 }
 
 /* Done with a record that was copied; one that was taken before and is held keeps its place. */
-static inline void copied(struct sub_lane *lane, const struct lane_record *record)
+static void copied(struct ipc_subscription *sub, struct sub_lane *lane, const struct lane_record *record)
 {
-    if (__builtin_expect(lane->held > 0, 0))
+    sub->received++;
+    if (__builtin_expect(lane->held > 0, 0)) {
         lane_reader_hold(&lane->reader, record);
-    else
-        lane_reader_advance(&lane->reader, record);
+        return;
+    }
+    lane_reader_advance(&lane->reader, record);
+    sub->now = lane;
+    sub->burst_end = sub->lane_count > 1 ? sub->burst_start + BURST_MAX : UINT64_MAX;
 }
 
-/* A plain record on the lane that was read last: most messages. Otherwise false, and nothing has changed. */
-__attribute__((always_inline)) static inline bool receive_plain(struct ipc_subscription *sub, void *buffer,
-                                                                size_t capacity, struct ipc_message *message,
-                                                                ssize_t *size)
+/* The size of a plain record on the lane that was read last, copied and described: most messages. Otherwise -EAGAIN,
+ * and nothing has changed. `call`: also one that is so long that a call copies it. The reader has moved on, and may
+ * have to report that: receive_report(). */
+__attribute__((always_inline)) static inline ssize_t receive_plain(struct ipc_subscription *sub, void *buffer,
+                                                                   size_t capacity,
+                                                                   struct ipc_message *message, bool call)
 {
     struct sub_lane *lane = sub->now;
-    struct lane_record record;
-    if (!lane || lane->held || (sub->burst >= BURST_MAX && sub->lane_count > 1) ||
-        handle_has_mail(&sub->handle) || lane->reader.just_lost ||
-        lane_reader_peek(&lane->reader, &record) <= 0 || record.flags || record.size > capacity)
-        return false;
-    lane_copy_out(buffer, record.body, record.size);
-    if (!lane_reader_check(&lane->reader))
-        return false;
+    if (!lane || sub->received >= sub->burst_end || handle_has_mail(&sub->handle))
+        return -EAGAIN;
+    struct lane_reader *reader = &lane->reader;
+    uint64_t size = lane_reader_plain(reader, lane_reader_load(reader));
+    if (size > capacity || size > reader->ring_size / 2 - sizeof(uint64_t) || (!call && !lane_copies(size)))
+        return -EAGAIN;
+    struct lane_record record = {.body = lane_reader_body(reader),
+                                 .sequence = reader->sequence,
+                                 .next = reader->position + ipc_record_stride((uint32_t)size)};
+    lane_copy_out(buffer, record.body, size);
+    if (!lane_reader_valid(reader)) {
+        sub->now = NULL;
+        return -EAGAIN;
+    }
     if (message)
-        describe(message, lane, &record, buffer, record.size);
-    copied(lane, &record);
-    sub->burst += sub->lane_count > 1;
-    sub->run++;
+        describe(message, lane, &record, buffer, size);
     sub->received++;
-    *size = (ssize_t)record.size;
-    return true;
+    lane_reader_hold(reader, &record);
+    reader->consumed = record.next;
+    return (ssize_t)size;
+}
+
+/* Called as the last thing, so that nothing has to be kept in registers over it. */
+__attribute__((noinline)) static ssize_t receive_report(struct lane_reader *reader, ssize_t size)
+{
+    lane_reader_report(reader);
+    return size;
 }
 
 /* Everything else: out of line, so that the usual way needs few registers. */
@@ -133,7 +150,11 @@ __attribute__((noinline)) static ssize_t receive_any(struct ipc_subscription *su
                                                      size_t capacity, struct ipc_message *message,
                                                      int64_t timeout_ns)
 {
-    int result;
+    if (!sub || (!buffer && capacity))
+        return -EINVAL;
+    int result = handle_enter(&sub->handle);
+    if (result < 0)
+        return result;
     sub->scratch_size = 0;
     for (;;) {
         struct lane_record record;
@@ -159,9 +180,7 @@ __attribute__((noinline)) static ssize_t receive_any(struct ipc_subscription *su
         }
         if (__builtin_expect(size < 0, 0))
             return size;
-        copied(lane, &record);
-        sub->run++;
-        sub->received++;
+        copied(sub, lane, &record);
         return size;
     }
 }
@@ -169,15 +188,13 @@ __attribute__((noinline)) static ssize_t receive_any(struct ipc_subscription *su
 ssize_t ipc_subscription_receive(ipc_subscription *sub, void *buffer, size_t capacity,
                                  struct ipc_message *message, int64_t timeout_ns)
 {
-    if (__builtin_expect(!sub || (!buffer && capacity), 0))
-        return -EINVAL;
-    int result = handle_enter(&sub->handle);
-    if (__builtin_expect(result < 0, 0))
-        return result;
-    ssize_t size;
-    if (__builtin_expect(receive_plain(sub, buffer, capacity, message, &size), 1))
-        return size;
-    return receive_any(sub, buffer, capacity, message, timeout_ns);
+    if (__builtin_expect(!sub || !buffer || handle_enter(&sub->handle) < 0, 0))
+        return receive_any(sub, buffer, capacity, message, timeout_ns);
+    ssize_t size = receive_plain(sub, buffer, capacity, message, false);
+    if (__builtin_expect(size < 0, 0))
+        return receive_any(sub, buffer, capacity, message, timeout_ns);
+    struct lane_reader *reader = &sub->now->reader;
+    return __builtin_expect(reader->consumed < reader->report_at, 1) ? size : receive_report(reader, size);
 }
 
 ssize_t ipc_subscription_receive_batch(ipc_subscription *sub, void *buffer, size_t capacity,
@@ -194,8 +211,9 @@ ssize_t ipc_subscription_receive_batch(ipc_subscription *sub, void *buffer, size
     while (n < count) {
         struct lane_record record;
         struct sub_lane *lane;
-        ssize_t plain;
-        if (receive_plain(sub, at, capacity, &messages[n], &plain)) {
+        ssize_t plain = receive_plain(sub, at, capacity, &messages[n], true);
+        if (plain >= 0) {
+            lane_reader_release(&sub->now->reader, sub->now->reader.position);
             size_t room = ((size_t)plain + 7) & ~(size_t)7;
             room = room < capacity ? room : capacity;
             at += room;
@@ -235,9 +253,7 @@ ssize_t ipc_subscription_receive_batch(ipc_subscription *sub, void *buffer, size
         size_t taken = ((size_t)size + 7) & ~(size_t)7;
         at += taken < capacity ? taken : capacity;
         capacity -= taken < capacity ? taken : capacity;
-        copied(lane, &record);
-        sub->run++;
-        sub->received++;
+        copied(sub, lane, &record);
         n++;
     }
     for (size_t i = 0; i < n; i++)
@@ -279,6 +295,8 @@ static int hold(struct ipc_subscription *sub, struct sub_lane *lane, const struc
         message_describe_fields(message, copy, (size_t)block);
     lane_reader_hold(&lane->reader, record);
     lane->held++;
+    sub->now = NULL;
+    sub->received++;
     sub->held[sub->held_head++ % HELD_MAX] = (struct held){.lane = lane, .next = record->next, .copy = copy};
     return 0;
 }
@@ -309,16 +327,13 @@ ssize_t ipc_subscription_take(ipc_subscription *sub, struct ipc_message *message
         }
         if (result > 0)
             result = hold(sub, lane, &record, &messages[n]);
-        if (result == 0) {
-            sub->run++;
+        if (result == 0)
             n++;
-        } else if (result == -EPROTO) {
+        else if (result == -EPROTO)
             subscription_break(sub, lane, IPC_REASON_CORRUPT);
-        } else if (result < 0) {
+        else if (result < 0)
             break;
-        }
     }
-    sub->received += n;
     return n ? (ssize_t)n : result;
 }
 

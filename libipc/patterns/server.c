@@ -395,7 +395,6 @@ ssize_t ipc_server_receive(ipc_server *server, void *buffer, size_t capacity, st
             return result;
         if (!lane->owner && calls->roused)
             continue; /* its client is to be told first where the answers come from */
-        calls->run++;
         calls->received++;
         result = take(server, lane, &record, buffer, capacity, request, &size);
         if (result > 0)

@@ -191,6 +191,7 @@ ipc_connection *ipc_connection_close(ipc_connection *connection)
 
 void handle_add(struct ipc_connection *connection, struct handle *handle)
 {
+    handle->mail = &connection->board->mail;
     handle->next = connection->handles;
     connection->handles = handle;
 }

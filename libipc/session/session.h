@@ -72,6 +72,7 @@ struct handle_type {
 struct handle {
     const struct handle_type *type;
     struct ipc_connection *connection;
+    const _Atomic uint32_t *mail; /* of its board */
     struct handle *next;
     uint64_t id; /* lane of a publisher, subscription, port */
     uint32_t mail_seen;
@@ -111,7 +112,7 @@ struct ipc_connection {
 
 /* guard.c: notice that this process is a forked child. */
 uint32_t guard_generation(bool make);
-extern const volatile uint32_t *guard_page;
+extern const volatile uint32_t *guard_page __attribute__((visibility("hidden")));
 
 static inline bool guard_foreign(const struct ipc_connection *connection)
 {
@@ -179,7 +180,7 @@ void handle_remove(struct ipc_connection *connection, struct handle *handle);
 /* Whatever reaches an inbox comes with mail, which each handle sees for itself. */
 static inline bool handle_has_mail(const struct handle *handle)
 {
-    return atomic_load_explicit(&handle->connection->board->mail, LANE_LOOK) != handle->mail_seen;
+    return atomic_load_explicit(handle->mail, LANE_LOOK) != handle->mail_seen;
 }
 
 /* What a thread sleeps on beside its lanes, loaded before it looks for the last time: mail, and the news
