@@ -215,8 +215,9 @@ static int raw_answer(struct bench_seat *seat, void *argument)
 
 static int raw_run(double *ret_rate, unsigned outstanding, uint32_t spins, uint64_t count)
 {
-    struct raw_trial trial = {raw_ring_new(SIZE, 1u << 18, spins), raw_ring_new(SIZE, 1u << 18, spins),
-                              outstanding, count};
+    bool stream = outstanding > 1;
+    struct raw_trial trial = {raw_ring_new(SIZE, 1u << 18, spins, stream),
+                              raw_ring_new(SIZE, 1u << 18, spins, stream), outstanding, count};
     struct bench_role roles[] = {{0, raw_ask, &trial}, {1, raw_answer, &trial}};
     struct bench_seat seats[2];
     int result = bench_play(roles, 2, seats);

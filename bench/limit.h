@@ -17,6 +17,10 @@ struct limit_stream {
 int limit_ring_stream(struct limit_stream *ret, uint32_t size, uint32_t ring_size, uint32_t spins,
                       uint64_t count, unsigned readers);
 
+/* The same with one consumer, spinning, and `batch` messages for each call. */
+int limit_ring_batches(struct limit_stream *ret, uint32_t size, uint32_t ring_size, uint32_t batch,
+                       uint64_t count);
+
 /* There and back over two raw rings; p50 and p99 in nanoseconds. */
 int limit_ring_round_trip(double *ret_p50, double *ret_p99, uint32_t size, uint32_t spins, uint64_t count);
 

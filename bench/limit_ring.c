@@ -9,19 +9,21 @@
 
 #include "bench/bench.h"
 
-#define AHEAD       1024 /* bytes */
+#define AHEAD       2048u /* bytes */
+#define LINE        64u
 #define BACKOFF_MAX 256u /* pauses */
 
-struct raw_ring *raw_ring_new(uint32_t size, uint32_t ring_size, uint32_t spins)
+struct raw_ring *raw_ring_new(uint32_t size, uint32_t ring_size, uint32_t spins, bool stream)
 {
     uint32_t slot_size = (uint32_t)sizeof(uint64_t) + ((size + 7) & ~7u);
-    size_t map_size = sizeof(struct raw_ring) + ring_size + AHEAD;
+    size_t map_size = sizeof(struct raw_ring) + ring_size + 2 * AHEAD;
     struct raw_ring *ring = bench_shared(map_size);
 
     ring->slot_size = slot_size;
     ring->slots = ring_size / slot_size;
     ring->size = size;
     ring->spins = spins;
+    ring->fetch = stream;
     ring->map_size = map_size;
     return ring;
 }
@@ -33,12 +35,19 @@ void raw_ring_free(struct raw_ring *ring)
 
 void raw_writer_init(struct raw_writer *writer, struct raw_ring *ring)
 {
-    *writer = (struct raw_writer){.ring = ring, .slot = ring->data, .number = 1, .limit = ring->slots};
+    *writer = (struct raw_writer){.ring = ring,
+                                  .slot = ring->data,
+                                  .end = ring->data + (size_t)ring->slots * ring->slot_size,
+                                  .number = 1,
+                                  .limit = ring->slots};
 }
 
 void raw_reader_init(struct raw_reader *reader, struct raw_ring *ring)
 {
-    *reader = (struct raw_reader){.ring = ring, .slot = ring->data, .number = 1};
+    *reader = (struct raw_reader){.ring = ring,
+                                  .slot = ring->data,
+                                  .end = ring->data + (size_t)ring->slots * ring->slot_size,
+                                  .number = 1};
 }
 
 /* The other side looks at the word after it has moved the ring on, and takes it back when it wakes us; so one
@@ -67,6 +76,17 @@ static inline void copy(void *to, const void *from, uint32_t size)
         memcpy(to, from, size);
 }
 
+/* Ask for every line that will be written AHEAD bytes further on. (The compiler's own asks for one to read.) */
+static inline void fetch(const unsigned char *slot, uint32_t size)
+{
+    for (uint32_t done = 0; done < size + LINE && done < AHEAD; done += LINE)
+#if defined(__x86_64__)
+        __asm__ volatile("prefetchw %0" : : "m"(slot[AHEAD + done]));
+#else
+        __builtin_prefetch(slot + AHEAD + done, 1, 3);
+#endif
+}
+
 static __attribute__((noinline)) void wait_for_room(struct raw_writer *writer)
 {
     struct raw_ring *ring = writer->ring;
@@ -88,20 +108,33 @@ static __attribute__((noinline)) void wait_for_room(struct raw_writer *writer)
     }
 }
 
-void raw_put(struct raw_writer *writer, const void *data)
+static inline void put(struct raw_writer *writer, const void *data)
 {
     struct raw_ring *ring = writer->ring;
     unsigned char *slot = writer->slot;
 
     if (__builtin_expect(writer->number > writer->limit, 0))
         wait_for_room(writer);
-    __builtin_prefetch(slot + AHEAD, 1, 3);
+    if (ring->fetch)
+        fetch(slot, ring->slot_size);
     copy(slot + 8, data, ring->size);
     atomic_store_explicit((_Atomic uint64_t *)(void *)slot, writer->number, memory_order_release);
     if (ring->spins != RAW_SPIN)
         wake(&ring->reader_sleeps);
     slot += ring->slot_size;
-    writer->slot = writer->number++ % ring->slots ? slot : ring->data;
+    writer->slot = slot < writer->end ? slot : ring->data;
+    writer->number++;
+}
+
+void raw_put(struct raw_writer *writer, const void *data)
+{
+    put(writer, data);
+}
+
+void raw_put_many(struct raw_writer *writer, const unsigned char *data, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        put(writer, data + (size_t)i * writer->ring->size);
 }
 
 static __attribute__((noinline)) void store_tail(struct raw_reader *reader)
@@ -113,7 +146,7 @@ static __attribute__((noinline)) void store_tail(struct raw_reader *reader)
         wake(&ring->writer_sleeps);
 }
 
-bool raw_try_get(struct raw_reader *reader, void *data)
+static inline bool try_get(struct raw_reader *reader, void *data)
 {
     struct raw_ring *ring = reader->ring;
     unsigned char *slot = reader->slot;
@@ -123,10 +156,16 @@ bool raw_try_get(struct raw_reader *reader, void *data)
     copy(data, slot + 8, ring->size);
     reader->run++;
     slot += ring->slot_size;
-    reader->slot = reader->number++ % ring->slots ? slot : ring->data;
+    reader->slot = slot < reader->end ? slot : ring->data;
+    reader->number++;
     if (reader->number - reader->stored >= ring->slots / 8)
         store_tail(reader);
     return true;
+}
+
+bool raw_try_get(struct raw_reader *reader, void *data)
+{
+    return try_get(reader, data);
 }
 
 /* Nothing there. In a stream (several messages since the last time) let the writer get ahead. */
@@ -162,6 +201,13 @@ static __attribute__((noinline)) void wait_for_message(struct raw_reader *reader
 
 void raw_get(struct raw_reader *reader, void *data)
 {
-    while (!raw_try_get(reader, data))
+    while (!try_get(reader, data))
         wait_for_message(reader);
+}
+
+void raw_get_many(struct raw_reader *reader, unsigned char *data, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        while (!try_get(reader, data + (size_t)i * reader->ring->size))
+            wait_for_message(reader);
 }

