@@ -356,7 +356,7 @@ int ipc_producer_send(ipc_producer *producer, const void *data, size_t size, int
         result = reserve(producer, size, timeout_ns, &body);
     if (__builtin_expect(result < 0, 0))
         return result;
-    __builtin_prefetch(body + LANE_AHEAD, 1, 3);
+    lane_fetch(body, size);
     lane_copy_in(body, data, size);
     commit(producer, (uint32_t)size, 0, ticket);
     return 0;
@@ -423,7 +423,7 @@ static ssize_t send_part(ipc_producer *producer, const struct iovec *messages, s
         uint32_t size = block + (uint32_t)message->iov_len;
         if (lane_batch_reserve(writer, &batch, size, &body) < 0)
             break;
-        __builtin_prefetch(body + LANE_AHEAD, 1, 3);
+        lane_fetch(body, size);
         if (block)
             send_block_put(how, body, block);
         if (message->iov_len)

@@ -428,6 +428,37 @@ static void test_rings_once_per_sleep(void **state)
     }
 }
 
+/* Words of sleepers are looked at several at a time: none may be left out, whatever their number. */
+static void test_rings_every_reader(void **state)
+{
+    struct lane_reader readers[2 * LANE_LOOKS + 1];
+    struct lane_record record;
+    uint64_t rings = 0;
+    (void)state;
+    for (unsigned count = 1; count <= 2 * LANE_LOOKS + 1; count++) {
+        fixture_join(&lane, &readers[count - 1], count - 1, FIXTURE_DROP, NEXT);
+        for (unsigned i = 0; i < count; i++) {
+            while (fixture_receive(&readers[i], &record) == 1)
+                ;
+            lane_reader_arm(&readers[i], false);
+            assert_int_equal(fixture_publish(&lane.writer, 8), 0);
+            assert_int_equal(lane.writer.rings, ++rings);
+            lane_reader_disarm(&readers[i]);
+        }
+    }
+    for (unsigned left = 2 * LANE_LOOKS; left > 0;
+         left--) { /* the first leaves; who comes last is still rung */
+        int bell;
+        assert_true(lane_writer_remove(&lane.writer, lane.writer.peers[0].pairing, &bell));
+        while (fixture_receive(&readers[2 * LANE_LOOKS], &record) == 1)
+            ;
+        lane_reader_arm(&readers[2 * LANE_LOOKS], false);
+        assert_int_equal(fixture_publish(&lane.writer, 8), 0);
+        assert_int_equal(lane.writer.rings, ++rings);
+        lane_reader_disarm(&readers[2 * LANE_LOOKS]);
+    }
+}
+
 static void test_bell_comes_later(void **state)
 {
     struct lane_reader reader;
@@ -535,6 +566,7 @@ int main(void)
         LANE(test_lying_cursors),
         LANE(test_lying_cursor_at_join),
         LANE(test_rings_once_per_sleep),
+        LANE(test_rings_every_reader),
         LANE(test_bell_comes_later),
         LANE(test_every_slot),
         LANE(test_want),
