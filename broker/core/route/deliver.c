@@ -10,8 +10,8 @@
 #include "broker/core/route/router.h"
 
 /* Deliveries of one queue in one round, and to one consumer in a row. */
-#define ROUND_MAX 512u
-#define SHARE_MAX 64u
+#define ROUND_MAX 1024u
+#define SHARE_MAX 256u
 
 /* ---- the ready lists ---- */
 
