@@ -37,6 +37,7 @@
 #define IPC_QUEUE_MESSAGE_SIZE_DEFAULT 65536u
 #define IPC_MAX_QUEUE_MESSAGE_SIZE     (UINT32_C(1) << 26)
 #define IPC_QUEUE_BYTES_DEFAULT        (UINT64_C(64) << 20)
+#define IPC_MAX_QUEUE_BYTES            (UINT64_C(8) << 30) /* memory of one queue */
 #define IPC_MAX_ATTEMPTS               1000u
 #define IPC_MAX_DEDUP_WINDOW           (UINT32_C(1) << 20) /* message ids that a queue remembers */
 #define IPC_MAX_ROUTERS                64u
@@ -48,15 +49,18 @@
 #define IPC_NOTICE_WINDOW   8u /* notices that carry a descriptor and are not confirmed, per session */
 
 /* Per uid (configuration [limits]) */
-#define IPC_SESSIONS_DEFAULT      2048u
-#define IPC_CONNECTS_DEFAULT      5000u  /* per second */
-#define IPC_TOPICS_DEFAULT        16384u /* advertised names, over all sessions of the uid */
-#define IPC_SUBSCRIPTIONS_DEFAULT 16384u
-#define IPC_LANES_DEFAULT         32768u /* pairings of a writer and a reader, charged to the reader */
-#define IPC_SEGMENT_BYTES_DEFAULT (UINT64_C(4) << 30)
-#define IPC_MAX_SESSIONS          8192u /* over all uids */
-#define IPC_MAX_TOPICS            65536u
-#define IPC_MAX_PAIRINGS          262144u
+#define IPC_SESSIONS_DEFAULT         2048u
+#define IPC_CONNECTS_DEFAULT         5000u  /* per second */
+#define IPC_TOPICS_DEFAULT           16384u /* advertised names, over all sessions of the uid */
+#define IPC_SUBSCRIPTIONS_DEFAULT    16384u
+#define IPC_LANES_DEFAULT            32768u /* pairings of a writer and a reader, charged to the reader */
+#define IPC_QUEUES_DEFAULT           4096u
+#define IPC_PORTS_DEFAULT            16384u
+#define IPC_SEGMENT_BYTES_DEFAULT    (UINT64_C(4) << 30)
+#define IPC_QUEUE_BYTES_USER_DEFAULT (UINT64_C(4) << 30) /* memory of all queues of a user */
+#define IPC_MAX_SESSIONS             8192u               /* over all uids */
+#define IPC_MAX_TOPICS               65536u
+#define IPC_MAX_PAIRINGS             262144u
 
 /* Waiting */
 #define IPC_MAX_WAITV            128u                 /* FUTEX_WAITV_MAX */
@@ -64,11 +68,13 @@
 #define IPC_NET_NS               UINT64_C(5000000000) /* the bounded wait below every sleep */
 #define IPC_BLOCK_MAX_DEFAULT_NS UINT64_C(1000000000)
 
-/* The worst case. A session holds in the core: its socket, its pidfd, its board; one descriptor for each 63
- * lanes that it reads; one for each lane that it writes; one bell for each uid that writes to one of its
- * subscriptions. A client keeps its socket and its bells: it closes every other descriptor after mapping. */
+/* The worst case. A router holds its epoll, the eventfd of its mailbox, and a timer. A session holds in the core: its
+ * socket, its pidfd, its board; one descriptor for each 63 lanes that it reads; one for each lane that it writes; one
+ * bell for each uid that writes to one of its subscriptions; three for each port of a queue, and one more if it asked
+ * for a bell. A client keeps its socket and its bells: it closes every other descriptor after mapping. */
 #define IPC_CORE_FDS_PER_SESSION 3u
 #define IPC_CORE_FDS_BASE        16u
+#define IPC_CORE_FDS_PER_ROUTER  4u
 static_assert(IPC_MAX_FRAME_FDS <= 253, "SCM_MAX_FD");
 static_assert(IPC_NOTICE_WINDOW * IPC_MAX_FRAME_FDS <= 64,
               "descriptors in flight count against RLIMIT_NOFILE");

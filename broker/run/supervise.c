@@ -78,7 +78,7 @@ static int find_address(struct supervisor *supervisor, char *ret, size_t capacit
 {
     const struct run_options *options = supervisor->options;
     _cleanup_(freep) char *path = options->config_path ? strdup(options->config_path) : config_default_path();
-    struct config config;
+    _cleanup_(config_done) struct config config;
     int size;
 
     config_init(&config);

@@ -13,6 +13,16 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* What differs between a file and what was printed of it. */
+static void forget_origins(struct config *config)
+{
+    memset(config->origin, 0, sizeof(config->origin));
+    for (size_t i = 0; i < config->n_queues; i++) {
+        memset(config->queues[i].origin, 0, sizeof(config->queues[i].origin));
+        memset(config->queues[i].set_at, 0, sizeof(config->queues[i].set_at));
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct config config, again;
@@ -34,10 +44,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         config_init(&again);
         mistakes = config_parse(&again, "printed.conf", text, text_size, errors);
         assert(mistakes == 0);
-        memset(config.origin, 0, sizeof(config.origin));
-        memset(again.origin, 0, sizeof(again.origin));
+        forget_origins(&config);
+        forget_origins(&again);
+        assert(config.n_queues == again.n_queues);
+        for (size_t i = 0; i < config.n_queues; i++)
+            assert(memcmp(&config.queues[i], &again.queues[i], sizeof(config.queues[i])) == 0);
+        config_done(&again);
+        config_done(&config);
         assert(memcmp(&config, &again, sizeof(config)) == 0);
     }
+    config_done(&config);
     (void)fclose(errors);
     free(said);
     free(text);

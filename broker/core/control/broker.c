@@ -19,6 +19,8 @@
 
 #include "broker/core/control/lane.h"
 #include "broker/core/control/loop.h"
+#include "broker/core/control/port.h"
+#include "broker/core/control/queue.h"
 #include "broker/core/control/recover.h"
 #include "broker/core/control/registry.h"
 #include "broker/core/control/session.h"
@@ -56,15 +58,21 @@ static int open_descriptors(struct broker *broker)
     broker->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
     broker->retry_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     broker->worker_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    broker->routers_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     broker->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (broker->epoll_fd < 0 || broker->signal_fd < 0 || broker->retry_fd < 0 || broker->worker_fd < 0 ||
-        broker->reserve_fd < 0)
+        broker->routers_fd < 0 || broker->reserve_fd < 0)
         return -errno;
     result = loop_add(broker, broker->signal_fd, EPOLLIN, LOOP_SIGNAL, 0);
     if (result == 0)
         result = loop_add(broker, broker->retry_fd, EPOLLIN, LOOP_RETRY, 0);
     if (result == 0)
         result = loop_add(broker, broker->worker_fd, EPOLLIN, LOOP_WORKER, 0);
+    if (result == 0)
+        result = loop_add(broker, broker->routers_fd, EPOLLIN, LOOP_ROUTERS, 0);
+    if (result == 0)
+        result = routers_start(&broker->routers, (unsigned)broker->options.config->router_threads,
+                               broker->routers_fd);
     return result < 0 ? result : open_watchdog(broker);
 }
 
@@ -80,7 +88,7 @@ int broker_new(struct broker **ret, const struct broker_options *options)
     }
     broker->options = *options;
     broker->epoll_fd = broker->listen_fd = broker->signal_fd = broker->watchdog_fd = broker->retry_fd =
-        broker->reserve_fd = broker->worker_fd = -1;
+        broker->reserve_fd = broker->worker_fd = broker->routers_fd = -1;
     broker->keep = KEEP_INIT;
     broker->state = STATE_INIT;
     broker->started_ns = time_realtime_ns();
@@ -120,6 +128,10 @@ struct broker *broker_free(struct broker *broker)
     list_for_each_safe(refused, &broker->refused)
         session_end(broker, list_entry(refused, struct session, link), IPC_REASON_SHUTDOWN, NULL);
     session_bury(broker);
+    broker->routers = routers_stop(broker->routers);
+    list_for_each_safe(port, &broker->ports) registry_port_free(broker, list_entry(port, struct port, link));
+    list_for_each_safe(queue, &broker->queues)
+        registry_queue_free(broker, list_entry(queue, struct queue, link));
     /* What is left now are lanes that were retained. */
     list_for_each_safe(left, &broker->lanes)
     {
@@ -138,6 +150,7 @@ struct broker *broker_free(struct broker *broker)
     fd_close(broker->retry_fd);
     fd_close(broker->reserve_fd);
     fd_close(broker->worker_fd);
+    fd_close(broker->routers_fd);
     free(broker);
     return NULL;
 }

@@ -32,19 +32,21 @@ struct broker {
     uint64_t secret[2]; /* of hash_string */
 
     /* The loop. */
-    int epoll_fd, listen_fd, signal_fd, watchdog_fd, retry_fd, reserve_fd, worker_fd;
+    int epoll_fd, listen_fd, signal_fd, watchdog_fd, retry_fd, reserve_fd, worker_fd, routers_fd;
     bool stopping;
     bool retry_armed;
     bool listen_paused;
     bool missed; /* some subscription did */
     struct worker *worker;
+    struct routers *routers;
 
     struct keep keep;
 
     /* The registry. Numbers count up from 1. */
     struct state state;
     struct hash sessions_by_id, lanes_by_id, subscriptions_by_id, pairings_by_id, cells_by_id, topics_by_name;
-    struct list sessions, lanes, subscriptions, pairings;
+    struct hash queues_by_id, queues_by_name, ports_by_id;
+    struct list sessions, lanes, subscriptions, pairings, queues, ports;
     struct list wildcards; /* struct subscription.by_match */
     size_t n_topics;
     struct quota quota;

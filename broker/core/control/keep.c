@@ -143,6 +143,12 @@ void keep_remove(struct broker *broker, enum keep_kind kind, uint64_t id)
         keep_say(broker, "FDSTOREREMOVE=1\nFDNAME=%c%" PRIu64, (char)kind, id);
 }
 
+static void keep_some(struct broker *broker, enum keep_kind kind, uint64_t id, int fd)
+{
+    if (fd >= 0)
+        keep_store(broker, kind, id, &fd, 1);
+}
+
 void keep_all(struct broker *broker)
 {
     broker->keep.lost = false;
@@ -175,6 +181,22 @@ void keep_all(struct broker *broker)
             if (!cells->session)
                 keep_store(broker, KEEP_CELLS, cells->id, &cells->fd, 1);
         }
+    }
+    list_for_each(queues, &broker->queues)
+    {
+        const struct queue *queue = list_entry(queues, struct queue, link);
+
+        if (queue->row->class == QUEUE_CRASH_SAFE)
+            keep_store(broker, KEEP_QUEUE, queue->id, &queue->fd, 1);
+    }
+    list_for_each(ports, &broker->ports)
+    {
+        const struct port *port = list_entry(ports, struct port, link);
+
+        keep_store(broker, KEEP_PORT, port->id, (int[]){port->session_fd, port->core_fd, port->bell_fd}, 3);
+        keep_some(broker, KEEP_PORT_RING, port->id, port->ring_fd);
+        keep_some(broker, KEEP_GIVE_RING, port->id, port->give_ring_fd);
+        keep_some(broker, KEEP_GIVE_BELL, port->id, port->give_bell_fd);
     }
     list_for_each(subscriptions, &broker->subscriptions)
     {

@@ -22,6 +22,11 @@ enum keep_kind {
     KEEP_CELLS = 'c',
     KEEP_BELL_RING = 'w', /* the end that writers get */
     KEEP_BELL_READ = 'e', /* the other, until the reader has it */
+    KEEP_QUEUE = 'q',     /* its file, unless its class is best effort */
+    KEEP_PORT = 'p',      /* the session's end, the core's, what the router is rung by */
+    KEEP_PORT_RING = 'n', /* what the router rings the session by */
+    KEEP_GIVE_RING = 'r', /* the session's ends of the two, until it has them for sure */
+    KEEP_GIVE_BELL = 'b',
 };
 
 struct keep {

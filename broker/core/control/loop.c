@@ -21,7 +21,7 @@
 #include "broker/core/control/pairing.h"
 #include "broker/core/control/recover.h"
 #include "broker/core/control/registry.h"
-#include "broker/core/control/request.h"
+#include "broker/core/control/routing.h"
 #include "broker/core/control/session.h"
 #include "broker/core/control/worker.h"
 #include "broker/core/util/log.h"
@@ -97,7 +97,7 @@ static void on_worker(struct broker *broker)
 
     drain(broker->worker_fd);
     while ((job = worker_pop(broker->worker)))
-        request_advertise_finish(broker, job);
+        job->finish(broker, job);
 }
 
 static void on_event(struct broker *broker, const struct epoll_event *event)
@@ -113,7 +113,8 @@ static void on_event(struct broker *broker, const struct epoll_event *event)
         break;
     case LOOP_WATCHDOG:
         drain(broker->watchdog_fd);
-        keep_say(broker, "WATCHDOG=1");
+        if (routers_alive(broker->routers))
+            keep_say(broker, "WATCHDOG=1");
         break;
     case LOOP_RETRY:
         on_retry(broker);
@@ -126,6 +127,9 @@ static void on_event(struct broker *broker, const struct epoll_event *event)
         break;
     case LOOP_ADOPT:
         keep_on_adopt(broker);
+        break;
+    case LOOP_ROUTERS:
+        routing_on_event(broker);
         break;
     case LOOP_SOCKET:
         if (session)

@@ -21,6 +21,7 @@ enum loop_source {
     LOOP_PROCESS,
     LOOP_GUARDIAN,
     LOOP_ADOPT,
+    LOOP_ROUTERS,
 };
 
 /* Watch a descriptor. Returns 0 or a negative errno. */

@@ -207,6 +207,36 @@ static int flush_dels(struct broker *broker, struct session *session, unsigned *
     return 0;
 }
 
+static const char *end_text(unsigned reason)
+{
+    return reason == IPC__CONTROL__REASON__REASON_CLOSED ? "its queue was removed"
+           : reason == IPC__CONTROL__REASON__REASON_LIMIT
+               ? "the broker had no memory or descriptors for it"
+               : "its queue broke, and is lost: the broker's log says why";
+}
+
+static int flush_port_ends(struct broker *broker, struct session *session, unsigned *budget)
+{
+    while (!list_empty(&session->port_ends) && *budget > 0) {
+        struct port *port = list_entry(session->port_ends.next, struct port, notice);
+        Ipc__Control__PortEnd message = IPC__CONTROL__PORT_END__INIT;
+        const char *text = end_text(port->row->ended - 1u);
+        int result;
+
+        message.port = port->id;
+        message.reason = (Ipc__Control__Reason)(port->row->ended - 1);
+        message.text = (char *)(uintptr_t)text;
+        owe(session);
+        result = send_message(broker, session, TYPE(PORT_END), &message.base, NULL, 0);
+        if (result < 0)
+            return result;
+        list_remove(&port->notice);
+        session->told = true;
+        --*budget;
+    }
+    return 0;
+}
+
 static int flush_nudge(struct broker *broker, struct session *session)
 {
     const Ipc__Control__Done message = IPC__CONTROL__DONE__INIT;
@@ -259,8 +289,11 @@ void notice_flush(struct broker *broker)
         if (result == 0)
             result = flush_dels(broker, session, &budget);
         if (result == 0)
+            result = flush_port_ends(broker, session, &budget);
+        if (result == 0)
             result = flush_adds(broker, session, true, &budget);
-        post(session, !list_empty(&session->dels) || !list_empty(&session->writer_adds));
+        post(session, !list_empty(&session->dels) || !list_empty(&session->port_ends) ||
+                          !list_empty(&session->writer_adds));
         session_send_failed(broker, session, result);
     }
     list_for_each_safe(node, &broker->dirty)
@@ -283,7 +316,7 @@ void notice_flush(struct broker *broker)
             result = flush_nudge(broker, session);
         post(session, !list_empty(&session->reader_adds));
         session_send_failed(broker, session, result);
-        if (result == 0 && (!list_empty(&session->dels) ||
+        if (result == 0 && (!list_empty(&session->dels) || !list_empty(&session->port_ends) ||
                             (session->window < IPC_NOTICE_WINDOW &&
                              (!list_empty(&session->writer_adds) || !list_empty(&session->reader_adds)))))
             notice_mark(broker, session);

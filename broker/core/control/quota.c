@@ -16,7 +16,7 @@
 
 int quota_init(struct quota *quota, const struct config *config)
 {
-    *quota = (struct quota){.config = config};
+    *quota = (struct quota){.config = config, .budget = {.max = config->total_queue_bytes}};
     list_init(&quota->users);
     return hash_init(&quota->users_by_uid);
 }
@@ -66,6 +66,8 @@ struct user *quota_user(struct quota *quota, uint32_t uid)
     if (!user)
         return NULL;
     user->uid = uid;
+    user->budget =
+        (struct route_budget){.max = quota->config->queue_bytes, .all = &quota->budget, .uid = uid};
     user->connects_left = (double)quota->config->connects_per_second;
     user->connects_at_ns = time_monotonic_ns();
 

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "broker/core/route/route.h"
 #include "broker/core/util/config.h"
 #include "broker/core/util/hash.h"
 #include "broker/core/util/list.h"
@@ -18,6 +19,7 @@ struct user {
     struct list link; /* quota.users, by uid */
     uint32_t uid;
     uint64_t used[LIMIT_COUNT];
+    struct route_budget budget; /* memory of its queues */
     uint64_t refused;
     /* Connects: a bucket of one second's worth, filled as time passes. */
     double connects_left;
@@ -30,6 +32,7 @@ struct quota {
     struct list users;
     size_t n_users;
     uint64_t used[LIMIT_COUNT];
+    struct route_budget budget; /* of all users' queues */
     uint64_t refused;
 };
 

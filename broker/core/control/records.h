@@ -16,6 +16,7 @@
 #include "broker/core/control/pairing_state.h"
 #include "broker/core/control/quota.h"
 #include "broker/core/control/state.h"
+#include "broker/core/route/route.h"
 #include "broker/core/util/hash.h"
 #include "broker/core/util/list.h"
 #include "proto/layout.h"
@@ -60,6 +61,10 @@ struct session {
     struct outbox outbox;
     char *refusal;
     struct list lanes, subscriptions, cells;
+    struct list ports;
+    struct list port_ends; /* struct port.notice: PORT_END is due */
+    struct port
+        *handing; /* the answer in front hands descriptors of this one out, of which no others are kept */
     /* Sides of pairings with something to tell (struct side.due), in the order of their events. */
     struct list writer_adds, reader_adds, dels;
     uint32_t due;    /* length of the three */
@@ -178,6 +183,43 @@ struct pairing {
     bool late;    /* made when the writer was gone */
     bool counted; /* the writer said that it counts the reader, since it was told of it last */
     struct side writer_side, reader_side;
+};
+
+/* A request that a router works on. */
+struct wait {
+    struct list link; /* struct queue.waits */
+    uint64_t session, request;
+    bool removal;
+};
+
+struct queue {
+    struct hash_node node;    /* broker.queues_by_id */
+    struct hash_node by_name; /* broker.queues_by_name, by keyed hash */
+    struct list link;         /* broker.queues */
+    struct list ports;        /* struct port.by_queue */
+    struct list waits;
+    uint64_t id;
+    struct queue_row *row;
+    struct user *user;
+    int fd;
+    uint32_t producers, consumers;
+    struct queue_stats stats; /* its router's */
+};
+
+/* One end of a queue in a session's hands. The router knows it until ROUTE_PORT_GONE. */
+struct port {
+    struct hash_node node; /* broker.ports_by_id */
+    struct list link;      /* broker.ports */
+    struct list by_queue, by_session, notice;
+    uint64_t id;
+    struct port_row *row;
+    struct queue *queue;     /* NULL: it is gone, and the router knows nothing of the port */
+    struct session *session; /* NULL: closed, or the session is gone */
+    struct user *user;
+    int core_fd, session_fd;
+    int bell_fd, ring_fd;           /* what the router is rung by, and what it rings the session by, or -1 */
+    int give_ring_fd, give_bell_fd; /* the session's ends of the two, until it has them for sure */
+    struct route_mail *end_mail;    /* made early: an end cannot fail for want of memory */
 };
 
 #endif

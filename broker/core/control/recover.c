@@ -18,6 +18,8 @@
 #include "broker/core/control/loop.h"
 #include "broker/core/control/notice.h"
 #include "broker/core/control/pairing.h"
+#include "broker/core/control/port.h"
+#include "broker/core/control/queue.h"
 #include "broker/core/control/registry.h"
 #include "broker/core/control/service.h"
 #include "broker/core/control/session.h"
@@ -192,6 +194,24 @@ static int load_pairing(struct broker *broker, const struct leftovers *left, voi
     return pairing_restore(broker, data);
 }
 
+static int load_queue(struct broker *broker, const struct leftovers *left, void *data)
+{
+    struct queue_row *row = data;
+
+    return registry_queue_restore(broker, row, take(left, KEEP_QUEUE, row->row.id));
+}
+
+static int load_port(struct broker *broker, const struct leftovers *left, void *data)
+{
+    struct port_row *row = data;
+    struct kept *kept = find(left, KEEP_PORT, row->row.id);
+    const int fds[3] = {take_part(kept, 0), take_part(kept, 1), take_part(kept, 2)};
+
+    return registry_port_restore(broker, row, fds, row->bell ? take(left, KEEP_PORT_RING, row->row.id) : -1,
+                                 take(left, KEEP_GIVE_RING, row->row.id),
+                                 row->bell ? take(left, KEEP_GIVE_BELL, row->row.id) : -1);
+}
+
 static int by_number(const void *a, const void *b)
 {
     uint64_t left = (*(struct state_row *const *)a)->id, right = (*(struct state_row *const *)b)->id;
@@ -222,8 +242,14 @@ static int load_all(struct broker *broker, const struct leftovers *left)
         enum state_table table;
         int (*load_one)(struct broker *broker, const struct leftovers *left, void *row);
     } steps[] = {
-        {STATE_SESSIONS, load_session}, {STATE_LANES, load_lane},  {STATE_SUBSCRIPTIONS, load_subscription},
-        {STATE_BELLS, load_bell},       {STATE_CELLS, load_cells}, {STATE_PAIRINGS, load_pairing},
+        {STATE_SESSIONS, load_session},
+        {STATE_QUEUES, load_queue},
+        {STATE_PORTS, load_port},
+        {STATE_LANES, load_lane},
+        {STATE_SUBSCRIPTIONS, load_subscription},
+        {STATE_BELLS, load_bell},
+        {STATE_CELLS, load_cells},
+        {STATE_PAIRINGS, load_pairing},
     };
     int result = 0;
 
@@ -248,6 +274,13 @@ static bool was_lost(const struct session *session)
         {
             lost = lost || list_entry(bells, struct bell, link)->ring_fd < 0;
         }
+    }
+    list_for_each(node, &session->ports)
+    {
+        const struct port *port = list_entry(node, struct port, by_session);
+
+        lost = lost || port->core_fd < 0 || port->session_fd < 0 || port->bell_fd < 0 ||
+               (port->row->bell && port->ring_fd < 0);
     }
     return lost;
 }
@@ -295,6 +328,8 @@ static void finish_what_was_begun(struct broker *broker)
         pairing_resume(broker, list_entry(node, struct pairing, link));
     list_for_each_safe(lanes, &broker->lanes) lane_resume(broker, list_entry(lanes, struct lane, link));
     list_for_each(calls, &broker->lanes) service_seek(broker, list_entry(calls, struct lane, link));
+    list_for_each_safe(ports, &broker->ports)
+        registry_port_resume(broker, list_entry(ports, struct port, link));
     list_for_each_safe(left, &broker->orphans) cells_orphan(broker, list_entry(left, struct cells, link));
     list_for_each_safe(sessions, &broker->sessions)
     {
@@ -355,6 +390,8 @@ static int go_on(struct broker *broker)
     result = load_all(broker, broker->leftovers);
     if (result == 0)
         finish_what_was_begun(broker);
+    for (struct list *node = broker->queues.next; result == 0 && node != &broker->queues; node = node->next)
+        result = registry_queue_ready(broker, list_entry(node, struct queue, link));
     return result;
 }
 
@@ -375,6 +412,7 @@ int recover(struct broker *broker)
         log_write(LOG_SYSTEM, NULL, "the registry cannot be set up: %s", strerror(-result));
         return result;
     }
+    registry_queue_configure(broker);
     if (broker->state.header->starts > 1) {
         size_t n = 0;
 

@@ -11,6 +11,8 @@ int registry_init(struct broker *broker)
     list_init(&broker->lanes);
     list_init(&broker->subscriptions);
     list_init(&broker->pairings);
+    list_init(&broker->queues);
+    list_init(&broker->ports);
     list_init(&broker->wildcards);
     list_init(&broker->dirty);
     list_init(&broker->stalled);
@@ -20,7 +22,9 @@ int registry_init(struct broker *broker)
     list_init(&broker->unwatched);
     if (hash_init(&broker->sessions_by_id) < 0 || hash_init(&broker->lanes_by_id) < 0 ||
         hash_init(&broker->subscriptions_by_id) < 0 || hash_init(&broker->pairings_by_id) < 0 ||
-        hash_init(&broker->cells_by_id) < 0 || hash_init(&broker->topics_by_name) < 0)
+        hash_init(&broker->cells_by_id) < 0 || hash_init(&broker->topics_by_name) < 0 ||
+        hash_init(&broker->queues_by_id) < 0 || hash_init(&broker->queues_by_name) < 0 ||
+        hash_init(&broker->ports_by_id) < 0)
         return -ENOMEM;
     return quota_init(&broker->quota, broker->options.config);
 }
@@ -34,6 +38,9 @@ void registry_done(struct broker *broker)
     hash_done(&broker->pairings_by_id);
     hash_done(&broker->cells_by_id);
     hash_done(&broker->topics_by_name);
+    hash_done(&broker->queues_by_id);
+    hash_done(&broker->queues_by_name);
+    hash_done(&broker->ports_by_id);
 }
 
 struct session *registry_session(const struct broker *broker, uint64_t id)

@@ -167,6 +167,27 @@ static void dispatch(struct broker *broker, struct session *session, const struc
     case TYPE(GOODBYE):
         goodbye(broker, session, frame->id);
         break;
+    case TYPE(QUEUE_CREATE):
+        request_queue_create(broker, session, frame->id, message);
+        break;
+    case TYPE(QUEUE_SET):
+        request_queue_set(broker, session, frame->id, message);
+        break;
+    case TYPE(QUEUE_REMOVE):
+        request_queue_remove(broker, session, frame->id, message);
+        break;
+    case TYPE(QUEUE_DO):
+        request_queue_do(broker, session, frame->id, message);
+        break;
+    case TYPE(PORT_OPEN):
+        request_port_open(broker, session, frame->id, message);
+        break;
+    case TYPE(PORT_CLOSE):
+        request_port_close(broker, session, frame->id, message);
+        break;
+    case TYPE(PORT_BELL):
+        request_port_bell(broker, session, frame->id, message);
+        break;
     case TYPE(CONFIRM):
         confirm(broker, session, message);
         break;

@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "broker/core/control/port.h"
+#include "broker/core/control/queue.h"
 #include "broker/core/control/registry.h"
 #include "broker/core/control/service.h"
 #include "broker/core/control/session.h"
@@ -27,6 +29,7 @@ struct page {
     const Ipc__Control__List *wish;
     Ipc__Control__Item items[ITEMS_MAX];
     Ipc__Control__Peer peers[ITEMS_MAX];
+    Ipc__Control__QueueSettings settings[ITEMS_MAX];
     Ipc__Control__Item *pointers[ITEMS_MAX];
     size_t n, size;
     uint64_t read_left;
@@ -194,6 +197,55 @@ static void show_user(const struct broker *broker, struct page *page, Ipc__Contr
     item->refused = user->refused;
 }
 
+static void show_queue(const struct broker *broker, struct page *page, Ipc__Control__Item *item,
+                       const struct queue *queue)
+{
+    const struct queue_stats *stats = &queue->stats;
+
+    page->peers[page->n].session = queue->row->session;
+    page->peers[page->n].uid = queue->row->uid;
+    item->peer = &page->peers[page->n];
+    item->name = queue->row->name;
+    item->queue = queue->id;
+    item->settings = &page->settings[page->n];
+    registry_queue_settings(broker, queue, item->settings);
+    item->ended = registry_queue_removing(queue);
+    item->producers = queue->producers;
+    item->consumers = queue->consumers;
+    item->waiting = atomic_load_explicit(&stats->waiting, memory_order_relaxed);
+    item->delayed = atomic_load_explicit(&stats->delayed, memory_order_relaxed);
+    item->unacked = atomic_load_explicit(&stats->unacked, memory_order_relaxed);
+    item->bytes = atomic_load_explicit(&stats->bytes, memory_order_relaxed);
+    item->memory = atomic_load_explicit(&stats->memory, memory_order_relaxed);
+    item->accepted = atomic_load_explicit(&stats->accepted, memory_order_relaxed);
+    item->acked = atomic_load_explicit(&stats->acked, memory_order_relaxed);
+    item->redelivered = atomic_load_explicit(&stats->redelivered, memory_order_relaxed);
+    item->dead = atomic_load_explicit(&stats->dead, memory_order_relaxed);
+    item->dropped = atomic_load_explicit(&stats->dropped, memory_order_relaxed);
+    item->rejected = atomic_load_explicit(&stats->rejected, memory_order_relaxed);
+    item->duplicates = atomic_load_explicit(&stats->duplicates, memory_order_relaxed);
+}
+
+static void show_port(struct page *page, Ipc__Control__Item *item, const struct port *port)
+{
+    const struct port_row *row = port->row;
+
+    page->peers[page->n].session = row->session;
+    page->peers[page->n].uid = row->uid;
+    page->peers[page->n].pid = row->pid;
+    if (port->session)
+        page->peers[page->n].name = port->session->peer.name;
+    item->peer = &page->peers[page->n];
+    if (port->queue)
+        item->name = port->queue->row->name;
+    item->queue = row->queue;
+    item->role = row->consumer ? IPC__CONTROL__ROLE__CONSUMER : IPC__CONTROL__ROLE__PRODUCER;
+    item->ring_size = row->consumer ? row->core_ring_size : row->session_ring_size;
+    item->prefetch = row->consumer ? row->prefetch : 0;
+    item->bytes = 2 * IPC_LAYOUT_PAGE + (uint64_t)row->core_ring_size + row->session_ring_size;
+    item->ended = !port->session || !port->queue;
+}
+
 /* The record at a node of the kind's list: its number, and whether it is to be shown. */
 static uint64_t identify(struct broker *broker, const struct page *page, struct list *node, bool *ret_wanted)
 {
@@ -225,6 +277,15 @@ static uint64_t identify(struct broker *broker, const struct page *page, struct 
         name = list_entry(node, struct pairing, link)->lane->topic->name;
         shown = list_entry(node, struct pairing, link)->lane->kind == IPC__CONTROL__KIND__KIND_TOPIC;
         break;
+    case IPC__CONTROL__LIST_KIND__LIST_QUEUES:
+        id = list_entry(node, struct queue, link)->id;
+        name = list_entry(node, struct queue, link)->row->name;
+        break;
+    case IPC__CONTROL__LIST_KIND__LIST_PORTS:
+        id = list_entry(node, struct port, link)->id;
+        if (list_entry(node, struct port, link)->queue)
+            name = list_entry(node, struct port, link)->queue->row->name;
+        break;
     default:
         id = (uint64_t)list_entry(node, struct user, link)->uid + 1;
         break;
@@ -252,6 +313,12 @@ static void show(struct broker *broker, struct page *page, Ipc__Control__Item *i
     case IPC__CONTROL__LIST_KIND__LIST_SERVICES:
         show_service(broker, page, item, list_entry(node, struct subscription, link));
         break;
+    case IPC__CONTROL__LIST_KIND__LIST_QUEUES:
+        show_queue(broker, page, item, list_entry(node, struct queue, link));
+        break;
+    case IPC__CONTROL__LIST_KIND__LIST_PORTS:
+        show_port(page, item, list_entry(node, struct port, link));
+        break;
     default:
         show_user(broker, page, item, list_entry(node, struct user, link));
         break;
@@ -270,6 +337,10 @@ static struct list *head_of(struct broker *broker, unsigned kind)
         return &broker->subscriptions;
     case IPC__CONTROL__LIST_KIND__LIST_PAIRINGS:
         return &broker->pairings;
+    case IPC__CONTROL__LIST_KIND__LIST_QUEUES:
+        return &broker->queues;
+    case IPC__CONTROL__LIST_KIND__LIST_PORTS:
+        return &broker->ports;
     case IPC__CONTROL__LIST_KIND__LIST_USERS:
         return &broker->quota.users;
     default:
@@ -288,6 +359,10 @@ static struct list *start_after(struct broker *broker, const struct page *page, 
         node = &registry_lane(broker, after)->link;
     else if (page->wish->kind == IPC__CONTROL__LIST_KIND__LIST_PAIRINGS && registry_pairing(broker, after))
         node = &registry_pairing(broker, after)->link;
+    else if (page->wish->kind == IPC__CONTROL__LIST_KIND__LIST_QUEUES && registry_queue(broker, after))
+        node = &registry_queue(broker, after)->link;
+    else if (page->wish->kind == IPC__CONTROL__LIST_KIND__LIST_PORTS && registry_port(broker, after))
+        node = &registry_port(broker, after)->link;
     if (node)
         return node->next;
     for (node = head->next; node != head && identify(broker, page, node, &wanted) <= after;)
@@ -379,6 +454,7 @@ void request_status(struct broker *broker, struct session *session, uint64_t id)
 
         status.segments += other->board_fd >= 0;
         list_for_each(cells, &other->cells) status.segments++;
+        list_for_each(ports, &other->ports) status.segments += 2;
     }
     status.segment_bytes = quota->used[LIMIT_SEGMENT_BYTES];
     status.descriptors = quota->used[LIMIT_DESCRIPTORS] + IPC_CORE_FDS_BASE;

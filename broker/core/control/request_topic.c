@@ -25,14 +25,14 @@
 #include "broker/core/util/text.h"
 #include "proto/name.h"
 
-static void answer_done(struct broker *broker, struct session *session, uint64_t id)
+void request_answer_done(struct broker *broker, struct session *session, uint64_t id)
 {
     const Ipc__Control__Done done = IPC__CONTROL__DONE__INIT;
 
     session_reply(broker, session, IPC__CONTROL__TYPE__DONE, id, &done.base, -1);
 }
 
-static bool deny_admin(struct broker *broker, struct session *session, uint64_t id)
+bool request_deny_admin(struct broker *broker, struct session *session, uint64_t id)
 {
     if (session->admin)
         session_fail(broker, session, id, -EPERM,
@@ -137,13 +137,12 @@ static struct subscription *subscribed_before(const struct session *session, uin
     return NULL;
 }
 
-static bool done_before(const struct session *session, uint64_t request)
+bool request_done_before(const struct session *session, uint64_t request)
 {
     return session->resumed && atomic_load_explicit(&session->row->request, memory_order_relaxed) == request;
 }
 
-/* From here on the request counts as done, whoever is killed. */
-static void begin_removal(struct session *session, uint64_t request)
+void request_mark_done(struct session *session, uint64_t request)
 {
     if (session->row)
         atomic_store_explicit(&session->row->request, request, memory_order_release);
@@ -181,7 +180,7 @@ static void finish(struct broker *broker, struct session *session, const struct 
     answer_advertised(broker, session, lane);
 }
 
-static int hand_over(struct broker *broker, struct session *session, const struct job *template, int *fd)
+int request_hand_over(struct broker *broker, struct session *session, const struct job *template, int *fd)
 {
     struct job *job;
 
@@ -197,6 +196,32 @@ static int hand_over(struct broker *broker, struct session *session, const struc
     session_update_events(broker, session);
     worker_push(broker->worker, job);
     return 0;
+}
+
+static void advertise_finish(struct broker *broker, struct job *job)
+{
+    struct session *session = registry_session(broker, job->session);
+    struct charge charge = lane_charge(job->ring_size);
+    const struct lane *other = session && job->kind == IPC__CONTROL__KIND__KIND_TOPIC
+                                   ? rival(broker, job->name, job->exclusive)
+                                   : NULL;
+
+    if (!session || other) {
+        job->fd = segment_destroy(job->fd, job->size);
+        quota_return(&broker->quota, job->user, &charge);
+        if (session)
+            session_fail(broker, session, job->request, -EEXIST,
+                         "topic %s is published by session %" PRIu64 " already", job->name,
+                         other->writer.session);
+    } else {
+        finish(broker, session, job, &job->fd, job->result);
+        fd_close(job->fd);
+    }
+    if (session) {
+        session->busy = false;
+        session_answered(broker, session);
+    }
+    free(job);
 }
 
 void request_advertise(struct broker *broker, struct session *session, uint64_t id,
@@ -215,7 +240,7 @@ void request_advertise(struct broker *broker, struct session *session, uint64_t 
         answer_advertised(broker, session, made);
         return;
     }
-    if (deny_admin(broker, session, id))
+    if (request_deny_admin(broker, session, id))
         return;
     if (!topic && !service_may_advertise(broker, session, id, advertise, &name))
         return;
@@ -244,7 +269,8 @@ void request_advertise(struct broker *broker, struct session *session, uint64_t 
         session_refuse(broker, session, id, &refusal);
         return;
     }
-    job = (struct job){.session = session->peer.session,
+    job = (struct job){.finish = advertise_finish,
+                       .session = session->peer.session,
                        .request = id,
                        .user = session->user,
                        .size = segment_size(IPC_SEGMENT_LANE, ring_size),
@@ -255,35 +281,9 @@ void request_advertise(struct broker *broker, struct session *session, uint64_t 
                        .target = advertise->target};
     (void)snprintf(job.name, sizeof(job.name), "%s", name);
     fd = segment_create(IPC_SEGMENT_LANE);
-    if (fd >= 0 && job.size >= WORKER_SIZE_MIN && hand_over(broker, session, &job, &fd) == 0)
+    if (fd >= 0 && job.size >= WORKER_SIZE_MIN && request_hand_over(broker, session, &job, &fd) == 0)
         return;
     finish(broker, session, &job, &fd, fd < 0 ? fd : segment_allocate(fd, job.size));
-}
-
-void request_advertise_finish(struct broker *broker, struct job *job)
-{
-    struct session *session = registry_session(broker, job->session);
-    struct charge charge = lane_charge(job->ring_size);
-    const struct lane *other = session && job->kind == IPC__CONTROL__KIND__KIND_TOPIC
-                                   ? rival(broker, job->name, job->exclusive)
-                                   : NULL;
-
-    if (!session || other) {
-        job->fd = segment_destroy(job->fd, job->size);
-        quota_return(&broker->quota, job->user, &charge);
-        if (session)
-            session_fail(broker, session, job->request, -EEXIST,
-                         "topic %s is published by session %" PRIu64 " already", job->name,
-                         other->writer.session);
-    } else {
-        finish(broker, session, job, &job->fd, job->result);
-        fd_close(job->fd);
-    }
-    if (session) {
-        session->busy = false;
-        session_answered(broker, session);
-    }
-    free(job);
 }
 
 void request_unadvertise(struct broker *broker, struct session *session, uint64_t id,
@@ -291,17 +291,17 @@ void request_unadvertise(struct broker *broker, struct session *session, uint64_
 {
     struct lane *lane = registry_lane(broker, unadvertise->lane);
 
-    if (done_before(session, id)) {
-        answer_done(broker, session, id);
+    if (request_done_before(session, id)) {
+        request_answer_done(broker, session, id);
         return;
     }
     if (!lane || lane->session != session) {
         session_fail(broker, session, id, -ENOENT, "this session has no lane %" PRIu64, unadvertise->lane);
         return;
     }
-    begin_removal(session, id);
+    request_mark_done(session, id);
     pairing_end_lane(broker, lane, IPC_REASON_CLOSED);
-    answer_done(broker, session, id);
+    request_answer_done(broker, session, id);
 }
 
 static struct subscription *make_subscription(struct broker *broker, struct session *session, uint64_t id,
@@ -350,7 +350,7 @@ void request_subscribe(struct broker *broker, struct session *session, uint64_t 
         answer_subscribed(broker, session, subscription, subscription->n_pairings);
         return;
     }
-    if (deny_admin(broker, session, id))
+    if (request_deny_admin(broker, session, id))
         return;
     if (wrong) {
         session_fail(broker, session, id, -EINVAL, "the pattern is not valid: %s", wrong);
@@ -390,8 +390,8 @@ void request_unsubscribe(struct broker *broker, struct session *session, uint64_
 {
     struct subscription *subscription = registry_subscription(broker, unsubscribe->subscription);
 
-    if (done_before(session, id)) {
-        answer_done(broker, session, id);
+    if (request_done_before(session, id)) {
+        request_answer_done(broker, session, id);
         return;
     }
     if (!subscription || subscription->session != session) {
@@ -399,9 +399,9 @@ void request_unsubscribe(struct broker *broker, struct session *session, uint64_
                      unsubscribe->subscription);
         return;
     }
-    begin_removal(session, id);
+    request_mark_done(session, id);
     pairing_end_subscription(broker, subscription, IPC_REASON_CLOSED);
-    answer_done(broker, session, id);
+    request_answer_done(broker, session, id);
 }
 
 void request_bell(struct broker *broker, struct session *session, uint64_t id, const Ipc__Control__Bell *bell)
@@ -418,5 +418,5 @@ void request_bell(struct broker *broker, struct session *session, uint64_t id, c
         session_refuse(broker, session, id, &refusal);
         return;
     }
-    answer_done(broker, session, id);
+    request_answer_done(broker, session, id);
 }

@@ -28,11 +28,16 @@ int segment_create(enum ipc_segment_kind kind)
         [IPC_SEGMENT_LANE] = "ipc-lane",
         [IPC_SEGMENT_PORT] = "ipc-port",
     };
-    _cleanup_(fd_closep) int fd =
-        memfd_create(names[kind], MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+
+    return segment_memfd(names[kind]);
+}
+
+int segment_memfd(const char *name)
+{
+    _cleanup_(fd_closep) int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
 
     if (fd < 0 && errno == EINVAL) /* a kernel before 6.3 */
-        fd = memfd_create(names[kind], MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 #ifdef IPC_PLANT_MODE_OPEN
     return fd < 0 || fchmod(fd, 0777) < 0 ? -errno : fd_steal(&fd);
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Segments: sealed memory that the core makes, charges to a user, and hands out. Control thread, but for
- * segment_create() and segment_allocate(), which any thread may call.
+ * segment_create(), segment_memfd() and segment_allocate(), which any thread may call.
  */
 #ifndef IPCD_CORE_CONTROL_SEGMENT_H
 #define IPCD_CORE_CONTROL_SEGMENT_H
@@ -16,6 +16,7 @@ uint64_t segment_size(enum ipc_segment_kind kind, uint32_t ring_size);
 
 /* An empty memfd of mode 0600. Returns a descriptor or a negative errno. */
 int segment_create(enum ipc_segment_kind kind);
+int segment_memfd(const char *name);
 
 /* Give it its full size, memory included. The slow part. Returns 0 or a negative errno (-ENOSPC, -ENOMEM). */
 int segment_allocate(int fd, uint64_t size);

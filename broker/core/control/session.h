@@ -24,6 +24,8 @@ void session_bury(struct broker *broker);
 /* Answer a request. `fd` (or -1) stays the caller's. A client that does not read its answers is ended: reason slow. */
 void session_reply(struct broker *broker, struct session *session, unsigned type, uint64_t id,
                    const ProtobufCMessage *message, int fd);
+void session_reply_with(struct broker *broker, struct session *session, unsigned type, uint64_t id,
+                        const ProtobufCMessage *message, const int *fds, size_t n_fds);
 
 /* Answer a request by FAILURE. */
 void session_fail(struct broker *broker, struct session *session, uint64_t id, int code, const char *format,

@@ -17,6 +17,7 @@
 
 #include "broker/core/control/loop.h"
 #include "broker/core/control/notice.h"
+#include "broker/core/control/port.h"
 #include "broker/core/util/fd.h"
 #include "broker/core/util/log.h"
 
@@ -63,10 +64,12 @@ void session_answered(struct broker *broker, struct session *session)
 {
     if (session->state == SESSION_ENDED)
         return;
-    if (outbox_empty(&session->outbox))
+    if (outbox_empty(&session->outbox)) {
         consume(session);
-    else
+        registry_port_handed(broker, session);
+    } else {
         session->unread = true;
+    }
     session_update_events(broker, session);
 }
 
@@ -122,6 +125,12 @@ void session_retry_stalled(struct broker *broker)
 void session_reply(struct broker *broker, struct session *session, unsigned type, uint64_t id,
                    const ProtobufCMessage *message, int fd)
 {
+    session_reply_with(broker, session, type, id, message, &fd, fd >= 0 ? 1 : 0);
+}
+
+void session_reply_with(struct broker *broker, struct session *session, unsigned type, uint64_t id,
+                        const ProtobufCMessage *message, const int *fds, size_t n_fds)
+{
     int size = ipc_frame_pack(broker->tx, sizeof(broker->tx), (uint16_t)type, id, message), result;
 
     if (session->state == SESSION_ENDED)
@@ -130,7 +139,7 @@ void session_reply(struct broker *broker, struct session *session, unsigned type
         session_fail(broker, session, id, -EMSGSIZE, "the answer does not fit into a frame");
         return;
     }
-    result = outbox_send(&session->outbox, session->fd, broker->tx, (size_t)size, fd);
+    result = outbox_send(&session->outbox, session->fd, broker->tx, (size_t)size, fds, n_fds);
     if (result == -ENOBUFS && session->state != SESSION_REFUSED)
         session_end(broker, session, IPC_REASON_SLOW, "it does not read the answers to its requests");
     else if (result == -ENOMEM || result == -EMFILE || result == -ENFILE)

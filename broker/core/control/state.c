@@ -27,17 +27,22 @@ static const struct {
     [STATE_CELLS] = {sizeof(struct cells_row), 2 * IPC_MAX_SESSIONS + IPC_MAX_PAIRINGS / 32},
     [STATE_BELLS] = {sizeof(struct bell_row), 2 * IPC_MAX_TOPICS},
     [STATE_PAIRINGS] = {sizeof(struct pairing_row), 2 * IPC_MAX_PAIRINGS},
+    [STATE_QUEUES] = {sizeof(struct queue_row), 2 * IPC_MAX_QUEUES},
+    [STATE_PORTS] = {sizeof(struct port_row), 2 * IPC_MAX_PORTS},
 };
+static_assert(2 * IPC_MAX_PORTS <= UINT16_MAX + 1, "a port's small number has 16 bits");
 
 #define FINGERPRINT                                                                           \
  ((uint64_t)IPC_LAYOUT_FINGERPRINT ^ (uint64_t)sizeof(struct session_row) << 1 ^              \
   (uint64_t)sizeof(struct lane_row) << 11 ^ (uint64_t)sizeof(struct subscription_row) << 21 ^ \
   (uint64_t)sizeof(struct cells_row) << 31 ^ (uint64_t)sizeof(struct bell_row) << 41 ^        \
-  (uint64_t)sizeof(struct pairing_row) << 51)
+  (uint64_t)sizeof(struct pairing_row) << 51 ^ (uint64_t)sizeof(struct queue_row) << 6 ^      \
+  (uint64_t)sizeof(struct port_row) << 16)
 
 static_assert(sizeof(struct state_header) <= PAGE, "the header is one page");
 static_assert(sizeof(struct session_row) % 8 == 0 && sizeof(struct lane_row) % 8 == 0 &&
-                  sizeof(struct subscription_row) % 8 == 0 && sizeof(struct pairing_row) % 8 == 0,
+                  sizeof(struct subscription_row) % 8 == 0 && sizeof(struct pairing_row) % 8 == 0 &&
+                  sizeof(struct queue_row) % 8 == 0 && sizeof(struct port_row) % 8 == 0,
               "ids are aligned");
 
 static size_t offset_of(enum state_table table)
@@ -187,18 +192,25 @@ void state_commit(void *row, uint64_t id)
     atomic_store_explicit(&((struct state_row *)row)->id, id, memory_order_release);
 }
 
+uint32_t state_index(const struct state *state, enum state_table table, const void *row)
+{
+    size_t index = (size_t)((const char *)row - (const char *)row_at(state, table, 0)) / tables[table].size;
+
+    assert(index < state->header->rows[table]);
+    return (uint32_t)index;
+}
+
 void state_drop(struct state *state, enum state_table table, void *row)
 {
     struct state_row *head = row;
-    size_t index;
+    uint32_t index;
 
     if (!row)
         return;
-    index = (size_t)((char *)row - (char *)row_at(state, table, 0)) / tables[table].size;
-    assert(index < state->header->rows[table]);
+    index = state_index(state, table, row);
     atomic_store_explicit(&head->id, 0, memory_order_release);
     head->next_free = state->free[table];
-    state->free[table] = (uint32_t)index + 1;
+    state->free[table] = index + 1;
 }
 
 void *state_next(const struct state *state, enum state_table table, uint32_t *at)

@@ -27,6 +27,8 @@ enum state_table {
     STATE_CELLS,
     STATE_BELLS,
     STATE_PAIRINGS,
+    STATE_QUEUES,
+    STATE_PORTS,
     STATE_TABLES
 };
 
@@ -38,6 +40,8 @@ enum state_number {
     NUMBER_PAIRING,
     NUMBER_BELL,
     NUMBER_SEGMENT,
+    NUMBER_QUEUE,
+    NUMBER_PORT,
     NUMBERS
 };
 
@@ -117,6 +121,33 @@ struct pairing_row {
     bool tap, fence, late;
 };
 
+/* Settings are as in QueueSettings; each is changed by one store. */
+struct queue_row {
+    struct state_row row;
+    uint64_t session, request;         /* that made it */
+    uint64_t remover, remover_request; /* whose removal it is, once `removing` */
+    _Atomic uint64_t messages_max, bytes_max, ttl_ns, delay_ns, lease_ns, dedup_window_ns;
+    _Atomic uint64_t dead_letter; /* number of a queue, or 0 */
+    _Atomic uint32_t attempts_max;
+    uint32_t message_size_max, dedup_window;
+    uint32_t uid; /* who made it, and is charged */
+    _Atomic uint8_t full, paused, removing;
+    uint8_t class;
+    char name[IPC_MAX_NAME_SIZE + 1];
+};
+
+/* The index of its row is the port's small number. */
+struct port_row {
+    struct state_row row;
+    uint64_t session, queue, request;
+    uint32_t uid, pid;
+    uint32_t session_ring_size, core_ring_size, prefetch;
+    _Atomic uint8_t bell;   /* its session has one */
+    _Atomic uint8_t closed; /* enum ipc_reason + 1: the session is done with it */
+    _Atomic uint8_t ended;  /* enum ipc_reason + 1: the session is owed a PORT_END */
+    bool consumer, fence;
+};
+
 struct state {
     int fd;
     struct state_header *header;
@@ -152,6 +183,9 @@ void state_commit(void *row, uint64_t id);
 
 /* Free it; NULL is allowed. */
 void state_drop(struct state *state, enum state_table table, void *row);
+
+/* Which of its table it is: no other row that is there has the same. */
+uint32_t state_index(const struct state *state, enum state_table table, const void *row);
 
 /* Walk: the next row that is there from *at on, which is moved behind it; NULL: no more. */
 void *state_next(const struct state *state, enum state_table table, uint32_t *at);

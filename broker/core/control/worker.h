@@ -15,6 +15,7 @@
 /* From this size on a segment is allocated by the worker. */
 #define WORKER_SIZE_MIN (UINT64_C(4) << 20)
 
+struct broker;
 struct user;
 
 struct job {
@@ -23,13 +24,16 @@ struct job {
     int fd;
     uint64_t size;
     int result;
-    /* For the control thread: for whom. */
+    /* For the control thread: for whom, and what then. */
+    void (*finish)(struct broker *broker, struct job *job);
     uint64_t session, request;
     struct user *user;
     uint32_t ring_size;
     bool retain, exclusive;
     unsigned kind;
     uint64_t target;
+    uint32_t prefetch; /* of a port; with them its ring size is that of the messages' lane */
+    bool consumer, bell;
     char name[IPC_MAX_NAME_SIZE + 1];
 };
 

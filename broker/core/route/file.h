@@ -15,6 +15,7 @@
 #ifndef IPCD_CORE_ROUTE_FILE_H
 #define IPCD_CORE_ROUTE_FILE_H
 
+#include <assert.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -24,6 +25,7 @@
 
 #define FILE_CHUNK  (UINT64_C(256) << 10)
 #define FILE_CHUNKS 32768u
+static_assert(FILE_CHUNKS * FILE_CHUNK >= IPC_MAX_QUEUE_BYTES, "a queue can be as large as it may");
 
 struct file_header {
     uint64_t magic;

@@ -8,6 +8,7 @@
 #include <assert.h>
 #include <inttypes.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
@@ -16,6 +17,7 @@
 
 #include "broker/core/util/log.h"
 #include "broker/core/util/text.h"
+#include "proto/name.h"
 
 #define MISTAKES_MAX  50u
 #define LINE_MAX_SIZE 190u /* what inih takes on its stack */
@@ -39,6 +41,7 @@ static const struct setting {
     {"broker", "address", KIND_PATH, offsetof(struct config, address), 0, 0},
     {"broker", "log-level", KIND_LEVEL, offsetof(struct config, log_level), 0, 0},
     {"broker", "socket-mode", KIND_MODE, offsetof(struct config, socket_mode), 0, 0777},
+    {"broker", "router-threads", KIND_COUNT, offsetof(struct config, router_threads), 1, IPC_MAX_ROUTERS},
 #define SETTING_USER(id, setting, what, bytes, user, total_default, highest, advice) \
  {"limits",                                                                          \
   setting,                                                                           \
@@ -61,20 +64,32 @@ static const struct setting {
          1000000},
     {"limits", "ring-size-max", KIND_SIZE, offsetof(struct config, ring_size_max), IPC_MIN_RING_SIZE,
      IPC_MAX_RING_SIZE},
+    {"limits", "queue-bytes", KIND_SIZE, offsetof(struct config, queue_bytes), 65536, UINT64_C(1) << 46},
+    {"limits", "total-queue-bytes", KIND_SIZE, offsetof(struct config, total_queue_bytes), 65536,
+     UINT64_C(1) << 46},
 };
 #define N_SETTINGS (sizeof(settings) / sizeof(settings[0]))
 static_assert(N_SETTINGS <= CONFIG_SETTINGS_MAX, "origin has a place for each setting");
 
 void config_init(struct config *config)
 {
-    *config = (struct config){.log_level = LOG_INFO,
-                              .connects_per_second = IPC_CONNECTS_DEFAULT,
-                              .ring_size_max = IPC_MAX_RING_SIZE,
+    *config = (struct config){
+        .log_level = LOG_INFO,
+        .connects_per_second = IPC_CONNECTS_DEFAULT,
+        .ring_size_max = IPC_MAX_RING_SIZE,
 #define DEFAULT_OF(id, setting, what, bytes, user, total_default, most, advice) \
  .per_user[LIMIT_##id] = (user), .total[LIMIT_##id] = (total_default),
-                              LIMITS(DEFAULT_OF)
+        LIMITS(DEFAULT_OF)
 #undef DEFAULT_OF
+            .queue_bytes = IPC_QUEUE_BYTES_USER_DEFAULT,
     };
+}
+
+void config_done(struct config *config)
+{
+    free(config->queues);
+    config->queues = NULL;
+    config->n_queues = 0;
 }
 
 struct parser {
@@ -84,6 +99,7 @@ struct parser {
     unsigned line, mistakes;
     FILE *errors;
     char section[64];
+    struct config_queue *queue;           /* whose section this is */
     unsigned set_at[CONFIG_SETTINGS_MAX]; /* line in this file, or 0 */
 };
 
@@ -101,18 +117,58 @@ static void mistake(struct parser *parser, const char *format, ...)
     fputc('\n', parser->errors);
 }
 
+static struct config_queue *queue_of(struct config *config, const char *name)
+{
+    struct config_queue *queues;
+
+    for (size_t i = 0; i < config->n_queues; i++)
+        if (strcmp(config->queues[i].name, name) == 0)
+            return &config->queues[i];
+    queues = reallocarray(config->queues, config->n_queues + 1, sizeof(*queues));
+    if (!queues)
+        return NULL;
+    config->queues = queues;
+    queues += config->n_queues++;
+    *queues = (struct config_queue){0};
+    (void)snprintf(queues->name, sizeof(queues->name), "%s", name);
+    ipc_queue_settings_init(&queues->settings);
+    return queues;
+}
+
+static void check_queue(struct parser *parser, const char *name)
+{
+    const char *wrong = ipc_name_check(name, false);
+
+    if (wrong) {
+        mistake(parser, "[queue NAME]: this is no name of a queue: %s", wrong);
+        return;
+    }
+    parser->queue = queue_of(parser->config, name);
+    if (!parser->queue)
+        mistake(parser, "out of memory");
+    else if (!parser->queue->origin[0])
+        (void)snprintf(parser->queue->origin, sizeof(parser->queue->origin), "%s:%u", parser->path,
+                       parser->line);
+}
+
 static void check_section(struct parser *parser, const char *line)
 {
     size_t size = strcspn(line + 1, "]\r\n");
-    char quoted[80];
+    char quoted[80], name[LINE_MAX_SIZE];
 
     if (line[1 + size] != ']')
         return; /* inih complains */
+    parser->queue = NULL;
     (void)snprintf(parser->section, sizeof(parser->section), "%.*s", (int)(size < 63 ? size : 63), line + 1);
     if (strcmp(parser->section, "broker") == 0 || strcmp(parser->section, "limits") == 0)
         return;
+    if (strncmp(parser->section, "queue ", 6) == 0) {
+        (void)snprintf(name, sizeof(name), "%.*s", (int)size - 6, line + 7);
+        check_queue(parser, name + strspn(name, " "));
+        return;
+    }
     text_quote(quoted, sizeof(quoted), parser->section);
-    mistake(parser, "unknown section [%s]; there are [broker] and [limits]", quoted);
+    mistake(parser, "unknown section [%s]; there are [broker], [limits] and [queue NAME]", quoted);
 }
 
 /* The next line for inih, without the space before it (which would continue the line before). A line that inih would
@@ -218,6 +274,7 @@ static void parse_value(struct parser *parser, const struct setting *setting, co
 
 static void unknown_key(struct parser *parser, const char *section, const char *key)
 {
+    bool in_queue = strncmp(section, "queue ", 6) == 0;
     char quoted[80];
 
     text_quote(quoted, sizeof(quoted), key);
@@ -225,31 +282,62 @@ static void unknown_key(struct parser *parser, const char *section, const char *
         mistake(parser, "'%s' stands before any section; write [broker] or [limits] first", quoted);
         return;
     }
-    if (strcmp(section, "broker") != 0 && strcmp(section, "limits") != 0)
+    if (in_queue ? !parser->queue : strcmp(section, "broker") != 0 && strcmp(section, "limits") != 0)
         return; /* the section was reported */
     if (parser->mistakes++ >= MISTAKES_MAX)
         return;
     fprintf(parser->errors, "%s:%u: unknown setting '%s' in [%s]; there are:", parser->path, parser->line,
-            quoted, section);
-    for (size_t i = 0; i < N_SETTINGS; i++) {
+            quoted, in_queue ? "queue NAME" : section);
+    for (size_t i = 0; !in_queue && i < N_SETTINGS; i++) {
         if (strcmp(settings[i].section, section) == 0)
             fprintf(parser->errors, " %s", settings[i].key);
     }
+    for (size_t i = 0; in_queue && i < IPC_QUEUE_SETTINGS; i++)
+        fprintf(parser->errors, " %s", ipc_queue_settings[i].name);
     fputc('\n', parser->errors);
+}
+
+/* True if the setting was not set in this file yet; else that was said. */
+static bool set_once(struct parser *parser, unsigned *line, const char *key)
+{
+    if (*line)
+        mistake(parser, "%s was set already in line %u of this file", key, *line);
+    else
+        *line = parser->line;
+    return *line == parser->line;
+}
+
+static void parse_queue_setting(struct parser *parser, const struct ipc_queue_setting *setting,
+                                const char *value)
+{
+    struct config_queue *queue = parser->queue;
+    char why[IPC_QUEUE_TEXT_SIZE];
+
+    if (!set_once(parser, &queue->set_at[setting - ipc_queue_settings], setting->name))
+        return;
+    if (ipc_queue_setting_parse(setting, value, &queue->settings, why) < 0)
+        mistake(parser, "%s", why);
+    else if (setting->kind == IPC_QUEUE_NAME)
+        (void)snprintf(queue->dead_letter, sizeof(queue->dead_letter), "%s", queue->settings.dead_letter);
+    queue->settings.dead_letter = (char *)(uintptr_t)protobuf_c_empty_string;
+    if (strcmp(queue->dead_letter, queue->name) == 0)
+        mistake(parser, "dead-letter: a queue cannot be the queue of its own dead letters");
 }
 
 static int parse_setting(void *user, const char *section, const char *key, const char *value)
 {
     struct parser *parser = user;
+    const struct ipc_queue_setting *of_queue = parser->queue ? ipc_queue_setting_find(key) : NULL;
 
+    if (of_queue) {
+        parse_queue_setting(parser, of_queue, value);
+        return 1;
+    }
     for (size_t i = 0; i < N_SETTINGS; i++) {
         if (strcmp(settings[i].section, section) != 0 || strcmp(settings[i].key, key) != 0)
             continue;
-        if (parser->set_at[i]) {
-            mistake(parser, "%s was set already in line %u of this file", key, parser->set_at[i]);
+        if (!set_once(parser, &parser->set_at[i], key))
             return 1;
-        }
-        parser->set_at[i] = parser->line;
         parse_value(parser, &settings[i], value);
         (void)snprintf(parser->config->origin[i], sizeof(parser->config->origin[i]), "%s:%u", parser->path,
                        parser->line);
@@ -262,7 +350,11 @@ static int parse_setting(void *user, const char *section, const char *key, const
 unsigned config_parse(struct config *config, const char *path, const char *text, size_t size, FILE *errors)
 {
     struct parser parser = {.config = config, .path = path, .at = text, .end = text + size, .errors = errors};
-    int line = ini_parse_stream(read_line, &parser, parse_setting, &parser);
+    int line;
+
+    for (size_t i = 0; i < config->n_queues; i++)
+        memset(config->queues[i].set_at, 0, sizeof(config->queues[i].set_at));
+    line = ini_parse_stream(read_line, &parser, parse_setting, &parser);
 
     if (line != 0) {
         parser.line = line > 0 ? (unsigned)line : 0;
@@ -275,20 +367,26 @@ unsigned config_parse(struct config *config, const char *path, const char *text,
 
 void config_resolve(struct config *config, size_t open_files_max)
 {
-    uint64_t open_files = open_files_max > 2 * IPC_CORE_FDS_BASE ? open_files_max - IPC_CORE_FDS_BASE
-                                                                 : IPC_CORE_FDS_BASE;
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
     struct sysinfo memory = {0};
+    uint64_t open_files, own, all;
+
+    if (config->router_threads == 0)
+        config->router_threads = cpus < 8                     ? 1
+                                 : cpus / 4 < IPC_MAX_ROUTERS ? (uint64_t)cpus / 4
+                                                              : IPC_MAX_ROUTERS;
+    own = IPC_CORE_FDS_BASE + IPC_CORE_FDS_PER_ROUTER * config->router_threads;
+    open_files = open_files_max > 2 * own ? open_files_max - own : own;
 
     if (config->total[LIMIT_DESCRIPTORS] == 0 || config->total[LIMIT_DESCRIPTORS] > open_files)
         config->total[LIMIT_DESCRIPTORS] = open_files;
     if (config->per_user[LIMIT_DESCRIPTORS] == 0)
         config->per_user[LIMIT_DESCRIPTORS] = open_files - open_files / 4;
-    if (config->total[LIMIT_SEGMENT_BYTES] == 0) {
-        uint64_t all = sysinfo(&memory) == 0 ? (uint64_t)memory.totalram * memory.mem_unit
-                                             : UINT64_C(1) << 32;
-
+    all = sysinfo(&memory) == 0 ? (uint64_t)memory.totalram * memory.mem_unit : UINT64_C(1) << 32;
+    if (config->total[LIMIT_SEGMENT_BYTES] == 0)
         config->total[LIMIT_SEGMENT_BYTES] = all / 2;
-    }
+    if (config->total_queue_bytes == 0)
+        config->total_queue_bytes = all / 4;
     if (config->socket_mode == 0)
         config->socket_mode = geteuid() == 0 ? 0666 : 0600;
 }
@@ -324,5 +422,19 @@ void config_print(const struct config *config, FILE *out)
         }
         fprintf(out, "# %s\n%s = %s\n", config->origin[i][0] ? config->origin[i] : "default", settings[i].key,
                 text);
+    }
+    for (size_t i = 0; i < config->n_queues; i++) {
+        const struct config_queue *queue = &config->queues[i];
+        Ipc__Control__QueueSettings given = queue->settings;
+        char text[IPC_QUEUE_TEXT_SIZE];
+
+        given.dead_letter = (char *)(uintptr_t)queue->dead_letter;
+        fprintf(out, "\n# %s\n[queue %s]\n", queue->origin, queue->name);
+        for (size_t j = 0; j < IPC_QUEUE_SETTINGS; j++) {
+            if (!ipc_queue_setting_given(&ipc_queue_settings[j], &given))
+                continue;
+            ipc_queue_setting_print(&ipc_queue_settings[j], &given, text);
+            fprintf(out, "%s = %s\n", ipc_queue_settings[j].name, text);
+        }
     }
 }

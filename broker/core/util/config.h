@@ -12,21 +12,25 @@
 #include <stdio.h>
 
 #include "proto/limits.h"
+#include "proto/queue.h"
 
 /* What is counted and limited, per user and in total: id, setting, the words for it, whether it is bytes, default per
  * user, default in total, most that can be set, and what the user can do. Defaults of 0 are chosen at start. */
-#define LIMITS(X)                                                                                     \
- X(SESSIONS, "sessions", "sessions", false, IPC_SESSIONS_DEFAULT, IPC_MAX_SESSIONS, IPC_MAX_SESSIONS, \
-   "close connections")                                                                               \
- X(TOPICS, "topics", "advertised topics", false, IPC_TOPICS_DEFAULT, IPC_MAX_TOPICS, IPC_MAX_TOPICS,  \
-   "close publishers")                                                                                \
- X(SUBSCRIPTIONS, "subscriptions", "subscriptions", false, IPC_SUBSCRIPTIONS_DEFAULT, IPC_MAX_TOPICS, \
-   IPC_MAX_TOPICS, "close subscriptions")                                                             \
- X(LANES, "lanes", "pairings of a lane and a reader", false, IPC_LANES_DEFAULT, IPC_MAX_PAIRINGS,     \
-   IPC_MAX_PAIRINGS, "subscribe to fewer topics")                                                     \
- X(DESCRIPTORS, "descriptors", "file descriptors of the broker", false, 0, 0, UINT64_C(1) << 20,      \
-   "close publishers or subscriptions")                                                               \
- X(SEGMENT_BYTES, "segment-bytes", "bytes of shared memory", true, IPC_SEGMENT_BYTES_DEFAULT, 0,      \
+#define LIMITS(X)                                                                                          \
+ X(SESSIONS, "sessions", "sessions", false, IPC_SESSIONS_DEFAULT, IPC_MAX_SESSIONS, IPC_MAX_SESSIONS,      \
+   "close connections")                                                                                    \
+ X(TOPICS, "topics", "advertised topics", false, IPC_TOPICS_DEFAULT, IPC_MAX_TOPICS, IPC_MAX_TOPICS,       \
+   "close publishers")                                                                                     \
+ X(SUBSCRIPTIONS, "subscriptions", "subscriptions", false, IPC_SUBSCRIPTIONS_DEFAULT, IPC_MAX_TOPICS,      \
+   IPC_MAX_TOPICS, "close subscriptions")                                                                  \
+ X(LANES, "lanes", "pairings of a lane and a reader", false, IPC_LANES_DEFAULT, IPC_MAX_PAIRINGS,          \
+   IPC_MAX_PAIRINGS, "subscribe to fewer topics")                                                          \
+ X(QUEUES, "queues", "queues", false, IPC_QUEUES_DEFAULT, IPC_MAX_QUEUES, IPC_MAX_QUEUES, "remove queues") \
+ X(PORTS, "ports", "ports of queues", false, IPC_PORTS_DEFAULT, IPC_MAX_PORTS, IPC_MAX_PORTS,              \
+   "close producers or consumers")                                                                         \
+ X(DESCRIPTORS, "descriptors", "file descriptors of the broker", false, 0, 0, UINT64_C(1) << 20,           \
+   "close publishers or subscriptions")                                                                    \
+ X(SEGMENT_BYTES, "segment-bytes", "bytes of shared memory", true, IPC_SEGMENT_BYTES_DEFAULT, 0,           \
    UINT64_C(1) << 46, "advertise with smaller rings")
 
 enum limit {
@@ -42,7 +46,15 @@ struct limit_about {
 };
 extern const struct limit_about limit_about[LIMIT_COUNT];
 
-#define CONFIG_SETTINGS_MAX 24u
+#define CONFIG_SETTINGS_MAX 32u
+
+/* A section [queue NAME]: what is given in it. */
+struct config_queue {
+    char name[IPC_MAX_NAME_SIZE + 1], dead_letter[IPC_MAX_NAME_SIZE + 1];
+    Ipc__Control__QueueSettings settings;
+    char origin[96];
+    unsigned set_at[IPC_QUEUE_SETTINGS]; /* line in the file at hand, or 0 */
+};
 
 struct config {
     char address[IPC_MAX_ADDRESS_SIZE + 1]; /* empty: the default of whoever runs it */
@@ -52,11 +64,18 @@ struct config {
     uint64_t total[LIMIT_COUNT];
     uint64_t connects_per_second; /* per user */
     uint64_t ring_size_max;
+    uint64_t queue_bytes, total_queue_bytes; /* memory of the queues of one user, and of all */
+    uint64_t router_threads;
+    struct config_queue *queues; /* in the order in which they were first named */
+    size_t n_queues;
     /* Where each setting comes from, in the order of the table in config.c; "" is the default. */
     char origin[CONFIG_SETTINGS_MAX][96];
 };
 
 void config_init(struct config *config);
+
+/* Free what it has allocated. */
+void config_done(struct config *config);
 
 /* Read a file and its drop-ins. A file that does not exist is a mistake only if `required`. Mistakes are written to
  * `errors`, one line each. Returns their number. */

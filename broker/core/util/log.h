@@ -25,7 +25,8 @@
  X(DETACHED, LOG_NOTICE, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e09", "detached")                  \
  X(PAIRING_FAILED, LOG_WARNING, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e0a", "pairing-failed")     \
  X(LANE, LOG_DEBUG, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e0b", "lane")                           \
- X(CHILD, LOG_ERR, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e0c", "child")
+ X(CHILD, LOG_ERR, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e0c", "child")                           \
+ X(QUEUE, LOG_NOTICE, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e10", "queue")
 
 enum log_kind {
 #define LOG_ENUM(kind, level, id, name) LOG_##kind,

@@ -24,6 +24,7 @@ static unsigned parse(const char *text, size_t size)
     unsigned mistakes;
 
     free(said);
+    config_done(&config);
     errors = open_memstream(&said, &said_size);
     assert_non_null(errors);
     config_init(&config);
@@ -44,6 +45,7 @@ static int tear_down(void **state)
 {
     free(said);
     said = NULL;
+    config_done(&config);
     return 0;
 }
 
@@ -108,7 +110,8 @@ static void test_what_is_printed_can_be_read(void **state)
 
     assert_int_equal(PARSE("[broker]\naddress = /a\n[limits]\ndescriptors = 77\n"), 0);
     config_resolve(&config, 1000);
-    assert_int_equal(config.total[LIMIT_DESCRIPTORS], 1000 - IPC_CORE_FDS_BASE);
+    assert_int_equal(config.total[LIMIT_DESCRIPTORS],
+                     1000 - IPC_CORE_FDS_BASE - config.router_threads * IPC_CORE_FDS_PER_ROUTER);
     before = config;
     out = open_memstream(&text, &size);
     assert_non_null(out);
@@ -119,6 +122,61 @@ static void test_what_is_printed_can_be_read(void **state)
     memset(before.origin, 0, sizeof(before.origin));
     memset(config.origin, 0, sizeof(config.origin));
     assert_memory_equal(&before, &config, sizeof(config));
+}
+
+#define SET(name) (queue->settings.given >> ipc_queue_setting_find(name)->field & 1)
+
+static void test_queues(void **state)
+{
+    const struct config_queue *queue;
+    char *text = NULL;
+    size_t size;
+    FILE *out;
+
+    assert_int_equal(PARSE("[queue jobs]\nbytes-max = 1M\nlease = 30s\n[limits]\nsessions = 7\n"
+                           "[queue jobs.dead]\n[queue   jobs]\ndead-letter = jobs.dead\npaused = yes\n"),
+                     0);
+    assert_int_equal(config.per_user[LIMIT_SESSIONS], 7);
+    assert_int_equal(config.n_queues, 2);
+    queue = &config.queues[0];
+    assert_string_equal(queue->name, "jobs");
+    assert_int_equal(queue->settings.bytes_max, 1 << 20);
+    assert_int_equal(queue->settings.lease_ns, UINT64_C(30000000000));
+    assert_string_equal(queue->dead_letter, "jobs.dead");
+    assert_true(SET("paused") && SET("dead-letter") && !SET("ttl"));
+    assert_int_equal(config.queues[1].settings.given, 0);
+
+    out = open_memstream(&text, &size);
+    assert_non_null(out);
+    config_print(&config, out);
+    assert_int_equal(fclose(out), 0);
+    assert_non_null(strstr(text,
+                           "# x.conf:1\n[queue jobs]\nbytes-max = 1M\nlease = 30s\ndead-letter = jobs.dead\n"
+                           "paused = yes\n"));
+    free(text);
+
+    /* A drop-in changes what came before, and only that. */
+    assert_int_equal(config_parse(&config, "y.conf", "[queue jobs]\nlease = 5s\n", 24, stderr), 0);
+    queue = &config.queues[0];
+    assert_int_equal(queue->settings.lease_ns, UINT64_C(5000000000));
+    assert_string_equal(queue->dead_letter, "jobs.dead");
+}
+
+static void test_mistakes_in_queues(void **state)
+{
+    assert_int_equal(PARSE("[queue a..b]\nttl = 1s\n"), 1);
+    expect_said("x.conf:1: [queue NAME]: this is no name of a queue: it has an empty level");
+    assert_int_equal(PARSE("[queue ]\n"), 1);
+    assert_int_equal(PARSE("[queue q]\nttl = 1\n"), 1);
+    expect_said("x.conf:2: ttl: a time from 0 to 366d is allowed");
+    assert_int_equal(PARSE("[queue q]\nsessions = 1\n"), 1);
+    expect_said("unknown setting 'sessions' in [queue NAME]; there are: messages-max bytes-max");
+    assert_int_equal(PARSE("[queue q]\nttl = 1s\nttl = 2s\n"), 1);
+    expect_said("ttl was set already in line 2");
+    assert_int_equal(PARSE("[queue q]\nttl = 1s\n[queue r]\nttl = 2s\n"), 0);
+    assert_int_equal(PARSE("[queue q]\ndead-letter = q\n"), 1);
+    expect_said("its own dead letters");
+    assert_int_equal(PARSE("[limits]\nttl = 1s\n"), 1);
 }
 
 static void test_numbers(void **state)
@@ -166,6 +224,8 @@ int main(void)
         cmocka_unit_test_teardown(test_mistakes_name_line_and_what_is_allowed, tear_down),
         cmocka_unit_test_teardown(test_long_lines_and_many_mistakes, tear_down),
         cmocka_unit_test_teardown(test_what_is_printed_can_be_read, tear_down),
+        cmocka_unit_test_teardown(test_queues, tear_down),
+        cmocka_unit_test_teardown(test_mistakes_in_queues, tear_down),
         cmocka_unit_test(test_numbers),
         cmocka_unit_test(test_names_of_strangers),
     };

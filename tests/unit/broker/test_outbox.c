@@ -37,7 +37,7 @@ static void test_order_is_kept_when_the_socket_was_full(void **state)
     unsigned sent = 0, received = 0, value;
 
     while (outbox.size < 64 * sizeof(sent)) {
-        assert_int_equal(outbox_send(&outbox, ends[0], &sent, sizeof(sent), -1), 0);
+        assert_int_equal(outbox_send(&outbox, ends[0], &sent, sizeof(sent), NULL, 0), 0);
         sent++;
     }
     assert_int_equal(outbox_flush(&outbox, ends[0]), -EAGAIN);
@@ -62,7 +62,7 @@ static void test_it_is_bounded_and_keeps_its_own_descriptors(void **state)
     int result = 0;
 
     while (result == 0)
-        result = outbox_send(&outbox, ends[0], frame, sizeof(frame), ends[1]);
+        result = outbox_send(&outbox, ends[0], frame, sizeof(frame), &ends[1], 1);
     assert_int_equal(result, -ENOBUFS);
     assert_int_equal(outbox.size, OUTBOX_SIZE_MAX);
     assert_int_equal(descriptors_open(), before + OUTBOX_SIZE_MAX / sizeof(frame));
@@ -74,7 +74,7 @@ static void test_a_peer_that_is_gone(void **state)
 {
     close(ends[1]);
     ends[1] = dup(ends[0]);
-    assert_int_equal(outbox_send(&outbox, ends[0], "x", 1, -1), -EPIPE);
+    assert_int_equal(outbox_send(&outbox, ends[0], "x", 1, NULL, 0), -EPIPE);
     assert_true(outbox_empty(&outbox));
 }
 
