@@ -165,9 +165,7 @@ int admin_open(struct admin **ret, const struct tool *tool)
     _cleanup_admin_ struct admin *admin = tool_alloc(NULL, sizeof(*admin));
     memset(admin, 0, sizeof(*admin));
     admin->fd = -1;
-    int64_t timeout = tool_timeout(tool);
-    if (timeout != IPC_FOREVER)
-        admin->deadline_ns = tool_now_ns() + (uint64_t)timeout;
+    admin_renew(admin, tool);
     admin->address.sun_family = AF_UNIX;
     if (address_resolve(admin->address.sun_path, sizeof(admin->address.sun_path), tool->address) < 0)
         return tool_fail(TOOL_USAGE, "IPC_ADDRESS", "the path of a socket has at most %u bytes",
@@ -207,13 +205,24 @@ struct admin *admin_close(struct admin *admin)
     return NULL;
 }
 
+int admin_request(struct admin *admin, uint16_t type, const ProtobufCMessage *message, uint16_t reply,
+                  const char *doing, const void *ret_message)
+{
+    int status = send_frame(admin, type, message);
+    return status == TOOL_OK ? receive_frame(admin, reply, doing, ret_message) : status;
+}
+
+void admin_renew(struct admin *admin, const struct tool *tool)
+{
+    int64_t timeout = tool_timeout(tool);
+    admin->deadline_ns = timeout == IPC_FOREVER ? 0 : tool_now_ns() + (uint64_t)timeout;
+}
+
 int admin_status(struct admin *admin, const Ipc__Control__StatusReply **ret)
 {
     Ipc__Control__Status request = IPC__CONTROL__STATUS__INIT;
-    int status = send_frame(admin, IPC__CONTROL__TYPE__STATUS, &request.base);
-    if (status != TOOL_OK)
-        return status;
-    return receive_frame(admin, IPC__CONTROL__TYPE__STATUS_REPLY, "status", ret);
+    return admin_request(admin, IPC__CONTROL__TYPE__STATUS, &request.base, IPC__CONTROL__TYPE__STATUS_REPLY,
+                         "status", ret);
 }
 
 /* A copy that outlives the arena, with an empty name and an empty peer where there is none. */
@@ -248,9 +257,8 @@ int admin_list(struct admin *admin, struct admin_list *ret, Ipc__Control__ListKi
     request.pattern = (char *)(pattern ? pattern : "");
     for (;;) {
         const Ipc__Control__Page *page = NULL;
-        int status = send_frame(admin, IPC__CONTROL__TYPE__LIST, &request.base);
-        if (status == TOOL_OK)
-            status = receive_frame(admin, IPC__CONTROL__TYPE__PAGE, "the listing", &page);
+        int status = admin_request(admin, IPC__CONTROL__TYPE__LIST, &request.base, IPC__CONTROL__TYPE__PAGE,
+                                   "the listing", &page);
         if (status != TOOL_OK)
             return status;
         if (page->n_items > 0)

@@ -22,6 +22,14 @@ static inline void admin_closep(struct admin **admin)
 /* Valid until the next call. Results as admin_open(). */
 int admin_status(struct admin *admin, const Ipc__Control__StatusReply **ret);
 
+/* One request, which has to be answered by that type. `doing` is what it is about, in messages. What *ret_message points
+ * at lives until the next call. Results as admin_open(). */
+int admin_request(struct admin *admin, uint16_t type, const ProtobufCMessage *message, uint16_t reply,
+                  const char *doing, const void *ret_message);
+
+/* What follows has the whole time again: of a command that goes on as long as it gets on. */
+void admin_renew(struct admin *admin, const struct tool *tool);
+
 /* Rows of one kind, copied; never NULL peers or names. */
 struct admin_list {
     Ipc__Control__Item **items;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * ipcctl ls: topics and who publishes them; with -l who reads them and how far behind; with -s who waits for what.
+ * ipcctl ls: topics and who publishes them, and queues; with -l who reads them and how far behind; with -s who waits for what.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -9,6 +9,7 @@
 #include "proto/name.h"
 #include "tools/admin.h"
 #include "tools/output.h"
+#include "tools/queue.h"
 #include "tools/text.h"
 
 struct ls_arguments {
@@ -53,6 +54,7 @@ struct listing {
     struct admin_list pairings;
     struct admin_list subscriptions;
     struct admin_list services;
+    struct admin_list queues;
     Ipc__Control__Item **by_lane; /* the topics again, in order of their lanes */
 };
 
@@ -129,7 +131,7 @@ static size_t topic_json(const struct admin_list *list, size_t first, json_t *to
     return i;
 }
 
-static void print_json(const struct listing *listing, const struct ls_arguments *arguments)
+static void print_json(struct listing *listing, const struct ls_arguments *arguments)
 {
     json_t *document = json_object(), *topics = json_array();
     for (size_t i = 0; i < listing->topics.count;)
@@ -187,6 +189,7 @@ static void print_json(const struct listing *listing, const struct ls_arguments 
         }
         output_set(document, "subscriptions", subscriptions);
     }
+    output_set(document, "queues", queue_rows(&listing->queues));
     output_document(document);
 }
 
@@ -327,6 +330,9 @@ static int list_all(struct listing *listing, const struct ls_arguments *argument
     if (status == TOOL_OK && arguments->subscriptions)
         status =
             admin_list(admin, &listing->subscriptions, IPC__CONTROL__LIST_KIND__LIST_SUBSCRIPTIONS, NULL);
+    if (status == TOOL_OK)
+        status =
+            admin_list(admin, &listing->queues, IPC__CONTROL__LIST_KIND__LIST_QUEUES, arguments->pattern);
     if (arguments->pattern)
         keep_overlapping(&listing->subscriptions, arguments->pattern);
     sort(&listing->topics);
@@ -348,7 +354,7 @@ int cmd_ls(struct tool *tool, int argc, char **argv)
         .children = tool_argp_children,
         .args_doc = "[PATTERN]",
         .doc =
-            "List topics, one line for each publisher of one, and services. PATTERN chooses names: `*' stands for one level, "
+            "List topics, one line for each publisher of one, services, and queues if there are any. PATTERN chooses names: `*' stands for one level, "
             "a final `>' for one or more.\v"
             "RING is the room of the publisher's lane, LOST what present readers missed of it; a topic that is "
             "`retained' has outlived its publisher. For a service, CALLS are those in the lanes that its clients have now, and BEHIND what its servers have still to "
@@ -358,7 +364,8 @@ int cmd_ls(struct tool *tool, int argc, char **argv)
     if (argp_parse(&argp, argc, argv, 0, NULL, &arguments) != 0)
         return TOOL_USAGE;
 
-    struct listing listing = {ADMIN_LIST_INIT, ADMIN_LIST_INIT, ADMIN_LIST_INIT, ADMIN_LIST_INIT, NULL};
+    struct listing listing = {ADMIN_LIST_INIT, ADMIN_LIST_INIT, ADMIN_LIST_INIT,
+                              ADMIN_LIST_INIT, ADMIN_LIST_INIT, NULL};
     int status = list_all(&listing, &arguments);
     if (status == TOOL_OK && tool->json) {
         print_json(&listing, &arguments);
@@ -370,11 +377,16 @@ int cmd_ls(struct tool *tool, int argc, char **argv)
             print_pairings(&listing, tool);
         if (arguments.subscriptions)
             print_subscriptions(&listing, tool);
+        if (listing.queues.count > 0) {
+            putchar('\n');
+            queue_print(&listing.queues, tool);
+        }
     }
     free(listing.by_lane);
     admin_list_done(&listing.topics);
     admin_list_done(&listing.pairings);
     admin_list_done(&listing.subscriptions);
     admin_list_done(&listing.services);
+    admin_list_done(&listing.queues);
     return status;
 }

@@ -52,6 +52,7 @@ extern const struct argp_child tool_argp_children[];
 /* A subcommand: argv[0] is its name in messages. Returns an enum tool_status. */
 int cmd_status(struct tool *tool, int argc, char **argv);
 int cmd_ls(struct tool *tool, int argc, char **argv);
+int cmd_queue(struct tool *tool, int argc, char **argv);
 int cmd_clients(struct tool *tool, int argc, char **argv);
 int cmd_pub(struct tool *tool, int argc, char **argv);
 int cmd_sub(struct tool *tool, int argc, char **argv);

@@ -16,7 +16,8 @@ static const struct {
     const char *summary;
 } commands[] = {
     {"status", cmd_status, "the broker itself: version, load, limits"},
-    {"ls", cmd_ls, "topics, who publishes them, who reads them, who is slow"},
+    {"ls", cmd_ls, "topics, who publishes them, who reads them, who is slow; queues"},
+    {"queue", cmd_queue, "queues: create, change, look into, empty, remove them"},
     {"clients", cmd_clients, "sessions, and what each user takes"},
     {"pub", cmd_pub, "publish messages from arguments or from stdin"},
     {"sub", cmd_sub, "print the messages of topics"},

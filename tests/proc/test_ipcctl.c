@@ -219,6 +219,105 @@ static void test_status(void **state)
     done(&run);
 }
 
+/* Runs that must work; what they print. */
+static void queue(const char *const *arguments, const char *prints)
+{
+    struct run run;
+    start_with(&run, -1, -1, arguments);
+    finish(&run);
+    assert_fine(&run);
+    assert_string_equal(run.out, prints);
+    done(&run);
+}
+
+static void queue_fails(const char *const *arguments, const char *says)
+{
+    struct run run;
+    start_with(&run, -1, -1, arguments);
+    finish(&run);
+    assert_int_equal(run.status, 1);
+    assert_string_equal(run.out, "");
+    assert_contains(run.err, says);
+    done(&run);
+}
+
+#define QUEUE(prints, ...) queue((const char *const[]){"queue", __VA_ARGS__, NULL}, prints)
+#define FAILS(says, ...)   queue_fails((const char *const[]){"queue", __VA_ARGS__, NULL}, says)
+
+static void test_queues(void **state)
+{
+    (void)state;
+    struct run run;
+    QUEUE("", "create", "ctl.dead");
+    QUEUE("", "create", "ctl.jobs", "lease=30s", "dead-letter=ctl.dead", "bytes-max=1M");
+    FAILS("ctl.jobs: there is a queue ctl.jobs already", "create", "ctl.jobs");
+    QUEUE("", "create", "ctl.jobs", "--if-missing", "lease=1s");
+    QUEUE("", "set", "ctl.jobs", "attempts-max=5", "ttl=36h");
+    QUEUE("", "pause", "ctl.jobs");
+    FAILS("there is no queue ctl.none", "set", "ctl.none", "ttl=1s");
+    FAILS("cannot change", "set", "ctl.jobs", "message-size-max=1K");
+    FAILS("sends its dead letters there", "rm", "ctl.dead", "--force");
+    FAILS("there is no such queue", "show", "ctl.none");
+
+    RUN(&run, -1, "queue", "show", "ctl.jobs", "--json");
+    assert_fine(&run);
+    json_t *document = parsed(run.out);
+    const json_t *settings = json_object_get(document, "settings");
+    assert_string_equal(text_at(document, "state"), "paused");
+    assert_int_equal(number_at(document, "waiting"), 0);
+    assert_int_equal(number_at(document, "uid"), getuid());
+    assert_int_equal(number_at(settings, "lease"), 30000000000);
+    assert_int_equal(number_at(settings, "ttl"), 129600000000000);
+    assert_int_equal(number_at(settings, "attempts-max"), 5);
+    assert_string_equal(text_at(settings, "dead-letter"), "ctl.dead");
+    assert_true(json_is_true(json_object_get(settings, "paused")));
+    assert_int_equal(json_array_size(json_object_get(document, "ports")), 0);
+    json_decref(document);
+    done(&run);
+    RUN(&run, -1, "queue", "show", "ctl.jobs");
+    assert_fine(&run);
+    assert_contains(run.out, "lease             30s\n");
+    assert_contains(run.out, "bytes-max         1M\n");
+    done(&run);
+    QUEUE("", "resume", "ctl.jobs");
+
+    RUN(&run, -1, "queue", "ls", "ctl.*", "--json");
+    assert_fine(&run);
+    document = parsed(run.out);
+    assert_int_equal(json_array_size(json_object_get(document, "queues")), 2);
+    assert_string_equal(text_at(row_with(document, "queues", "queue", "ctl.jobs"), "state"), "open");
+    json_decref(document);
+    done(&run);
+    document = json_of("ls", NULL);
+    assert_non_null(row_with(document, "queues", "queue", "ctl.dead"));
+    json_decref(document);
+    RUN(&run, -1, "ls");
+    assert_fine(&run);
+    assert_contains(run.out, "ctl.jobs");
+    done(&run);
+
+    QUEUE("0 messages purged\n", "purge", "ctl.jobs", "--priority=3", "--older-than=5m", "-H", "a=b", "-n",
+          "7");
+    QUEUE("0 messages moved\n", "move", "ctl.jobs", "ctl.dead");
+    QUEUE("0 messages requeued\n", "requeue", "ctl.dead");
+    FAILS("no queue ctl.none to move to", "move", "ctl.jobs", "ctl.none");
+    RUN(&run, -1, "queue", "peek", "ctl.jobs", "--json");
+    assert_fine(&run);
+    document = parsed(run.out);
+    assert_int_equal(json_array_size(json_object_get(document, "messages")), 0);
+    assert_string_equal(text_at(document, "operation"), "peek");
+    json_decref(document);
+    done(&run);
+    RUN(&run, -1, "queue", "rm", "ctl.jobs", "--json");
+    assert_fine(&run);
+    document = parsed(run.out);
+    assert_string_equal(text_at(document, "queue"), "ctl.jobs");
+    assert_string_equal(text_at(document, "operation"), "rm");
+    json_decref(document);
+    done(&run);
+    QUEUE("", "rm", "ctl.dead");
+}
+
 /* A publisher with a reader, as the listings show them. */
 static void test_listings_agree(void **state)
 {
@@ -500,6 +599,16 @@ static void test_usage(void **state)
                                            {"sub", "a", "--slow=now"},
                                            {"bench", "--sizes=1"},
                                            {"pub", "a", "-H", "b"},
+                                           {"queue"},
+                                           {"queue", "creat", "q"},
+                                           {"queue", "create", "a..b"},
+                                           {"queue", "create", "q", "ttl=5"},
+                                           {"queue", "set", "q", "tll=5s"},
+                                           {"queue", "set", "q"},
+                                           {"queue", "purge", "q", "--older-than=5"},
+                                           {"queue", "move", "q"},
+                                           {"queue", "peek", "q", "--force"},
+                                           {"queue", "ls", "--count=5"},
                                            {NULL}};
     struct run run;
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
@@ -514,8 +623,8 @@ static void test_usage(void **state)
     assert_int_equal(run.status, 2);
     assert_string_equal(run.err, "ipcctl: stauts: there is no such command; did you mean `ipcctl status'?\n");
     done(&run);
-    static const char *const commands[] = {"status", "ls", "clients", "pub", "sub", "bench"};
-    for (size_t i = 0; i < 6; i++) {
+    static const char *const commands[] = {"status", "ls", "clients", "pub", "sub", "bench", "queue"};
+    for (size_t i = 0; i < 7; i++) {
         RUN(&run, -1, commands[i], "--help");
         assert_fine(&run);
         char usage[64];
@@ -688,12 +797,20 @@ static void test_completion(void **state)
         "complete_words \"$0\" s\n"
         "complete_words \"$0\" ls --lo\n"
         "complete_words \"$0\" sub --slow bl\n"
-        "complete_words \"$0\" pub completion.t\n";
+        "complete_words \"$0\" pub completion.t\n"
+        "complete_words \"$0\" queue p\n"
+        "complete_words \"$0\" queue rm --f\n"
+        "complete_words \"$0\" queue create new att\n"
+        "complete_words \"$0\" queue move completion.q\n"
+        "complete_words \"$0\" queue create completion.q\n";
     if (!getenv("IPC_SOURCE_DIR"))
         skip();
     int feed[2];
     assert_int_equal(pipe2(feed, O_CLOEXEC), 0);
     struct run pub, bash;
+    RUN(&bash, -1, "queue", "create", "completion.queue");
+    assert_fine(&bash);
+    done(&bash);
     START(&pub, feed[0], "pub", "completion.topic");
     close(feed[0]);
     wait_listed("topics", "topic", "completion.topic");
@@ -702,7 +819,12 @@ static void test_completion(void **state)
     START(&bash, -1, "--norc", "-c", script, saved);
     ipcctl_path = saved;
     finish(&bash);
-    assert_string_equal(bash.out, "status,sub,serve,\n--long,\nblock,\ncompletion.topic,\n");
+    assert_string_equal(bash.out,
+                        "status,sub,serve,\n--long,\nblock,\ncompletion.topic,\npause,purge,peek,\n--force,\n"
+                        "attempts-max=,\ncompletion.queue,\n,\n");
+    done(&bash);
+    RUN(&bash, -1, "queue", "rm", "completion.queue");
+    assert_fine(&bash);
     done(&bash);
     close(feed[1]);
     finish(&pub);
@@ -749,10 +871,11 @@ int main(int argc, char **argv)
     }
 #define CASE(test) cmocka_unit_test_setup_teardown(test, before, after)
     const struct CMUnitTest tests[] = {
-        CASE(test_status),   CASE(test_listings_agree), CASE(test_control_bytes),      CASE(test_pieces),
-        CASE(test_retained), CASE(test_first_message),  CASE(test_lines_without_loss), CASE(test_bench),
-        CASE(test_usage),    CASE(test_no_broker),      CASE(test_stopped_broker),     CASE(test_timeouts),
-        CASE(test_refused),  CASE(test_interrupted),    CASE(test_closed_stdout),      CASE(test_completion),
+        CASE(test_status),     CASE(test_queues),   CASE(test_listings_agree), CASE(test_control_bytes),
+        CASE(test_pieces),     CASE(test_retained), CASE(test_first_message),  CASE(test_lines_without_loss),
+        CASE(test_bench),      CASE(test_usage),    CASE(test_no_broker),      CASE(test_stopped_broker),
+        CASE(test_timeouts),   CASE(test_refused),  CASE(test_interrupted),    CASE(test_closed_stdout),
+        CASE(test_completion),
     };
     return cmocka_run_group_tests_name("ipcctl", tests, NULL, NULL);
 }
