@@ -139,9 +139,6 @@ static int ask(struct bench_seat *seat, void *argument)
     if (topic_connect(seat, &connection) < 0 ||
         ipc_client_open(&client, connection, trial->service, &options, NULL) < 0)
         return bench_fail(seat, "no client");
-    for (uint64_t n = 0; n < 100; n++)
-        if (call_once(seat, client, n) < 0)
-            return -1;
     if ((trial->outstanding == 1 ? one_at_a_time(seat, client, trial->count)
                                  : many_at_a_time(seat, client, trial)) < 0 ||
         call_once(seat, client, STOP) < 0)
