@@ -21,6 +21,7 @@
 #include "broker/core/util/fd.h"
 #include "broker/core/util/listener.h"
 #include "broker/core/util/log.h"
+#include "libipc/lane/wait.h"
 
 const char *argp_program_version = "ipcd " IPCD_VERSION;
 
@@ -217,7 +218,7 @@ int main(int argc, char **argv)
     (void)signal(SIGPIPE, SIG_IGN);
     broker_options.guardian = guardian();
     broker_options.membarrier = arguments.membarrier && membarrier_works();
-    broker_options.peer_pidfd = arguments.peer_pidfd;
+    broker_options.peer_pidfd = arguments.peer_pidfd && !lane_without("peerpidfd");
     broker_options.passrights = arguments.passrights;
     return serve(&config, &broker_options) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

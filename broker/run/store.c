@@ -122,7 +122,7 @@ int store_get(const struct store *store, const char *name)
 
 int store_index(const struct store *store)
 {
-    int fd = memfd_create("ipcd-store", MFD_ALLOW_SEALING); /* inherited, too */
+    int fd = fd_memory("ipcd-store", 0); /* inherited, too */
     struct ipc_kept *entries = calloc(store->count + 1, sizeof(*entries));
     size_t n = 0, size = store->count * sizeof(*entries);
 

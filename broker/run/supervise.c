@@ -210,13 +210,21 @@ static int start_ipcd(struct supervisor *supervisor)
     int result;
 
     (void)ipcd_arguments(options, argv);
+#ifdef IPC_PLANT_STARTED_WITHOUT
     result = environment ? child_start(&supervisor->ipcd, &plan) : -ENOMEM;
+#else
+    if (supervisor->store.count > 0 && index_fd < 0)
+        result = index_fd; /* without it, it would begin anew, and what is kept would hang */
+    else
+        result = environment ? child_start(&supervisor->ipcd, &plan) : -ENOMEM;
+#endif
     supervisor->ready = false;
     supervisor->alive_at_ns = time_monotonic_ns();
     fd_close(index_fd);
     environment_free(environment);
     if (result < 0)
-        say("%s cannot be run: %s; say where it is with --ipcd PATH", options->ipcd_path, strerror(-result));
+        say("%s cannot be run: %s%s", options->ipcd_path, strerror(-result),
+            result == -ENOENT ? "; say where it is with --ipcd PATH" : "");
     return result;
 }
 
@@ -362,19 +370,37 @@ static void give_up(struct supervisor *supervisor, const char *how)
     supervisor->kill_at_ns = time_monotonic_ns() + PATIENCE_NS;
 }
 
-static void restart(struct supervisor *supervisor)
-{
-    supervisor->restart_at_ns = 0;
-    if (start_ipcd(supervisor) < 0)
-        give_up(supervisor, "cannot be started again");
-}
-
 /* All but the socket that it listens on. */
 static void forget(struct supervisor *supervisor)
 {
     if (supervisor->listener.fd < 0)
         supervisor->listener.fd = fcntl(store_get(&supervisor->store, "listener"), F_DUPFD_CLOEXEC, 4);
     store_clear(&supervisor->store);
+}
+
+/* It did not get ready: try again, but not for ever. */
+static void try_again(struct supervisor *supervisor, const char *how)
+{
+    supervisor->failures++;
+    if (supervisor->failures == 2 * FAILURES_MAX) {
+        give_up(supervisor, how);
+        return;
+    }
+    if (supervisor->failures == FAILURES_MAX) {
+        say("ipcd %s %u times in a row before it was ready: what was kept for it is dropped, its sessions are lost",
+            how, FAILURES_MAX);
+        forget(supervisor);
+    } else {
+        say("ipcd %s; it is started again with %zu descriptors", how, supervisor->store.count);
+    }
+    supervisor->restart_at_ns = time_monotonic_ns() + (RESTART_NS << supervisor->failures);
+}
+
+static void restart(struct supervisor *supervisor)
+{
+    supervisor->restart_at_ns = 0;
+    if (start_ipcd(supervisor) < 0)
+        try_again(supervisor, "could not be started");
 }
 
 static void on_ipcd_end(struct supervisor *supervisor)
@@ -402,22 +428,12 @@ static void on_ipcd_end(struct supervisor *supervisor)
     }
     if (supervisor->stopping && status == 0 && !supervisor->options->command)
         return; /* somebody stopped it in good order */
-    supervisor->failures += !supervisor->ready;
-    if (supervisor->failures == 2 * FAILURES_MAX) {
-        give_up(supervisor, how);
+    if (!supervisor->ready) {
+        try_again(supervisor, how);
         return;
     }
-    if (supervisor->failures == FAILURES_MAX) {
-        say("ipcd %s %u times in a row before it was ready: what was kept for it is dropped, its sessions are lost",
-            how, FAILURES_MAX);
-        forget(supervisor);
-    } else {
-        say("ipcd %s; it is started again with %zu descriptors", how, supervisor->store.count);
-    }
-    if (supervisor->failures == 0)
-        restart(supervisor);
-    else
-        supervisor->restart_at_ns = time_monotonic_ns() + (RESTART_NS << supervisor->failures);
+    say("ipcd %s; it is started again with %zu descriptors", how, supervisor->store.count);
+    restart(supervisor);
 }
 
 static void on_command_end(struct supervisor *supervisor)

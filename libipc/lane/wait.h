@@ -60,7 +60,8 @@ void lane_bell_ring(int fd);
 /* Take everything out of a bell, or so much that it has to be looked at again. Returns false if its other end was shut down. */
 bool lane_bell_drain(int fd);
 
-/* Switches for tests and for unusual kernels, read once from the environment: IPC_WITHOUT=membarrier,waitv. */
+/* Switches for tests and for unusual kernels, from the environment, of what to do without: IPC_WITHOUT=membarrier,waitv in a
+ * client, peerpidfd,noexec_seal in the broker. */
 bool lane_without(const char *what);
 
 #endif

@@ -62,7 +62,6 @@ static void exec_broker(const struct broker *made, const char *const *arguments,
         argv[n++] = (char *)(uintptr_t)arguments[i];
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     setenv("NOTIFY_SOCKET", notify, 1);
-    unsetenv("IPC_WITHOUT");
     unsetenv("IPC_ADDRESS");
     execv(program ? program : "ipcd", argv);
     perror(program ? program : "IPCD_BIN is not set");
@@ -217,7 +216,8 @@ int broker_teardown(void **state)
 
 int run_variants(char **argv, int (*tests)(void))
 {
-    static const char *const variants[] = {"waitv", "membarrier", "membarrier,waitv"};
+    static const char *const variants[] = {"waitv", "membarrier", "peerpidfd", "noexec_seal",
+                                           "membarrier,waitv,peerpidfd,noexec_seal"};
     if (getenv("IPC_WITHOUT"))
         return tests();
     int failed = tests();

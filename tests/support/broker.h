@@ -76,7 +76,7 @@ int broker_setup(void **state);
 int broker_teardown(void **state);
 #define CASE(function) cmocka_unit_test_setup_teardown(function, broker_setup, broker_teardown)
 
-/* Run the program's tests as they are, then again with each of IPC_WITHOUT. Returns main()'s result. */
+/* Run the program's tests as they are, then again with each of IPC_WITHOUT, and without all of them. Returns main()'s result. */
 int run_variants(char **argv, int (*tests)(void));
 
 /* ---- processes ------------------------------------------------------------------------------------------- */

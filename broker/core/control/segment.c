@@ -9,10 +9,6 @@
 #include "broker/core/util/fd.h"
 #include "libipc/lane/segment.h"
 
-#ifndef MFD_NOEXEC_SEAL
-# define MFD_NOEXEC_SEAL 0x0008U
-#endif
-
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
 uint64_t segment_size(enum ipc_segment_kind kind, uint32_t ring_size)
@@ -34,15 +30,15 @@ int segment_create(enum ipc_segment_kind kind)
 
 int segment_memfd(const char *name)
 {
-    _cleanup_(fd_closep) int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    _cleanup_(fd_closep) int fd = fd_memory(name, MFD_CLOEXEC);
 
-    if (fd < 0 && errno == EINVAL) /* a kernel before 6.3 */
-        fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0)
+        return fd;
 #ifdef IPC_PLANT_MODE_OPEN
-    return fd < 0 || fchmod(fd, 0777) < 0 ? -errno : fd_steal(&fd);
+    return fchmod(fd, 0777) < 0 ? -errno : fd_steal(&fd);
 #endif
     /* The mode is what keeps other users from opening it read-write again through /proc. */
-    if (fd < 0 || fchmod(fd, 0600) < 0)
+    if (fchmod(fd, 0600) < 0)
         return -errno;
     return fd_steal(&fd);
 }

@@ -74,9 +74,9 @@ int state_new(struct state *state)
     int result;
 
     *state = STATE_INIT;
-    state->fd = memfd_create("ipc-registry", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    state->fd = fd_memory("ipc-registry", MFD_CLOEXEC);
     if (state->fd < 0)
-        return -errno;
+        return fd_steal(&state->fd);
     result = fchmod(state->fd, 0600) < 0 || ftruncate(state->fd, (off_t)offset_of(STATE_TABLES)) < 0 ||
                      fallocate(state->fd, 0, 0, PAGE) < 0
                  ? -errno

@@ -3,8 +3,11 @@
 
 #include <assert.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 
@@ -13,6 +16,21 @@
 #ifndef SO_PASSRIGHTS
 # define SO_PASSRIGHTS 83
 #endif
+
+#ifndef MFD_NOEXEC_SEAL
+# define MFD_NOEXEC_SEAL 0x0008U
+#endif
+
+int fd_memory(const char *name, unsigned flags)
+{
+    const char *without = getenv("IPC_WITHOUT"); /* for tests: see lane_without() */
+    bool old = without && strstr(without, "noexec_seal");
+    int fd = old ? -1 : memfd_create(name, flags | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+
+    if (old || (fd < 0 && errno == EINVAL))
+        fd = memfd_create(name, flags | MFD_ALLOW_SEALING);
+    return fd < 0 ? -errno : fd;
+}
 
 int fd_reopen_readonly(int fd)
 {

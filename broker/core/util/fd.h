@@ -43,6 +43,10 @@ static inline void freep(void *pointer)
     free(*(void **)pointer);
 }
 
+/* A file in memory that can be sealed, and not executed where the kernel knows how (6.3). `flags` as memfd_create(2).
+ * Returns a descriptor or a negative errno. */
+int fd_memory(const char *name, unsigned flags);
+
 /* A new description of the same file, read-only. Returns a descriptor or a negative errno. */
 int fd_reopen_readonly(int fd);
 

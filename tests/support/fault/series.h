@@ -24,6 +24,7 @@ struct series {
     const enum fault_kind *without;
     uint64_t random;
     unsigned share; /* one in so many */
+    bool sparse;    /* of all, not only of later errors and lasting faults */
     unsigned runs, total;
 };
 
