@@ -41,10 +41,6 @@ static void bell_keep(struct ipc_subscription *sub, struct notice *notice)
     struct bell_end *bells = realloc(sub->bells, (sub->bell_count + 1) * sizeof(*bells));
     if (bells)
         sub->bells = bells;
-#ifdef IPC_PLANT_BELL_FORGOTTEN
-    if (!bells || epoll_ctl(sub->epoll, EPOLL_CTL_ADD, notice->bell, &event) < 0)
-        return;
-#endif
     if (!bells || epoll_ctl(sub->epoll, EPOLL_CTL_ADD, notice->bell, &event) < 0) {
         sub->bells_asked = false; /* without it nothing is quiet: see quiet() */
         return;
