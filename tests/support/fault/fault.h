@@ -38,7 +38,7 @@
  X(SENDMSG, sendmsg, PAUSE, ENOBUFS, ENOMEM, ETOOMANYREFS)  \
  X(SENDMSG_EINTR, sendmsg_eintr, ONCE, EINTR, EAGAIN)       \
  X(RECVMSG, recvmsg, INPUT, ENOMEM, ENOBUFS)                \
- X(RECVMSG_EINTR, recvmsg_eintr, ONCE, EINTR, EAGAIN)       \
+ X(RECVMSG_EINTR, recvmsg_eintr, ONCE, EINTR)               \
  X(RECV, recv, ONCE, EINTR, EAGAIN)                         \
  X(SEND, send, INPUT, ENOBUFS, ENOMEM)                      \
  X(SEND_EINTR, send_eintr, ONCE, EINTR, EAGAIN)             \
