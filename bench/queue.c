@@ -3,8 +3,9 @@
  * Queues with explicit acknowledgement, crash safe: one producer that sends in batches and waits at the end for all
  * confirms; consumers that receive in batches and acknowledge each batch. Nothing is pinned: a router is a party, too.
  */
-#include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -147,10 +148,10 @@ static int consume(struct bench_seat *seat, void *argument)
 
 static double broker_cpu_s(void)
 {
+    long ticks_per_s = sysconf(_SC_CLK_TCK);
     struct inspection now;
 
-    return inspect(&now, inspect_broker()) < 0 ? BENCH_NONE
-                                               : (double)now.cpu_ticks / (double)sysconf(_SC_CLK_TCK);
+    return inspect(&now, inspect_broker()) < 0 ? BENCH_NONE : (double)now.cpu_ticks / (double)ticks_per_s;
 }
 
 /* Messages per second, from the first send to the last acknowledgement and the last confirm; CPU seconds of all processes
