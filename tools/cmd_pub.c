@@ -48,20 +48,6 @@ static const struct argp_option options[] = {
      0},
     {0}};
 
-static void add_header(struct argp_state *state, struct pub_arguments *arguments, char *text)
-{
-    char *value = strchr(text, '=');
-    if (!value || value == text || value - text > 255)
-        argp_error(state, "--header: '%s' is not NAME=VALUE with a name of 1 to 255 bytes", text);
-    if (arguments->header_count == IPC_MAX_HEADERS)
-        argp_error(state, "--header: a message has at most %u headers", IPC_MAX_HEADERS);
-    *value++ = '\0';
-    if (strlen(value) > UINT16_MAX)
-        argp_error(state, "--header: the value of '%s' is longer than 65535 bytes", text);
-    arguments->headers[arguments->header_count++] =
-        (struct ipc_header){.name = text, .value = value, .value_size = strlen(value)};
-}
-
 static void check(struct argp_state *state, const struct pub_arguments *arguments)
 {
     if (!arguments->topic)
@@ -83,7 +69,7 @@ static error_t parse(int key, char *value, struct argp_state *state)
         state->child_inputs[0] = arguments->tool;
         return 0;
     case 'H':
-        add_header(state, arguments, value);
+        tool_parse_header(state, value, arguments->headers, &arguments->header_count);
         return 0;
     case KEY_TYPE:
         if (!*value || strlen(value) > 255)

@@ -103,6 +103,19 @@ void tool_parse_name(struct argp_state *state, const char *text, bool pattern)
     argp_error(state, "'%s' is not a topic%s: %s", escaped, pattern ? " or pattern" : "", wrong);
 }
 
+void tool_parse_header(struct argp_state *state, char *text, struct ipc_header *headers, size_t *count)
+{
+    char *value = strchr(text, '=');
+    if (!value || value == text || value - text > 255)
+        argp_error(state, "--header: '%s' is not NAME=VALUE with a name of 1 to 255 bytes", text);
+    if (*count == IPC_MAX_HEADERS)
+        argp_error(state, "--header: a message has at most %u headers", IPC_MAX_HEADERS);
+    *value++ = '\0';
+    if (strlen(value) > UINT16_MAX)
+        argp_error(state, "--header: the value of '%s' is longer than 65535 bytes", text);
+    headers[(*count)++] = (struct ipc_header){.name = text, .value = value, .value_size = strlen(value)};
+}
+
 /* ---- errors ------------------------------------------------------------------------------------------------- */
 
 int tool_fail(int status, const char *what, const char *format, ...)

@@ -56,6 +56,8 @@ int cmd_queue(struct tool *tool, int argc, char **argv);
 int cmd_clients(struct tool *tool, int argc, char **argv);
 int cmd_pub(struct tool *tool, int argc, char **argv);
 int cmd_sub(struct tool *tool, int argc, char **argv);
+int cmd_send(struct tool *tool, int argc, char **argv);
+int cmd_recv(struct tool *tool, int argc, char **argv);
 int cmd_call(struct tool *tool, int argc, char **argv);
 int cmd_serve(struct tool *tool, int argc, char **argv);
 int cmd_bench(struct tool *tool, int argc, char **argv);
@@ -75,6 +77,8 @@ int64_t tool_parse_seconds(struct argp_state *state, const char *option, const c
 uint64_t tool_parse_number(struct argp_state *state, const char *option, const char *text, uint64_t min,
                            uint64_t max);
 void tool_parse_name(struct argp_state *state, const char *text, bool pattern);
+/* NAME=VALUE, cut in two, into headers[*count] of IPC_MAX_HEADERS. */
+void tool_parse_header(struct argp_state *state, char *text, struct ipc_header *headers, size_t *count);
 
 /* From now on SIGINT and SIGTERM ask for an orderly end: they make the returned descriptor readable, and interrupt
  * a blocking system call. A second one ends the process on the spot. Returns -1 on failure. */

@@ -21,6 +21,8 @@ static const struct {
     {"clients", cmd_clients, "sessions, and what each user takes"},
     {"pub", cmd_pub, "publish messages from arguments or from stdin"},
     {"sub", cmd_sub, "print the messages of topics"},
+    {"send", cmd_send, "put messages into a queue, and have them confirmed"},
+    {"recv", cmd_recv, "take messages out of a queue and print them"},
     {"call", cmd_call, "call a service, and print what it answers"},
     {"serve", cmd_serve, "answer the calls of a service by a command"},
     {"bench", cmd_bench, "a quick self-test: throughput and round trip"},

@@ -820,7 +820,7 @@ static void test_completion(void **state)
     ipcctl_path = saved;
     finish(&bash);
     assert_string_equal(bash.out,
-                        "status,sub,serve,\n--long,\nblock,\ncompletion.topic,\npause,purge,peek,\n--force,\n"
+                        "status,sub,send,serve,\n--long,\nblock,\ncompletion.topic,\npause,purge,peek,\n--force,\n"
                         "attempts-max=,\ncompletion.queue,\n,\n");
     done(&bash);
     RUN(&bash, -1, "queue", "rm", "completion.queue");
