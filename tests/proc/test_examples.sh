@@ -85,6 +85,13 @@ for loop in uv glib; do
     expect "loop_$loop" 0 "messages through"
 done
 
+private "$run" --private -- "$examples/work_queue"
+expect work_queue 0 "1000 tasks done by 3 workers, 1 of which died; tasks were delivered again: yes"
+private "$run" --private -- "$examples/fan_in"
+expect fan_in 0 "40000 messages of 4 producers, in order, in fewer calls"
+private "$run" --private -- "$examples/scatter_queues"
+expect scatter_queues 0 "item 9: the best of 4 prices is "
+
 private env IPC_ADDRESS="$work/nobody" "$examples/hello_publish"
 expect "hello_publish without a broker" 1 "hello_publish: "
 

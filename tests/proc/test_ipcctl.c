@@ -819,9 +819,9 @@ static void test_completion(void **state)
     START(&bash, -1, "--norc", "-c", script, saved);
     ipcctl_path = saved;
     finish(&bash);
-    assert_string_equal(bash.out,
-                        "status,sub,send,serve,\n--long,\nblock,\ncompletion.topic,\npause,purge,peek,\n--force,\n"
-                        "attempts-max=,\ncompletion.queue,\n,\n");
+    assert_string_equal(
+        bash.out, "status,sub,send,serve,\n--long,\nblock,\ncompletion.topic,\npause,purge,peek,\n--force,\n"
+                  "attempts-max=,\ncompletion.queue,\n,\n");
     done(&bash);
     RUN(&bash, -1, "queue", "rm", "completion.queue");
     assert_fine(&bash);
