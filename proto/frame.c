@@ -41,6 +41,9 @@ static const ProtobufCMessageDescriptor *const descriptors[] = {
     [IPC__CONTROL__TYPE__PORT_OPENED] = &ipc__control__port_opened__descriptor,
     [IPC__CONTROL__TYPE__PORT_CLOSE] = &ipc__control__port_close__descriptor,
     [IPC__CONTROL__TYPE__PORT_BELL] = &ipc__control__port_bell__descriptor,
+    [IPC__CONTROL__TYPE__SEGMENT_OPEN] = &ipc__control__segment_open__descriptor,
+    [IPC__CONTROL__TYPE__SEGMENT_CLOSE] = &ipc__control__segment_close__descriptor,
+    [IPC__CONTROL__TYPE__SEGMENT_OPENED] = &ipc__control__segment_opened__descriptor,
     [IPC__CONTROL__TYPE__PORT_END] = &ipc__control__port_end__descriptor,
 };
 
@@ -54,6 +57,7 @@ unsigned ipc_frame_fds_max(uint16_t type)
     switch (type) {
     case IPC__CONTROL__TYPE__WELCOME:
     case IPC__CONTROL__TYPE__ADVERTISED:
+    case IPC__CONTROL__TYPE__SEGMENT_OPENED:
     case IPC__CONTROL__TYPE__DONE:
         return 1;
     case IPC__CONTROL__TYPE__READER_ADD:

@@ -14,6 +14,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "proto/limits.h"
+
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the layouts are little-endian");
 static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "shared words must be lock-free");
 
@@ -24,10 +26,11 @@ static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "shared 
 #define IPC_LAYOUT_PAGE      4096
 
 enum ipc_segment_kind {
-    IPC_SEGMENT_BOARD = 1, /* written by the core, read by one session */
-    IPC_SEGMENT_CELLS = 2, /* written by one reading session, read by the writers of its lanes */
-    IPC_SEGMENT_LANE = 3,  /* written by one publishing session, read by its readers */
-    IPC_SEGMENT_PORT = 4,  /* one end of a port: written by that end, read by the other */
+    IPC_SEGMENT_BOARD = 1,  /* written by the core, read by one session */
+    IPC_SEGMENT_CELLS = 2,  /* written by one reading session, read by the writers of its lanes */
+    IPC_SEGMENT_LANE = 3,   /* written by one publishing session, read by its readers */
+    IPC_SEGMENT_PORT = 4,   /* one end of a port: written by that end, read by the other */
+    IPC_SEGMENT_SHARED = 5, /* of users: written by all sessions that are attached to it */
 };
 
 /* First bytes of every segment, filled in by the core before it hands the segment out. It detects accidents
@@ -109,6 +112,20 @@ struct ipc_lane {
 struct ipc_port {
     struct ipc_lane lane;
     struct ipc_cell cell;
+};
+
+/* The first page of a shared segment: a semaphore of permits, which coordinates what the users' bytes behind the page
+ * mean. The one place that several processes write: they trust each other. A permit is a word with the session that holds it,
+ * so that the core can take back those of a session that ended. */
+#define IPC_SHARED_WAITERS 64u
+struct ipc_shared {
+    struct ipc_segment_header header;
+    /* Futex word. Bit 0: somebody waits, or did; above it the count of releases that found it set. */
+    _Alignas(IPC_LAYOUT_LINE) _Atomic uint32_t turn;
+    /* Each 0 or the session that holds it; those from the segment's number of permits on are not used. */
+    _Alignas(IPC_LAYOUT_LINE) _Atomic uint64_t owners[IPC_MAX_PERMITS];
+    /* Sessions that wait, as far as there is room: for whoever looks. */
+    _Atomic uint64_t waiters[IPC_SHARED_WAITERS];
 };
 
 /* A record: one 64-bit word, then `size` bytes of body, padded to 8.
@@ -261,6 +278,8 @@ static_assert(offsetof(struct ipc_lane, slots) == 512, "layout");
 static_assert(sizeof(struct ipc_slot) == 16, "layout");
 static_assert(sizeof(struct ipc_lane) <= IPC_LAYOUT_PAGE, "a lane's control block is one page");
 static_assert(sizeof(struct ipc_record_headers) == 8, "layout");
+static_assert(sizeof(struct ipc_shared) <= IPC_LAYOUT_PAGE, "a shared segment's control block is one page");
+static_assert(offsetof(struct ipc_shared, owners) == 256, "layout");
 static_assert(sizeof(struct ipc_port) == IPC_LAYOUT_PAGE, "a port's control block is one page");
 static_assert(offsetof(struct ipc_port, cell) == sizeof(struct ipc_lane), "layout");
 static_assert(sizeof(struct ipc_verdict) == 16 && sizeof(struct ipc_delivery) == 40, "layout");

@@ -42,6 +42,13 @@
 #define IPC_MAX_DEDUP_WINDOW           (UINT32_C(1) << 20) /* message ids that a queue remembers */
 #define IPC_MAX_ROUTERS                64u
 
+/* Shared segments */
+#define IPC_MAX_SHARED_SEGMENTS 4096u
+#define IPC_MAX_SHARED_SIZE     (UINT32_C(1) << 30) /* bytes of users */
+#define IPC_MAX_PERMITS         256u
+#define IPC_ATTACHMENTS_DEFAULT 4096u
+#define IPC_MAX_ATTACHMENTS     32768u
+
 /* Control socket */
 #define IPC_MAX_FRAME_SIZE  8192u /* one packet, frame header included */
 #define IPC_MAX_FRAME_FDS   4u

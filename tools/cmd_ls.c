@@ -55,6 +55,7 @@ struct listing {
     struct admin_list subscriptions;
     struct admin_list services;
     struct admin_list queues;
+    struct admin_list segments;
     Ipc__Control__Item **by_lane; /* the topics again, in order of their lanes */
 };
 
@@ -131,6 +132,48 @@ static size_t topic_json(const struct admin_list *list, size_t first, json_t *to
     return i;
 }
 
+/* "3 17 17 ..": as many as fit. */
+static void sessions_text(char *to, size_t capacity, const uint64_t *sessions, size_t count)
+{
+    size_t size = 0;
+    *to = 0;
+    for (size_t i = 0; i < count && size < capacity; i++) {
+        int n = size + 25 < capacity
+                    ? snprintf(to + size, capacity - size, "%s%" PRIu64, i ? " " : "", sessions[i])
+                    : snprintf(to + size, capacity - size, " ..");
+        size += n > 0 ? (size_t)n : 0;
+        if (size + 25 >= capacity && to[size - 1] == '.')
+            break;
+    }
+}
+
+static json_t *session_numbers(const uint64_t *sessions, size_t count)
+{
+    json_t *numbers = json_array();
+    for (size_t i = 0; i < count; i++)
+        output_append(numbers, output_number(sessions[i]));
+    return numbers;
+}
+
+static json_t *segment_rows(const struct admin_list *segments)
+{
+    json_t *rows = json_array();
+    for (size_t i = 0; i < segments->count; i++) {
+        const Ipc__Control__Item *item = segments->items[i];
+        json_t *row = json_object();
+        output_set(row, "segment", output_string(item->name));
+        output_set(row, "bytes", output_number(item->bytes));
+        output_set(row, "uid", output_number(item->peer->uid));
+        output_set(row, "attached", output_number(item->attached));
+        output_set(row, "permits", output_number(item->permits));
+        output_set(row, "keep", json_boolean(item->keep));
+        output_set(row, "holders", session_numbers(item->holders, item->n_holders));
+        output_set(row, "waiters", session_numbers(item->waiters, item->n_waiters));
+        output_append(rows, row);
+    }
+    return rows;
+}
+
 static void print_json(struct listing *listing, const struct ls_arguments *arguments)
 {
     json_t *document = json_object(), *topics = json_array();
@@ -190,7 +233,32 @@ static void print_json(struct listing *listing, const struct ls_arguments *argum
         output_set(document, "subscriptions", subscriptions);
     }
     output_set(document, "queues", queue_rows(&listing->queues));
+    output_set(document, "segments", segment_rows(&listing->segments));
     output_document(document);
+}
+
+static void print_segments(const struct listing *listing, const struct tool *tool)
+{
+    static const struct table_column columns[] = {{"SEGMENT", .shrink = true}, {"BYTES", .right = true},
+                                                  {"USER", .right = true},     {"ATTACHED", .right = true},
+                                                  {"PERMITS", .right = true},  {"FREE", .right = true},
+                                                  {"HOLDERS", .shrink = true}, {"WAITING", .shrink = true}};
+    _cleanup_table_ struct table *table = table_new(columns, sizeof(columns) / sizeof(columns[0]));
+    for (size_t i = 0; i < listing->segments.count; i++) {
+        const Ipc__Control__Item *item = listing->segments.items[i];
+        char holders[120], waiters[120];
+        sessions_text(holders, sizeof(holders), item->holders, item->n_holders);
+        sessions_text(waiters, sizeof(waiters), item->waiters, item->n_waiters);
+        table_add(table, TONE_NAME, "%s", item->name);
+        table_add_bytes(table, TONE_PLAIN, item->bytes);
+        table_add(table, TONE_PLAIN, "%" PRIu32, item->peer->uid);
+        table_add_count(table, TONE_PLAIN, item->attached);
+        table_add_count(table, TONE_PLAIN, item->permits);
+        table_add_count(table, TONE_PLAIN, item->permits - item->n_holders);
+        table_add(table, TONE_PLAIN, "%s", holders);
+        table_add(table, TONE_PLAIN, "%s", waiters);
+    }
+    table_print(table, tool);
 }
 
 static void add_peer(struct table *table, const Ipc__Control__Peer *peer)
@@ -333,6 +401,9 @@ static int list_all(struct listing *listing, const struct ls_arguments *argument
     if (status == TOOL_OK)
         status =
             admin_list(admin, &listing->queues, IPC__CONTROL__LIST_KIND__LIST_QUEUES, arguments->pattern);
+    if (status == TOOL_OK)
+        status =
+            admin_list(admin, &listing->segments, IPC__CONTROL__LIST_KIND__LIST_SEGMENTS, arguments->pattern);
     if (arguments->pattern)
         keep_overlapping(&listing->subscriptions, arguments->pattern);
     sort(&listing->topics);
@@ -354,7 +425,8 @@ int cmd_ls(struct tool *tool, int argc, char **argv)
         .children = tool_argp_children,
         .args_doc = "[PATTERN]",
         .doc =
-            "List topics, one line for each publisher of one, services, and queues if there are any. PATTERN chooses names: `*' stands for one level, "
+            "List topics, one line for each publisher of one, and services, queues and shared segments if there are "
+            "any. PATTERN chooses names: `*' stands for one level, "
             "a final `>' for one or more.\v"
             "RING is the room of the publisher's lane, LOST what present readers missed of it; a topic that is "
             "`retained' has outlived its publisher. For a service, CALLS are those in the lanes that its clients have now, and BEHIND what its servers have still to "
@@ -381,6 +453,10 @@ int cmd_ls(struct tool *tool, int argc, char **argv)
             putchar('\n');
             queue_print(&listing.queues, tool);
         }
+        if (listing.segments.count > 0) {
+            putchar('\n');
+            print_segments(&listing, tool);
+        }
     }
     free(listing.by_lane);
     admin_list_done(&listing.topics);
@@ -388,5 +464,6 @@ int cmd_ls(struct tool *tool, int argc, char **argv)
     admin_list_done(&listing.subscriptions);
     admin_list_done(&listing.services);
     admin_list_done(&listing.queues);
+    admin_list_done(&listing.segments);
     return status;
 }

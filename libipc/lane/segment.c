@@ -18,6 +18,7 @@ size_t lane_segment_size(enum ipc_segment_kind kind, uint32_t ring_size)
         return sizeof(struct ipc_cells);
     case IPC_SEGMENT_LANE:
     case IPC_SEGMENT_PORT:
+    case IPC_SEGMENT_SHARED:
         return IPC_LAYOUT_PAGE + (size_t)ring_size;
     }
     return 0;
@@ -85,8 +86,29 @@ int lane_segment_map(void **ret, int fd, enum ipc_segment_kind kind, uint32_t ri
     return 0;
 }
 
+int lane_segment_map_shared(void **ret, int fd, uint32_t size)
+{
+    struct ipc_segment_header header;
+    size_t bytes = lane_segment_size(IPC_SEGMENT_SHARED, size);
+    int result = check(fd, bytes);
+    if (result < 0)
+        return result;
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (base == MAP_FAILED)
+        return -errno;
+    memcpy(&header, base, sizeof(header));
+    struct ipc_segment_header expected = lane_segment_header(IPC_SEGMENT_SHARED, size, header.id);
+    expected.abi_minor = header.abi_minor;
+    if (memcmp(&header, &expected, sizeof(header)) != 0 || madvise(base, bytes, MADV_DONTFORK) < 0) {
+        munmap(base, bytes);
+        return -EPROTO;
+    }
+    *ret = base;
+    return 0;
+}
+
 void lane_segment_unmap(void *segment, enum ipc_segment_kind kind, uint32_t ring_size)
 {
     if (segment)
-        munmap(segment, lane_segment_size(kind, ring_size) + ring_size);
+        munmap(segment, lane_segment_size(kind, ring_size) + (kind == IPC_SEGMENT_SHARED ? 0 : ring_size));
 }

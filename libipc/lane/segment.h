@@ -16,6 +16,9 @@
  * kind and size; -ENOMEM, -EACCES. The descriptor stays the caller's, who may close it. */
 int lane_segment_map(void **ret, int fd, enum ipc_segment_kind kind, uint32_t ring_size, bool writable);
 
+/* Map a shared segment of so many bytes, after the same checks; once, and inherited by nobody. */
+int lane_segment_map_shared(void **ret, int fd, uint32_t size);
+
 /* NULL is allowed. */
 void lane_segment_unmap(void *segment, enum ipc_segment_kind kind, uint32_t ring_size);
 

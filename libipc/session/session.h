@@ -61,7 +61,7 @@ struct segment_ref {
 
 struct handle;
 
-enum handle_kind { HANDLE_PUBLISHER, HANDLE_SUBSCRIPTION, HANDLE_PORT };
+enum handle_kind { HANDLE_PUBLISHER, HANDLE_SUBSCRIPTION, HANDLE_PORT, HANDLE_SEGMENT };
 struct handle_type {
     enum handle_kind kind;
     void (*close)(struct handle *handle);

@@ -24,6 +24,7 @@
 #include "broker/core/control/recover.h"
 #include "broker/core/control/registry.h"
 #include "broker/core/control/session.h"
+#include "broker/core/control/shared.h"
 #include "broker/core/control/worker.h"
 #include "broker/core/util/fd.h"
 #include "broker/core/util/log.h"
@@ -132,6 +133,8 @@ struct broker *broker_free(struct broker *broker)
     list_for_each_safe(port, &broker->ports) registry_port_free(broker, list_entry(port, struct port, link));
     list_for_each_safe(queue, &broker->queues)
         registry_queue_free(broker, list_entry(queue, struct queue, link));
+    list_for_each_safe(shared, &broker->shared)
+        registry_shared_free(broker, list_entry(shared, struct shared, link));
     /* What is left now are lanes that were retained. */
     list_for_each_safe(left, &broker->lanes)
     {

@@ -45,8 +45,8 @@ struct broker {
     /* The registry. Numbers count up from 1. */
     struct state state;
     struct hash sessions_by_id, lanes_by_id, subscriptions_by_id, pairings_by_id, cells_by_id, topics_by_name;
-    struct hash queues_by_id, queues_by_name, ports_by_id;
-    struct list sessions, lanes, subscriptions, pairings, queues, ports;
+    struct hash queues_by_id, queues_by_name, ports_by_id, shared_by_name;
+    struct list sessions, lanes, subscriptions, pairings, queues, ports, shared;
     struct list wildcards; /* struct subscription.by_match */
     size_t n_topics;
     struct quota quota;

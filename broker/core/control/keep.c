@@ -182,6 +182,12 @@ void keep_all(struct broker *broker)
                 keep_store(broker, KEEP_CELLS, cells->id, &cells->fd, 1);
         }
     }
+    list_for_each(segments, &broker->shared)
+    {
+        const struct shared *shared = list_entry(segments, struct shared, link);
+
+        keep_store(broker, KEEP_SHARED, shared->id, &shared->fd, 1);
+    }
     list_for_each(queues, &broker->queues)
     {
         const struct queue *queue = list_entry(queues, struct queue, link);

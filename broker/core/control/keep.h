@@ -20,6 +20,7 @@ enum keep_kind {
     KEEP_SESSION = 's', /* socket; pidfd, if watched; board, unless admin */
     KEEP_LANE = 'l',
     KEEP_CELLS = 'c',
+    KEEP_SHARED = 'm',
     KEEP_BELL_RING = 'w', /* the end that writers get */
     KEEP_BELL_READ = 'e', /* the other, until the reader has it */
     KEEP_QUEUE = 'q',     /* its file, unless its class is best effort */

@@ -62,7 +62,8 @@ struct session {
     char *refusal;
     struct list lanes, subscriptions, cells;
     struct list ports;
-    struct list port_ends; /* struct port.notice: PORT_END is due */
+    struct list attachments; /* struct attachment.by_session */
+    struct list port_ends;   /* struct port.notice: PORT_END is due */
     struct port
         *handing; /* the answer in front hands descriptors of this one out, of which no others are kept */
     /* Sides of pairings with something to tell (struct side.due), in the order of their events. */
@@ -220,6 +221,27 @@ struct port {
     int bell_fd, ring_fd;           /* what the router is rung by, and what it rings the session by, or -1 */
     int give_ring_fd, give_bell_fd; /* the session's ends of the two, until it has them for sure */
     struct route_mail *end_mail;    /* made early: an end cannot fail for want of memory */
+};
+
+/* A segment of users, with permits. */
+struct shared {
+    struct hash_node by_name; /* broker.shared_by_name */
+    struct list link;         /* broker.shared */
+    uint64_t id;
+    struct shared_row *row;
+    struct user *user; /* who made it, and is charged */
+    int fd;
+    struct ipc_shared *page; /* its first, mapped when needed: registry_shared_page() */
+    uint32_t n_attached;
+    struct list attachments; /* struct attachment.by_shared */
+};
+
+struct attachment {
+    struct list by_shared, by_session;
+    uint64_t id;
+    struct attachment_row *row;
+    struct shared *shared;
+    struct session *session;
 };
 
 #endif

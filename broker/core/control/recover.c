@@ -23,6 +23,7 @@
 #include "broker/core/control/registry.h"
 #include "broker/core/control/service.h"
 #include "broker/core/control/session.h"
+#include "broker/core/control/shared.h"
 #include "broker/core/util/fd.h"
 #include "broker/core/util/log.h"
 #include "proto/store.h"
@@ -194,6 +195,19 @@ static int load_pairing(struct broker *broker, const struct leftovers *left, voi
     return pairing_restore(broker, data);
 }
 
+static int load_shared(struct broker *broker, const struct leftovers *left, void *data)
+{
+    struct shared_row *row = data;
+
+    return registry_shared_restore(broker, row, take(left, KEEP_SHARED, row->row.id));
+}
+
+static int load_attachment(struct broker *broker, const struct leftovers *left, void *data)
+{
+    (void)left;
+    return registry_attachment_restore(broker, data);
+}
+
 static int load_queue(struct broker *broker, const struct leftovers *left, void *data)
 {
     struct queue_row *row = data;
@@ -243,6 +257,8 @@ static int load_all(struct broker *broker, const struct leftovers *left)
         int (*load_one)(struct broker *broker, const struct leftovers *left, void *row);
     } steps[] = {
         {STATE_SESSIONS, load_session},
+        {STATE_SHARED, load_shared},
+        {STATE_ATTACHMENTS, load_attachment},
         {STATE_QUEUES, load_queue},
         {STATE_PORTS, load_port},
         {STATE_LANES, load_lane},
@@ -331,6 +347,7 @@ static void finish_what_was_begun(struct broker *broker)
     list_for_each_safe(ports, &broker->ports)
         registry_port_resume(broker, list_entry(ports, struct port, link));
     list_for_each_safe(left, &broker->orphans) cells_orphan(broker, list_entry(left, struct cells, link));
+    registry_shared_resume(broker);
     list_for_each_safe(sessions, &broker->sessions)
     {
         struct session *session = list_entry(sessions, struct session, link);

@@ -13,6 +13,7 @@ int registry_init(struct broker *broker)
     list_init(&broker->pairings);
     list_init(&broker->queues);
     list_init(&broker->ports);
+    list_init(&broker->shared);
     list_init(&broker->wildcards);
     list_init(&broker->dirty);
     list_init(&broker->stalled);
@@ -24,7 +25,7 @@ int registry_init(struct broker *broker)
         hash_init(&broker->subscriptions_by_id) < 0 || hash_init(&broker->pairings_by_id) < 0 ||
         hash_init(&broker->cells_by_id) < 0 || hash_init(&broker->topics_by_name) < 0 ||
         hash_init(&broker->queues_by_id) < 0 || hash_init(&broker->queues_by_name) < 0 ||
-        hash_init(&broker->ports_by_id) < 0)
+        hash_init(&broker->ports_by_id) < 0 || hash_init(&broker->shared_by_name) < 0)
         return -ENOMEM;
     return quota_init(&broker->quota, broker->options.config);
 }
@@ -41,6 +42,7 @@ void registry_done(struct broker *broker)
     hash_done(&broker->queues_by_id);
     hash_done(&broker->queues_by_name);
     hash_done(&broker->ports_by_id);
+    hash_done(&broker->shared_by_name);
 }
 
 struct session *registry_session(const struct broker *broker, uint64_t id)

@@ -185,6 +185,12 @@ static void dispatch(struct broker *broker, struct session *session, const struc
     case TYPE(PORT_CLOSE):
         request_port_close(broker, session, frame->id, message);
         break;
+    case TYPE(SEGMENT_OPEN):
+        request_segment_open(broker, session, frame->id, message);
+        break;
+    case TYPE(SEGMENT_CLOSE):
+        request_segment_close(broker, session, frame->id, message);
+        break;
     case TYPE(PORT_BELL):
         request_port_bell(broker, session, frame->id, message);
         break;

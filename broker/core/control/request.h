@@ -58,4 +58,9 @@ void request_mark_done(struct session *session, uint64_t id);
 struct job;
 int request_hand_over(struct broker *broker, struct session *session, const struct job *template, int *fd);
 
+void request_segment_open(struct broker *broker, struct session *session, uint64_t id,
+                          const Ipc__Control__SegmentOpen *open);
+void request_segment_close(struct broker *broker, struct session *session, uint64_t id,
+                           const Ipc__Control__SegmentClose *close);
+
 #endif

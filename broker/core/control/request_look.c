@@ -16,6 +16,7 @@
 #include "broker/core/control/registry.h"
 #include "broker/core/control/service.h"
 #include "broker/core/control/session.h"
+#include "broker/core/control/shared.h"
 #include "broker/core/control/stats.h"
 #include "proto/name.h"
 
@@ -25,6 +26,9 @@
 #define READ_MAX      (UINT64_C(1) << 20)
 #define READ_LEFT     (READ_MAX / 16)
 
+/* Sessions that one shared segment may name. */
+#define SHARED_WORDS (IPC_MAX_PERMITS + IPC_SHARED_WAITERS)
+
 struct page {
     const Ipc__Control__List *wish;
     Ipc__Control__Item items[ITEMS_MAX];
@@ -33,6 +37,8 @@ struct page {
     Ipc__Control__Item *pointers[ITEMS_MAX];
     size_t n, size;
     uint64_t read_left;
+    uint64_t words[4 * SHARED_WORDS]; /* holders and waiters of shared segments */
+    size_t n_words;
 };
 
 static void set_peer(struct page *page, const struct peer *peer)
@@ -246,6 +252,37 @@ static void show_port(struct page *page, Ipc__Control__Item *item, const struct 
     item->ended = !port->session || !port->queue;
 }
 
+/* Its words are its users' word. */
+static void show_shared(struct page *page, Ipc__Control__Item *item, struct shared *shared)
+{
+    const struct ipc_shared *words = registry_shared_page(shared);
+
+    page->read_left -= page->read_left < IPC_LAYOUT_PAGE ? page->read_left : IPC_LAYOUT_PAGE;
+    item->peer = &page->peers[page->n];
+    item->peer->uid = shared->row->uid;
+    item->peer->gid = shared->row->gid;
+    item->name = shared->row->name;
+    item->bytes = shared->row->size;
+    item->permits = shared->row->permits;
+    item->attached = shared->n_attached;
+    item->keep = shared->row->keep;
+    item->holders = page->words + page->n_words;
+    for (unsigned i = 0; words && i < shared->row->permits; i++) {
+        uint64_t owner = atomic_load_explicit(&words->owners[i], memory_order_relaxed);
+
+        if (owner)
+            item->holders[item->n_holders++] = owner;
+    }
+    item->waiters = item->holders + item->n_holders;
+    for (unsigned i = 0; words && i < IPC_SHARED_WAITERS; i++) {
+        uint64_t waiter = atomic_load_explicit(&words->waiters[i], memory_order_relaxed);
+
+        if (waiter)
+            item->waiters[item->n_waiters++] = waiter;
+    }
+    page->n_words += item->n_holders + item->n_waiters;
+}
+
 /* The record at a node of the kind's list: its number, and whether it is to be shown. */
 static uint64_t identify(struct broker *broker, const struct page *page, struct list *node, bool *ret_wanted)
 {
@@ -280,6 +317,10 @@ static uint64_t identify(struct broker *broker, const struct page *page, struct 
     case IPC__CONTROL__LIST_KIND__LIST_QUEUES:
         id = list_entry(node, struct queue, link)->id;
         name = list_entry(node, struct queue, link)->row->name;
+        break;
+    case IPC__CONTROL__LIST_KIND__LIST_SEGMENTS:
+        id = list_entry(node, struct shared, link)->id;
+        name = list_entry(node, struct shared, link)->row->name;
         break;
     case IPC__CONTROL__LIST_KIND__LIST_PORTS:
         id = list_entry(node, struct port, link)->id;
@@ -316,6 +357,9 @@ static void show(struct broker *broker, struct page *page, Ipc__Control__Item *i
     case IPC__CONTROL__LIST_KIND__LIST_QUEUES:
         show_queue(broker, page, item, list_entry(node, struct queue, link));
         break;
+    case IPC__CONTROL__LIST_KIND__LIST_SEGMENTS:
+        show_shared(page, item, list_entry(node, struct shared, link));
+        break;
     case IPC__CONTROL__LIST_KIND__LIST_PORTS:
         show_port(page, item, list_entry(node, struct port, link));
         break;
@@ -339,6 +383,8 @@ static struct list *head_of(struct broker *broker, unsigned kind)
         return &broker->pairings;
     case IPC__CONTROL__LIST_KIND__LIST_QUEUES:
         return &broker->queues;
+    case IPC__CONTROL__LIST_KIND__LIST_SEGMENTS:
+        return &broker->shared;
     case IPC__CONTROL__LIST_KIND__LIST_PORTS:
         return &broker->ports;
     case IPC__CONTROL__LIST_KIND__LIST_USERS:
@@ -376,7 +422,8 @@ static bool add(struct broker *broker, struct page *page, struct list *node, uin
     Ipc__Control__Item *item = &page->items[page->n];
     size_t size;
 
-    if (page->n == ITEMS_MAX || (page->n > 0 && page->read_left < READ_LEFT))
+    if (page->n == ITEMS_MAX || (page->n > 0 && page->read_left < READ_LEFT) ||
+        (page->n > 0 && page->n_words + SHARED_WORDS > sizeof(page->words) / sizeof(*page->words)))
         return false;
     ipc__control__item__init(item);
     ipc__control__peer__init(&page->peers[page->n]);

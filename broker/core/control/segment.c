@@ -19,10 +19,9 @@ uint64_t segment_size(enum ipc_segment_kind kind, uint32_t ring_size)
 int segment_create(enum ipc_segment_kind kind)
 {
     static const char *const names[] = {
-        [IPC_SEGMENT_BOARD] = "ipc-board",
-        [IPC_SEGMENT_CELLS] = "ipc-cells",
-        [IPC_SEGMENT_LANE] = "ipc-lane",
-        [IPC_SEGMENT_PORT] = "ipc-port",
+        [IPC_SEGMENT_BOARD] = "ipc-board",   [IPC_SEGMENT_CELLS] = "ipc-cells",
+        [IPC_SEGMENT_LANE] = "ipc-lane",     [IPC_SEGMENT_PORT] = "ipc-port",
+        [IPC_SEGMENT_SHARED] = "ipc-shared",
     };
 
     return segment_memfd(names[kind]);

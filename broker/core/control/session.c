@@ -22,6 +22,7 @@
 #include "broker/core/control/pairing.h"
 #include "broker/core/control/port.h"
 #include "broker/core/control/segment.h"
+#include "broker/core/control/shared.h"
 #include "broker/core/util/fd.h"
 #include "broker/core/util/log.h"
 #include "broker/core/util/text.h"
@@ -109,6 +110,7 @@ static struct session *session_alloc(void)
     list_init(&session->subscriptions);
     list_init(&session->cells);
     list_init(&session->ports);
+    list_init(&session->attachments);
     list_init(&session->port_ends);
     list_init(&session->writer_adds);
     list_init(&session->reader_adds);
@@ -342,6 +344,8 @@ static void release(struct broker *broker, struct session *session, unsigned rea
         pairing_end_subscription(broker, list_entry(node, struct subscription, by_session), reason);
     list_for_each_safe(node, &session->ports)
         registry_port_end(broker, list_entry(node, struct port, by_session), reason);
+    list_for_each_safe(node, &session->attachments)
+        registry_detach(broker, list_entry(node, struct attachment, by_session));
     list_for_each_safe(node, &session->cells) cells_orphan(broker, list_entry(node, struct cells, link));
     if (session->board_fd >= 0) {
         if (session->board)

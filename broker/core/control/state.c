@@ -29,6 +29,8 @@ static const struct {
     [STATE_PAIRINGS] = {sizeof(struct pairing_row), 2 * IPC_MAX_PAIRINGS},
     [STATE_QUEUES] = {sizeof(struct queue_row), 2 * IPC_MAX_QUEUES},
     [STATE_PORTS] = {sizeof(struct port_row), 2 * IPC_MAX_PORTS},
+    [STATE_SHARED] = {sizeof(struct shared_row), 2 * IPC_MAX_SHARED_SEGMENTS},
+    [STATE_ATTACHMENTS] = {sizeof(struct attachment_row), 2 * IPC_MAX_ATTACHMENTS},
 };
 static_assert(2 * IPC_MAX_PORTS <= UINT16_MAX + 1, "a port's small number has 16 bits");
 
@@ -37,12 +39,14 @@ static_assert(2 * IPC_MAX_PORTS <= UINT16_MAX + 1, "a port's small number has 16
   (uint64_t)sizeof(struct lane_row) << 11 ^ (uint64_t)sizeof(struct subscription_row) << 21 ^ \
   (uint64_t)sizeof(struct cells_row) << 31 ^ (uint64_t)sizeof(struct bell_row) << 41 ^        \
   (uint64_t)sizeof(struct pairing_row) << 51 ^ (uint64_t)sizeof(struct queue_row) << 6 ^      \
-  (uint64_t)sizeof(struct port_row) << 16)
+  (uint64_t)sizeof(struct port_row) << 16 ^ (uint64_t)sizeof(struct shared_row) << 26 ^       \
+  (uint64_t)sizeof(struct attachment_row) << 36)
 
 static_assert(sizeof(struct state_header) <= PAGE, "the header is one page");
 static_assert(sizeof(struct session_row) % 8 == 0 && sizeof(struct lane_row) % 8 == 0 &&
                   sizeof(struct subscription_row) % 8 == 0 && sizeof(struct pairing_row) % 8 == 0 &&
-                  sizeof(struct queue_row) % 8 == 0 && sizeof(struct port_row) % 8 == 0,
+                  sizeof(struct queue_row) % 8 == 0 && sizeof(struct port_row) % 8 == 0 &&
+                  sizeof(struct shared_row) % 8 == 0 && sizeof(struct attachment_row) % 8 == 0,
               "ids are aligned");
 
 static size_t offset_of(enum state_table table)

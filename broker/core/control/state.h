@@ -29,6 +29,8 @@ enum state_table {
     STATE_PAIRINGS,
     STATE_QUEUES,
     STATE_PORTS,
+    STATE_SHARED,
+    STATE_ATTACHMENTS,
     STATE_TABLES
 };
 
@@ -42,6 +44,8 @@ enum state_number {
     NUMBER_SEGMENT,
     NUMBER_QUEUE,
     NUMBER_PORT,
+    NUMBER_SHARED,
+    NUMBER_ATTACHMENT,
     NUMBERS
 };
 
@@ -146,6 +150,19 @@ struct port_row {
     _Atomic uint8_t closed; /* enum ipc_reason + 1: the session is done with it */
     _Atomic uint8_t ended;  /* enum ipc_reason + 1: the session is owed a PORT_END */
     bool consumer, fence;
+};
+
+struct shared_row {
+    struct state_row row;
+    uint32_t uid, gid, size, permits, mode;
+    _Atomic uint8_t keep; /* it stays although nobody is attached */
+    char name[IPC_MAX_NAME_SIZE + 1];
+};
+
+struct attachment_row {
+    struct state_row row;
+    uint64_t shared, session, request;
+    bool created;
 };
 
 struct state {

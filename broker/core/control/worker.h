@@ -29,6 +29,7 @@ struct job {
     uint64_t session, request;
     struct user *user;
     uint32_t ring_size;
+    uint32_t permits, mode;
     bool retain, exclusive;
     unsigned kind;
     uint64_t target;

@@ -28,6 +28,8 @@
  X(QUEUES, "queues", "queues", false, IPC_QUEUES_DEFAULT, IPC_MAX_QUEUES, IPC_MAX_QUEUES, "remove queues") \
  X(PORTS, "ports", "ports of queues", false, IPC_PORTS_DEFAULT, IPC_MAX_PORTS, IPC_MAX_PORTS,              \
    "close producers or consumers")                                                                         \
+ X(ATTACHMENTS, "attachments", "attachments of shared segments", false, IPC_ATTACHMENTS_DEFAULT,           \
+   IPC_MAX_ATTACHMENTS, IPC_MAX_ATTACHMENTS, "close shared segments")                                      \
  X(DESCRIPTORS, "descriptors", "file descriptors of the broker", false, 0, 0, UINT64_C(1) << 20,           \
    "close publishers or subscriptions")                                                                    \
  X(SEGMENT_BYTES, "segment-bytes", "bytes of shared memory", true, IPC_SEGMENT_BYTES_DEFAULT, 0,           \

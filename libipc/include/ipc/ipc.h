@@ -35,6 +35,7 @@
 #include <ipc/connection.h>
 #include <ipc/error.h>
 #include <ipc/queue.h>
+#include <ipc/segment.h>
 #include <ipc/service.h>
 #include <ipc/topic.h>
 
