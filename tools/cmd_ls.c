@@ -436,8 +436,13 @@ int cmd_ls(struct tool *tool, int argc, char **argv)
     if (argp_parse(&argp, argc, argv, 0, NULL, &arguments) != 0)
         return TOOL_USAGE;
 
-    struct listing listing = {ADMIN_LIST_INIT, ADMIN_LIST_INIT, ADMIN_LIST_INIT,
-                              ADMIN_LIST_INIT, ADMIN_LIST_INIT, NULL};
+    struct listing listing = {ADMIN_LIST_INIT,
+                              ADMIN_LIST_INIT,
+                              ADMIN_LIST_INIT,
+                              ADMIN_LIST_INIT,
+                              ADMIN_LIST_INIT,
+                              ADMIN_LIST_INIT,
+                              NULL};
     int status = list_all(&listing, &arguments);
     if (status == TOOL_OK && tool->json) {
         print_json(&listing, &arguments);

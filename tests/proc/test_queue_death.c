@@ -154,8 +154,9 @@ static void test_producer_killed_and_resending(void **state)
     struct ipc_queue_message message;
     uint64_t next = 0;
     (void)state;
-    settings.given = IPC_QUEUE_DEDUP_WINDOW;
+    settings.given = IPC_QUEUE_DEDUP_WINDOW | IPC_QUEUE_MESSAGES_MAX;
     settings.dedup_window = RESENT;
+    settings.messages_max = 1000; /* so that nobody is done before it is killed */
     queue_new(connection, "work", &settings);
     ipc_consumer *consumer = consumer_new(connection, "work", 0);
     for (int kill_number = 0; kill_number < 15; kill_number++) {
