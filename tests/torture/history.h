@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the clients of a torture run wrote down, each in a journal of its own that survives it, and the check of all of
+ * it. A client that is killed leaves a journal that errs on the known side: it says what it is about to do before it
+ * does it, and that it is done afterwards. No code of the system under test is used here.
+ */
+#ifndef IPC_TESTS_TORTURE_HISTORY_H
+#define IPC_TESTS_TORTURE_HISTORY_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#define HISTORY_QUEUES    8u
+#define HISTORY_PRODUCERS 16u
+#define HISTORY_JOURNALS  32u
+#define HISTORY_KEYS      16u
+
+enum event_kind {
+    EVENT_BEGIN,     /* a client begins: client */
+    EVENT_CLOSE,     /* it is about to close */
+    EVENT_SEND,      /* it is about to send: producer, sequence, checksum, queue, priority, key */
+    EVENT_NOT_SENT,  /* that call failed: sequence */
+    EVENT_SENT,      /* it returned: sequence, number: its ticket */
+    EVENT_REFUSED,   /* number: ticket */
+    EVENT_CONFIRMED, /* everything up to ticket `number` is decided; refusals among it were written before */
+    EVENT_RECEIVED,  /* all of it; client: the sender, as the message says */
+    EVENT_ACKING,    /* it is about to acknowledge deliveries number to delivery */
+    EVENT_ACKED,     /* that call returned */
+    EVENT_REFUSING,  /* it is about to refuse them; attempt: not 0 if they are to come later or never */
+    EVENT_ERROR,     /* a call failed as it should not: checksum: errno; number: line */
+    EVENT_KILL,      /* written by the driver: it is about to kill that client */
+    EVENT_KILL_CORE, /* the same for ipcd */
+};
+
+struct event {
+    uint64_t time_ns; /* CLOCK_MONOTONIC */
+    uint64_t number;
+    uint64_t delivery;
+    uint32_t client; /* a process: never the same again */
+    uint32_t producer, sequence, checksum;
+    uint16_t attempt, key;
+    uint8_t kind, queue, priority, redelivered;
+};
+
+struct journal {
+    _Atomic uint64_t count;
+    uint64_t capacity;
+    struct event events[];
+};
+
+struct history_queue {
+    bool keyed, remembers; /* remembers: message ids */
+    uint64_t lease_ns;
+    int dead_letter; /* queue; -1: none */
+};
+
+struct history {
+    const struct event *events[HISTORY_JOURNALS];
+    size_t counts[HISTORY_JOURNALS];
+    unsigned journals;
+    struct history_queue queues[HISTORY_QUEUES];
+    unsigned stuck; /* as the driver saw it */
+};
+
+/* The five findings, and what else was counted. */
+struct findings {
+    uint64_t lost, duplicated, disordered, altered, stuck;
+    uint64_t sent, confirmed, refused, received, acknowledged, redeliveries, duplicates, letters, resent;
+    uint64_t kills, core_kills, closes, errors;
+};
+
+/* Texts of the first findings go to `out`. Returns false if there was no memory. */
+bool history_check(const struct history *history, struct findings *ret, FILE *out);
+
+static inline bool findings_none(const struct findings *f)
+{
+    return !(f->lost | f->duplicated | f->disordered | f->altered | f->stuck | f->errors);
+}
+
+#endif

@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Torture of queues: producers and consumers that are killed, stopped and replaced all the time, an ipcd that is killed,
+ * and a check of what all of them wrote down. test_torture [SECONDS [SEED]], or IPC_TORTURE_SECONDS, IPC_TORTURE_SEED,
+ * and IPC_TORTURE_CORE_MS, the time between two kills of ipcd.
+ */
+#include <assert.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "ipc/ipc.h"
+#include "ipc/queue.h"
+#include "tests/support/broker.h"
+#include "tests/support/guarded.h"
+#include "tests/torture/torture.h"
+
+#define TICK_NS       UINT64_C(20000000) /* between two kills of a client */
+#define STILL_TICKS   3000u              /* without a message: something is stuck */
+#define JOURNAL_BYTES (UINT64_C(2) << 30)
+#define DRIVER        TORTURE_CLIENTS /* journal of the driver; drains use those of consumers */
+#define QUEUES        (TORTURE_QUEUES + 1)
+
+static struct guarded guarded;
+static struct torture *torture;
+static struct journal *journals[TORTURE_CLIENTS + 1];
+static struct slot {
+    pid_t pid; /* 0: none */
+    uint32_t client;
+    bool stopped, drains;
+    unsigned queue;
+} slots[TORTURE_CLIENTS];
+static uint32_t clients;
+static uint64_t random_state;
+static unsigned bad_exits, stops;
+static bool stuck;
+
+/* ---- what is put to the test ---- */
+
+static void choose_queues(void)
+{
+    for (unsigned i = 0; i < TORTURE_QUEUES; i++) {
+        static const unsigned prefetch[] = {1, 8, 256}, most[] = {0, 40, 400};
+        struct torture_queue *queue = &torture->queues[i];
+        uint64_t choice = torture_mix(torture->seed * TORTURE_QUEUES + i);
+
+        /* Each queue has something that it has always, and something of the rest. */
+        *queue = (struct torture_queue){.priorities = 1,
+                                        .dedup = i == 2 || choice % 4 == 1,
+                                        .prefetch = prefetch[(choice >> 8) % 3],
+                                        .messages_max = most[(choice >> 16) % 3]};
+        if (i == 1 || choice % 4 == 2)
+            queue->keys = 5;
+        else if (i == 0)
+            queue->priorities = 10;
+        queue->reject = queue->messages_max && (choice >> 24) % 2;
+        if (i == 3 || (choice >> 32) % 4 == 0) {
+            queue->lease_ms = 200;
+            queue->letters = true;
+            queue->attempts_max = 5;
+        }
+    }
+    torture->queues[TORTURE_DEAD] = (struct torture_queue){.priorities = 10, .prefetch = 64};
+}
+
+static void create_queues(void)
+{
+    ipc_connection *connection = connection_new();
+
+    for (unsigned i = QUEUES; i-- > 0;) {
+        const struct torture_queue *queue = &torture->queues[i];
+        struct ipc_queue_settings settings = IPC_QUEUE_SETTINGS_INIT;
+        struct ipc_error error = {0};
+        char name[8];
+
+        settings.given = IPC_QUEUE_MESSAGES_MAX | IPC_QUEUE_MESSAGE_SIZE_MAX | IPC_QUEUE_FULL |
+                         IPC_QUEUE_LEASE | IPC_QUEUE_ATTEMPTS_MAX | IPC_QUEUE_DEDUP_WINDOW |
+                         (queue->letters ? IPC_QUEUE_DEAD_LETTER : 0);
+        settings.messages_max = queue->messages_max;
+        settings.message_size_max = 4096;
+        settings.full = queue->reject ? IPC_QUEUE_FULL_REJECT : IPC_QUEUE_FULL_BLOCK;
+        settings.lease_ns = queue->lease_ms * UINT64_C(1000000);
+        settings.attempts_max = queue->attempts_max;
+        settings.dedup_window = queue->dedup ? 65536 : 0;
+        settings.dead_letter = "dead";
+        (void)snprintf(name, sizeof(name), i == TORTURE_DEAD ? "dead" : "q%u", i);
+        if (ipc_queue_create(connection, name, &settings, 0, &error) < 0) {
+            fprintf(stderr, "queue %s: %s\n", name, error.text);
+            exit(1);
+        }
+        printf(
+            "queue %s: %s, messages %u, prefetch %u, priorities %u, keys %u, lease %u ms, attempts %u%s%s\n",
+            name, queue->reject ? "reject" : "block", queue->messages_max, queue->prefetch, queue->priorities,
+            queue->keys, queue->lease_ms, queue->attempts_max, queue->dedup ? ", ids" : "",
+            queue->letters ? ", dead letters" : "");
+    }
+    ipc_connection_close(connection);
+}
+
+/* A file without a name: what is written there is there whoever is killed. */
+static struct journal *journal_new(void)
+{
+    char path[] = "/tmp/ipc-torture.XXXXXX";
+    int fd = mkostemp(path, O_CLOEXEC);
+    struct journal *journal;
+
+    EXPECT(fd >= 0);
+    EXPECT_EQ(unlink(path), 0);
+    EXPECT_EQ(ftruncate(fd, (off_t)JOURNAL_BYTES), 0);
+    journal = mmap(NULL, JOURNAL_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    EXPECT(journal != MAP_FAILED);
+    close(fd);
+    journal->capacity = (JOURNAL_BYTES - sizeof(*journal)) / sizeof(struct event);
+    return journal;
+}
+
+/* ---- clients ---- */
+
+static void slot_start(unsigned index)
+{
+    struct slot *slot = &slots[index];
+    struct client_work work = {.torture = torture,
+                               .journal = journals[index],
+                               .client = ++clients,
+                               .slot = index,
+                               .queue = slot->queue,
+                               .drains = slot->drains};
+
+    slot->client = work.client;
+    slot->stopped = false;
+    slot->pid = fork_child();
+    EXPECT(slot->pid >= 0);
+    if (slot->pid == 0) {
+        if (index < TORTURE_PRODUCERS)
+            client_produce(&work);
+        client_consume(&work);
+    }
+}
+
+/* Take the status of those that ended. Returns how many are left. */
+static unsigned reap(bool again)
+{
+    unsigned left = 0;
+
+    for (unsigned i = 0; i < TORTURE_CLIENTS; i++) {
+        int status;
+
+        if (slots[i].pid && waitpid(slots[i].pid, &status, WNOHANG) == slots[i].pid) {
+            slots[i].pid = 0;
+            if (!(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) && status != 0) {
+                printf("client %u ended with status %#x\n", slots[i].client, (unsigned)status);
+                bad_exits++;
+            }
+        }
+        if (!slots[i].pid && again && !bad_exits)
+            slot_start(i);
+        left += slots[i].pid != 0;
+    }
+    return left;
+}
+
+static void kill_client(void)
+{
+    const struct slot *slot = &slots[torture_random(&random_state, TORTURE_CLIENTS)];
+
+    if (!slot->pid)
+        return;
+    journal_append(journals[DRIVER], (struct event){.kind = EVENT_KILL, .client = slot->client});
+    kill(slot->pid, SIGKILL);
+}
+
+static void stop_client(void)
+{
+    struct slot *slot = &slots[torture_random(&random_state, TORTURE_CLIENTS)];
+
+    if (!slot->pid)
+        return;
+    kill(slot->pid, slot->stopped ? SIGCONT : SIGSTOP);
+    slot->stopped = !slot->stopped;
+    stops++;
+}
+
+static void kill_core(void)
+{
+    char path[64];
+    FILE *file;
+    int pid = 0;
+
+    (void)snprintf(path, sizeof(path), "/proc/%d/task/%d/children", guarded.run, guarded.run);
+    file = fopen(path, "re");
+    if (file && fscanf(file, "%d", &pid) == 1) {
+        journal_append(journals[DRIVER], (struct event){.kind = EVENT_KILL_CORE});
+        kill(pid, SIGKILL);
+    }
+    if (file)
+        (void)fclose(file);
+}
+
+/* ---- progress ---- */
+
+static bool still(void)
+{
+    static uint64_t before[QUEUES];
+    static unsigned ticks[QUEUES];
+
+    for (unsigned i = 0; i < QUEUES; i++) {
+        uint64_t now = torture->received[i];
+
+        ticks[i] = now == before[i] ? ticks[i] + 1 : 0;
+        before[i] = now;
+        if (i != TORTURE_DEAD && ticks[i] > STILL_TICKS) {
+            printf("stuck: no message of queue %u for %u ticks\n", i, ticks[i]);
+            stuck = true;
+        }
+    }
+    return stuck;
+}
+
+static void tick(void)
+{
+    struct timespec rest = {.tv_nsec = (long)TICK_NS};
+
+    nanosleep(&rest, NULL);
+}
+
+/* Wait for those that were told to end. */
+static void finish(bool producers)
+{
+    unsigned ticks = 0, left;
+    uint64_t before = 0;
+
+    do {
+        uint64_t now = 0;
+
+        tick();
+        reap(false);
+        left = 0;
+        for (unsigned i = producers ? 0 : TORTURE_PRODUCERS; i < TORTURE_CLIENTS; i++) {
+            bool producer = i < TORTURE_PRODUCERS;
+
+            if (producers && !producer && !slots[i].pid && !bad_exits)
+                slot_start(i);
+            left += producers == producer && slots[i].pid;
+            now += torture->received[slots[i].queue];
+        }
+        ticks = now == before ? ticks + 1 : 0;
+        before = now;
+        if (ticks > STILL_TICKS) {
+            printf("stuck: %u %s do not end\n", left, producers ? "producers" : "consumers");
+            stuck = true;
+        }
+    } while (left && !stuck && !bad_exits);
+}
+
+/* ---- phases ---- */
+
+static void hurt(uint64_t until, uint64_t core_ns)
+{
+    uint64_t core_at = torture_now() + core_ns;
+
+    while (torture_now() < until && !bad_exits && !still()) {
+        tick();
+        reap(true);
+        kill_client();
+        if (torture_random(&random_state, 3) == 0)
+            stop_client();
+        if (torture_now() >= core_at) {
+            kill_core();
+            core_at = torture_now() + core_ns;
+        }
+    }
+    for (unsigned i = 0; i < TORTURE_CLIENTS; i++)
+        if (slots[i].pid && slots[i].stopped)
+            kill(slots[i].pid, SIGCONT);
+}
+
+/* How many messages are in all the queues. */
+static uint64_t left_in_queues(bool tell)
+{
+    char command[512];
+    uint64_t left = 0;
+    json_t *document, *queue, *rows;
+    FILE *pipe;
+    size_t i;
+
+    (void)snprintf(command, sizeof(command), "'%s' queue ls --json", getenv("IPCCTL_BIN"));
+    pipe = popen(command, "re");
+    EXPECT(pipe != NULL);
+    document = json_loadf(pipe, 0, NULL);
+    (void)pclose(pipe);
+    EXPECT(document != NULL);
+    rows = json_is_array(document) ? document : json_object_get(document, "queues");
+    EXPECT(json_array_size(rows) == QUEUES);
+    json_array_foreach(rows, i, queue)
+    {
+        left += (uint64_t)(json_integer_value(json_object_get(queue, "waiting")) +
+                           json_integer_value(json_object_get(queue, "unacked")));
+        if (tell)
+            (void)json_dumpf(queue, stdout, JSON_COMPACT);
+    }
+    json_decref(document);
+    return left;
+}
+
+/* One consumer for each queue, until nothing is left. */
+static void drain(void)
+{
+    uint64_t left, before = UINT64_MAX;
+    unsigned same = 0;
+
+    torture->consumers_stop = false;
+    for (unsigned i = 0; i < QUEUES; i++) {
+        slots[TORTURE_PRODUCERS + i].drains = true;
+        slots[TORTURE_PRODUCERS + i].queue = i;
+        slot_start(TORTURE_PRODUCERS + i);
+    }
+    do {
+        tick();
+        reap(false);
+        left = left_in_queues(false);
+        same = left == before ? same + 1 : 0;
+        before = left;
+    } while (left && same < STILL_TICKS && !bad_exits);
+    if (left) {
+        printf("stuck: %" PRIu64 " messages stay in the queues\n", left);
+        (void)left_in_queues(true);
+        stuck = true;
+    }
+    torture->consumers_stop = true;
+}
+
+static void kill_all(void)
+{
+    for (unsigned i = 0; i < TORTURE_CLIENTS; i++)
+        if (slots[i].pid) {
+            kill(slots[i].pid, SIGKILL);
+            wait_child(slots[i].pid);
+        }
+}
+
+static bool judge(double seconds)
+{
+    static struct history history;
+    struct findings found;
+
+    history.journals = TORTURE_CLIENTS + 1;
+    history.stuck = stuck;
+    for (unsigned i = 0; i <= TORTURE_CLIENTS; i++) {
+        history.events[i] = journals[i]->events;
+        history.counts[i] = journals[i]->count;
+    }
+    for (unsigned i = 0; i < QUEUES; i++)
+        history.queues[i] =
+            (struct history_queue){.keyed = torture->queues[i].keys != 0,
+                                   .remembers = torture->queues[i].dedup,
+                                   .lease_ns = torture->queues[i].lease_ms * UINT64_C(1000000),
+                                   .dead_letter = torture->queues[i].letters ? (int)TORTURE_DEAD : -1};
+    EXPECT(history_check(&history, &found, stdout));
+    printf("%.0f s, seed %" PRIu64 ": %" PRIu64 " sent, %" PRIu64 " confirmed, %" PRIu64 " refused, %" PRIu64
+           " sent again, %" PRIu64 " received, %" PRIu64 " dead letters\n",
+           seconds, torture->seed, found.sent, found.confirmed, found.refused, found.resent, found.received,
+           found.letters);
+    printf("%" PRIu64 " clients and %" PRIu64 " ipcd killed, %" PRIu64
+           " closed, %u stops and continues, %" PRIu64 " redeliveries, %" PRIu64
+           " of them duplicates with a cause\n",
+           found.kills, found.core_kills, found.closes, stops, found.redeliveries, found.duplicates);
+    printf(
+        "found: %" PRIu64 " lost, %" PRIu64 " duplicates without a cause, %" PRIu64 " out of order, %" PRIu64
+        " altered or invented, %" PRIu64 " stuck; %" PRIu64 " errors, %u bad ends\n",
+        found.lost, found.duplicated, found.disordered, found.altered, found.stuck, found.errors, bad_exits);
+    return findings_none(&found) && !bad_exits;
+}
+
+static uint64_t number(const char *text, const char *variable, uint64_t otherwise)
+{
+    if (!text)
+        text = getenv(variable);
+    return text ? strtoull(text, NULL, 10) : otherwise;
+}
+
+int main(int argc, char **argv)
+{
+    static const char *const arguments[] = {"--log-level", "error", NULL};
+    uint64_t seconds = number(argc > 1 ? argv[1] : NULL, "IPC_TORTURE_SECONDS", 15);
+    uint64_t seed = number(argc > 2 ? argv[2] : NULL, "IPC_TORTURE_SEED", torture_now() % 1000000);
+    uint64_t core_ns = number(NULL, "IPC_TORTURE_CORE_MS", 2000) * UINT64_C(1000000);
+    bool good;
+
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    torture = shared_new(sizeof(*torture));
+    torture->seed = seed;
+    random_state = torture_mix(seed);
+    printf("seed %" PRIu64 "\n", seed);
+    for (unsigned i = 0; i <= TORTURE_CLIENTS; i++)
+        journals[i] = journal_new();
+    choose_queues();
+    guarded_start(&guarded, arguments);
+    create_queues();
+    for (unsigned i = 0; i < TORTURE_CLIENTS; i++)
+        slots[i].queue = i < TORTURE_PRODUCERS ? i % TORTURE_QUEUES : (i - TORTURE_PRODUCERS) % QUEUES;
+    reap(true);
+    hurt(torture_now() + seconds * UINT64_C(1000000000), core_ns);
+    torture->producers_stop = true;
+    if (!stuck && !bad_exits)
+        finish(true);
+    torture->consumers_stop = true;
+    if (!stuck && !bad_exits)
+        finish(false);
+    if (!stuck && !bad_exits) {
+        drain();
+        finish(false);
+    }
+    kill_all();
+    if (!stuck && !bad_exits)
+        guarded_stop(&guarded);
+    else
+        kill(guarded.run, SIGTERM);
+    good = judge((double)seconds);
+    return good ? 0 : 1;
+}

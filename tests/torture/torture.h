@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the driver of a torture run and its clients share.
+ */
+#ifndef IPC_TESTS_TORTURE_TORTURE_H
+#define IPC_TESTS_TORTURE_TORTURE_H
+
+#include <assert.h>
+#include <time.h>
+
+#include "tests/torture/history.h"
+
+#define TORTURE_QUEUES    4u /* and one for dead letters */
+#define TORTURE_DEAD      TORTURE_QUEUES
+#define TORTURE_PRODUCERS 6u
+#define TORTURE_CONSUMERS 8u
+#define TORTURE_CLIENTS   (TORTURE_PRODUCERS + TORTURE_CONSUMERS)
+#define TORTURE_SIZE_MAX  1400u
+
+static_assert(TORTURE_PRODUCERS <= HISTORY_PRODUCERS && TORTURE_QUEUES < HISTORY_QUEUES,
+              "room in the history");
+
+/* What a queue is put to: follows from the seed. */
+struct torture_queue {
+    unsigned keys, priorities; /* 0 keys: none */
+    bool dedup, reject, letters;
+    unsigned messages_max, lease_ms, attempts_max, prefetch;
+};
+
+/* In memory that the clients share, beside their journals. */
+struct torture {
+    uint64_t seed;
+    struct torture_queue queues[TORTURE_QUEUES + 1];
+    _Atomic bool producers_stop, consumers_stop;
+    _Atomic uint64_t received[TORTURE_QUEUES + 1]; /* messages: the driver looks if something moves */
+    /* Of a producer, whatever process it is: the last sequence number that it used; all up to the other one are decided. */
+    _Atomic uint32_t last[TORTURE_PRODUCERS], decided[TORTURE_PRODUCERS];
+};
+
+struct client_work {
+    struct torture *torture;
+    struct journal *journal;
+    uint32_t client; /* number of this process */
+    unsigned slot;   /* producer, or TORTURE_PRODUCERS + consumer */
+    unsigned queue;
+    bool drains; /* a consumer that acknowledges everything, until told to stop */
+};
+
+/* Run as that client, and exit. */
+void client_produce(const struct client_work *work) __attribute__((noreturn));
+void client_consume(const struct client_work *work) __attribute__((noreturn));
+
+static inline uint64_t torture_now(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+}
+
+/* False: the journal is full. */
+static inline bool journal_append(struct journal *journal, struct event event)
+{
+    uint64_t count = atomic_load_explicit(&journal->count, memory_order_relaxed);
+
+    if (count == journal->capacity)
+        return false;
+    event.time_ns = torture_now();
+    journal->events[count] = event;
+    atomic_store_explicit(&journal->count, count + 1, memory_order_release);
+    return true;
+}
+
+/* The same numbers for the same arguments, in every run of a seed. */
+static inline uint64_t torture_mix(uint64_t x)
+{
+    x += UINT64_C(0x9e3779b97f4a7c15);
+    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+    return x ^ x >> 31;
+}
+
+static inline uint64_t torture_random(uint64_t *state, uint64_t below)
+{
+    return torture_mix((*state)++) % below;
+}
+
+#endif
