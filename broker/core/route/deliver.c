@@ -370,7 +370,7 @@ static void come_back(struct queue *queue, struct port *port, uint64_t delivery,
         bury = reason;
     was = close_open(queue, port, delivery, bury ? (struct entry){0} : entry);
     (void)was;
-    if (delay_ns)
+    if (delay_ns && !bury)
         atomic_store_explicit(&record->not_before, queue->router->boot_ns + delay_ns, memory_order_relaxed);
     queue->unacked--;
     queue->waiting++;

@@ -42,10 +42,12 @@ static void key_release(struct queue *queue, struct key *key)
     free(key);
 }
 
-/* Put the next parked message back into the ready lists. */
+/* Put the next parked message back into the ready lists. So while none is open, none is parked that comes before the exposed
+ * one: nobody would expose it. */
 static void expose(struct queue *queue, struct key *key)
 {
-    while (!key->exposed.number && key->parked.count) {
+    while (key->parked.count &&
+           (!key->exposed.number || heap_top(&key->parked)->order < key->exposed.number)) {
         struct entry entry = heap_top(&key->parked)->entry;
         struct record *record = file_find(&queue->file, entry.offset, entry.number);
 

@@ -587,7 +587,7 @@ static void test_refuse_and_dead_letters(void **state)
     }
     got = want(stage, &consumer);
     assert_int_equal(got.value, 2);
-    ack(&consumer, IPC_ACK_REFUSE, got.delivery, got.delivery, 0, IPC_ACK_DEAD);
+    ack(&consumer, IPC_ACK_REFUSE, got.delivery, got.delivery, 1000000000, IPC_ACK_DEAD);
     open_port(stage, &undertaker, 2, true, 10);
     got = want(stage, &undertaker);
     assert_int_equal(got.value, 1);
@@ -607,6 +607,7 @@ static void test_refuse_and_dead_letters(void **state)
     assert_int_equal(want(stage, &undertaker).value, 2);
     settle(stage, &stage->stats[1].dead, 2);
     assert_int_equal(atomic_load(&stage->stats[1].unacked), 0);
+    assert_int_equal(atomic_load(&stage->stats[1].delayed), 0);
     assert_int_equal(atomic_load(&stage->stats[1].bytes), 0);
     close_port(stage, &undertaker);
     close_port(stage, &consumer);
@@ -662,6 +663,44 @@ static void test_ids_and_keys(void **state)
         ack(&b, IPC_ACK_DONE, 0, UINT64_MAX, 0, 0);
     }
     settle(stage, &stage->stats[1].waiting, 0);
+    close_port(stage, &a);
+    close_port(stage, &b);
+    close_port(stage, &producer);
+}
+
+/* What comes back goes out before what is ready already, and that before what is parked: none may be forgotten. */
+static void test_key_comes_back(void **state)
+{
+    struct stage *stage = *state;
+    const struct how key = {.key = "key"};
+    struct client producer, a, b;
+    struct got got;
+
+    new_queue(stage, 1);
+    open_port(stage, &producer, 1, false, 0);
+    open_port(stage, &a, 1, true, 1);
+    for (uint64_t i = 1; i <= 6; i++)
+        put_number(&producer, i == 3 || i == 6 ? NULL : &key, i);
+    got = want(stage, &a);
+    assert_int_equal(got.value, 1);
+    open_port(stage, &b, 1, true, 10);
+    assert_int_equal(want(stage, &b).value, 3);
+    assert_int_equal(want(stage, &b).value, 6); /* 2, 4 and 5 are parked now */
+    close_port(stage, &b);
+    for (unsigned i = 0; i < 2; i++) { /* each time one more of them is ready behind it */
+        ack(&a, IPC_ACK_REFUSE, got.delivery, got.delivery, 0, 0);
+        got = want(stage, &a);
+        assert_int_equal(got.value, 1);
+    }
+    open_port(stage, &b, 1, true, 1);
+    assert_int_equal(want(stage, &b).value, 3); /* 2 is parked again, 4 is not */
+    ack(&a, IPC_ACK_DONE, 0, UINT64_MAX, 0, 0);
+    for (uint64_t i = 2; i <= 5; i += i == 2 ? 2 : 1) {
+        got = want(stage, &a);
+        assert_int_equal(got.value, i);
+        ack(&a, IPC_ACK_DONE, 0, UINT64_MAX, 0, 0);
+    }
+    assert_int_equal(want(stage, &a).value, 6);
     close_port(stage, &a);
     close_port(stage, &b);
     close_port(stage, &producer);
@@ -935,6 +974,7 @@ int main(void)
         CASE(test_priority_and_delay),
         CASE(test_refuse_and_dead_letters),
         CASE(test_ids_and_keys),
+        CASE(test_key_comes_back),
         CASE(test_full),
         CASE(test_look),
         CASE(test_memory),
