@@ -40,6 +40,9 @@
 #define IPC_MAX_QUEUE_BYTES            (UINT64_C(8) << 30) /* memory of one queue */
 #define IPC_MAX_ATTEMPTS               1000u
 #define IPC_MAX_DEDUP_WINDOW           (UINT32_C(1) << 20) /* message ids that a queue remembers */
+/* A barrier in all other processes costs as much as the fences of thousands of commits: who sleeps once within so many
+ * records has the other end of its port fence. */
+#define IPC_PORT_STREAM_RECORDS        4096u
 #define IPC_MAX_ROUTERS                64u
 
 /* Shared segments */

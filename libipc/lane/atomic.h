@@ -23,8 +23,8 @@
 # define LANE_LOOK    memory_order_relaxed
 #endif
 
-/* Between a publish and the look at who sleeps. `fence`: some sleeper cannot issue the barrier for us. Pairs
- * with lane_barrier() in lane_reader_arm() and lane_writer_want(). */
+/* Between a publish and the look at who sleeps. `fence`: some sleeper cannot, or does not want to, issue the barrier for
+ * us. Pairs with lane_barrier() after lane_reader_arm(). */
 static inline void lane_publish_fence(bool fence)
 {
 #ifndef IPC_TSAN

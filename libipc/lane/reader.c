@@ -82,6 +82,7 @@ void lane_reader_init(struct lane_reader *reader, const struct ipc_lane *lane, c
                                    .cell = cell,
                                    .pins = pins,
                                    .checks = !ended,
+                                   .stream_records = STREAM_RECORDS,
                                    .bell = -1};
     uint64_t admitted = ended ? 0 : atomic_load_explicit(&lane->slots[slot].start, memory_order_acquire);
     if (!(admitted & 1)) {
@@ -107,8 +108,8 @@ void lane_reader_init(struct lane_reader *reader, const struct ipc_lane *lane, c
     atomic_store_explicit(&cell->cursor, reader->position, memory_order_release);
     /* The release pairs with the acquire in peer_cursor(): who sees our pairing sees our cursor. */
     atomic_store_explicit(&cell->owner, pairing, LANE_PUBLISH);
-    /* A writer that waits for room took the cell as it was before for our cursor. Pairs with the barrier in
-     * lane_writer_want(). */
+    /* A writer that waits for room took the cell as it was before for our cursor. Pairs with the fence in
+     * lane_writer_want_at(). */
     lane_publish_fence(true);
     if (atomic_load_explicit(&lane->want, LANE_LOOK) != 0)
         lane_wake(lane_low_half(&cell->cursor), false);
@@ -123,6 +124,7 @@ void lane_reader_resume(struct lane_reader *reader, const struct ipc_lane *lane,
                                    .ring = ring,
                                    .ring_size = ring_size,
                                    .slot = slot,
+                                   .stream_records = STREAM_RECORDS,
                                    .bell = -1,
                                    .cell = cell,
                                    .pins = true,
@@ -243,11 +245,11 @@ void lane_reader_report(struct lane_reader *reader)
     reader->reported = now;
     reader->report_at = now + reader->ring_size / 8;
     if (reader->told &&
-        reader->sequence - reader->armed_sequence >= STREAM_RECORDS) { /* no need to fence any more */
+        reader->sequence - reader->armed_sequence >= reader->stream_records) { /* no need to fence any more */
         reader->told = false;
         lane_reader_disarm(reader);
     }
-    lane_publish_fence(reader->fence);
+    lane_publish_fence(true); /* pairs with the one in lane_writer_want_at(); steps are rare enough for it */
     uint64_t want = atomic_load_explicit(&reader->lane->want, LANE_LOOK);
 #ifdef IPC_PLANT_WANT_UNHEARD
     want = 0;

@@ -28,7 +28,6 @@ struct lane_reader {
     bool checks;        /* the writer may overwrite what we read: check tail after each copy */
     bool pins;          /* the subscription asked the writer to wait for it */
     bool knows;         /* sequence is that of position, not only near it */
-    bool fence;         /* the writer cannot issue the barrier for us */
     uint64_t lost;      /* records missed, in all */
     uint64_t just_lost; /* before the record that is read next */
 
@@ -36,7 +35,8 @@ struct lane_reader {
     struct ipc_cell *cell;
     uint64_t armed; /* the count in the cell's word */
     bool often;     /* set by the waiter: the writers shall fence, so that sleeping needs no barrier */
-    bool told;      /* the writer has seen that, for certain */
+    uint32_t stream_records; /* without a sleep, after which they need not any more */
+    bool told;               /* the writer has seen that, for certain */
     uint64_t armed_sequence;
     uint64_t armed_at; /* our position when we armed: where the writer rings */
     uint64_t start;    /* where we began; UINT64_MAX: the lane has no writer to tell what we missed before */

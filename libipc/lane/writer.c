@@ -338,7 +338,7 @@ void lane_writer_want_at(struct lane_writer *writer, uint64_t want, const struct
                          uint64_t *raw_cursor)
 {
     atomic_store_explicit(&writer->lane->want, want, LANE_PUBLISH);
-    lane_barrier(); /* pairs with lane_publish_fence() in lane_reader_report() */
+    lane_publish_fence(true); /* pairs with the one in lane_reader_report() */
 
     *slowest = NULL;
     uint64_t lowest = want;

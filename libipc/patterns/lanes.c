@@ -84,7 +84,6 @@ static void join(struct ipc_subscription *sub, struct notice *notice)
     lane_reader_init(&lane->reader, lane->map, lane_segment_ring(lane->map), lane->ring_size, notice->slot,
                      &cells->cells[notice->cell], lane->pairing, notice->start, sub->slow == IPC_SLOW_BLOCK,
                      notice->ended);
-    lane->reader.fence = notice->fence || !lane_barrier_register();
     notice->lane = NULL;
     notice->cells = NULL;
     sub->now = NULL;

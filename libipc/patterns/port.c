@@ -19,10 +19,6 @@
 #include "libipc/patterns/patterns.h"
 #include "proto/name.h"
 
-/* Sleeps in a row with fewer records in between, after which a reader counts as one that sleeps often. */
-#define NAPS        4u
-#define NAP_RECORDS 16u
-
 /* ---- opening and closing ---------------------------------------------------------------------------------
  * */
 
@@ -56,7 +52,7 @@ static int join_lanes(struct port *port, const Ipc__Control__PortOpened *opened,
     lane_writer_init(&port->writer, &port->own->lane, ring_of(own), opened->session_ring_size);
     lane_reader_init(&port->reader, &port->other->lane, ring_of(other), opened->core_ring_size, 0,
                      &port->own->cell, opened->port, IPC__CONTROL__START__START_OLDEST, true, false);
-    port->reader.fence = opened->fence || !lane_barrier_register();
+    port->reader.stream_records = IPC_PORT_STREAM_RECORDS;
     port->reader.bell = fds[2];
     struct lane_peer router = {.cell = &port->other->cell,
                                .pairing = opened->port,
@@ -207,30 +203,29 @@ void port_news(struct port *port)
  * */
 
 /* Let the router know that we sleep, for its next record and for a cursor (0: none), and which word of the
- * cursor to sleep on. False: the cursor is there already. Who sleeps often lets the router fence, which is
- * cheaper than a barrier; a cursor needs the barrier in any case. */
+ * cursor to sleep on. False: the cursor is there already. */
 static bool arm(struct port *port, bool bell, uint64_t want, struct lane_word *cursor)
 {
     struct lane_reader *reader = &port->reader;
-    port->naps = reader->sequence - port->slept_at < NAP_RECORDS ? port->naps + (port->naps < NAPS) : 0;
+    reader->often = reader->sequence - port->slept_at < IPC_PORT_STREAM_RECORDS;
     port->slept_at = reader->sequence;
-    reader->often = port->naps == NAPS;
     bool barrier = lane_reader_arm(reader, bell), there = false;
     if (want) {
         const struct lane_peer *router;
         uint64_t raw = 0;
-        lane_writer_want_at(&port->writer, want, &router, &raw); /* the barrier is in it */
+        lane_writer_want_at(&port->writer, want, &router, &raw);
         there = !router;
         if (router && cursor)
             *cursor = (struct lane_word){lane_low_half(&router->cell->cursor), (uint32_t)raw, false};
-    } else if (barrier) {
+    }
+    if (barrier) {
         lane_barrier(); /* pairs with lane_publish_fence() in lane_writer_ring() */
     } else {
 #ifndef IPC_TSAN
         atomic_thread_fence(memory_order_seq_cst);
 #endif
     }
-    if (want || barrier)
+    if (barrier)
         lane_reader_barred(reader);
     return !there;
 }

@@ -22,7 +22,6 @@ struct port {
     int set;                /* descriptor of the user: socket, self and bell; or -1 */
     int bell;               /* by which the router rings us, or -1 */
     struct spin spin;
-    uint32_t naps; /* sleeps in a row with few records in between */
     uint64_t slept_at;
     uint64_t sleeps;
     uint64_t polls;

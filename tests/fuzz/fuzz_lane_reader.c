@@ -98,7 +98,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     lane.slots[slot].start = odd_number(&input, &reader);
     lane.slots[slot].start_sequence = odd_number(&input, &reader);
     lane_reader_init(&reader, &lane, ring, RING_SIZE, slot, &cells.cells[0], 1, how % 3, how & 4, how & 8);
-    reader.fence = how & 16;
     while (input.left) {
         unsigned step = (unsigned)take(&input, 1);
         size_t at = reader.position & (RING_SIZE - 1);

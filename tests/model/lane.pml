@@ -124,6 +124,8 @@ inline put(p, a, v) {
 inline store_w(a, v) { atomic { KW put(0, a, v) } }
 inline store_r(a, v) { atomic { KR put(p, a, v) } }
 
+inline fence(self) { d_step { drain(self) } }
+
 /* membarrier(GLOBAL_EXPEDITED): interrupts whoever runs, one after the other. */
 inline barrier(self) {
     d_step { drain(self) }
@@ -354,8 +356,8 @@ proctype Writer() {
 #ifndef M_NO_WANT
                 store_w(WANT, target);
 #endif
-#ifndef M_NO_BARRIER_ROOM
-                barrier(0);
+#ifndef M_NO_FENCE_ROOM
+                fence(0);
 #endif
 #ifndef M_NO_REREAD_ROOM
                 load_cursors();
@@ -445,6 +447,9 @@ inline report() {
         store_r(CURSOR(r), pos);
 #else
         store_r(CURSOR(r), pos);
+#ifndef M_NO_FENCE_REPORT
+        fence(p);
+#endif
         atomic { KR w = mem[WANT] }
 #endif
         if

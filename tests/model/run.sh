@@ -80,7 +80,8 @@ caught|ARMED_BEFORE_CURSOR|STEP=9 N=4 M=3
 caught|COMMIT_BEFORE_STAMP|$room
 caught|NO_STAMP|$room
 caught|ROOM_NO_STAMP|$room
-caught|NO_BARRIER_ROOM|$room
+caught|NO_FENCE_ROOM|$room
+caught|NO_FENCE_REPORT|$room
 caught|NO_WANT|$room
 caught|CURSOR_AFTER_WANT|$room
 caught|NO_LAP|$lap

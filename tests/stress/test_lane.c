@@ -217,7 +217,6 @@ static void reading_begin(struct reading *reading, unsigned index, uint64_t *ran
         lane_reader_init(&reading->readers[i], lane, lane_segment_ring(lane), RING_SIZE, index,
                          &cells->cells[i], PAIRING(i, index), IPC__CONTROL__START__START_OLDEST, pins(index),
                          false);
-        reading->readers[i].fence = !lane_barrier_register();
     }
 }
 

@@ -101,7 +101,6 @@ void fixture_attach(struct fixture *fixture, struct lane_reader *reader, unsigne
     const unsigned char *ring = lane_segment_ring((void *)(uintptr_t)fixture->lane_read);
     lane_reader_init(reader, fixture->lane_read, ring, fixture->ring_size, index,
                      &fixture->cells->cells[index], PAIRING + index, start, policy == FIXTURE_PIN, false);
-    reader->fence = !lane_barrier_register();
 }
 
 int fixture_admit(struct fixture *fixture, unsigned index, enum fixture_policy policy, unsigned start)

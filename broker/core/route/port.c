@@ -128,7 +128,7 @@ static int begin(struct router *router, struct port *port)
         lane_reader_init(&port->in, &port->session->lane, lane_segment_ring(session),
                          about->session_ring_size, 0, &port->core->cell, about->id,
                          IPC__CONTROL__START__START_OLDEST, true, false);
-    port->in.fence = about->fence || !lane_barrier_register();
+    port->in.stream_records = IPC_PORT_STREAM_RECORDS;
     port->in.bell = about->ring;
     if (about->resumed && about->ring >= 0)
         lane_bell_ring(about->ring);

@@ -29,8 +29,6 @@
 #define SLEEP_COST_NS    UINT64_C(20000)
 #define WAKE_COST_NS     UINT64_C(8000)
 #define EXPECTED_MAX_NS  UINT64_C(200000)
-#define NAPS             4u
-#define NAP_RECORDS      16u
 #define RETRY_NS         UINT64_C(50000000)
 #define TIMERS_SLACK     1024u
 
@@ -387,9 +385,8 @@ static void arm_idle(struct router *router, uint32_t rounds)
 
         if (port->idle < rounds)
             continue;
-        port->naps = port->records - port->slept_at < NAP_RECORDS ? port->naps + (port->naps < NAPS) : 0;
+        port->in.often = port->records - port->slept_at < IPC_PORT_STREAM_RECORDS;
         port->slept_at = port->records;
-        port->in.often = port->naps == NAPS;
         barrier = lane_reader_arm(&port->in, true) || barrier;
         list_remove(&port->turn);
         list_append(&armed, &port->turn);

@@ -79,7 +79,6 @@ struct port {
     struct route_mail *gone; /* the order to end, which becomes the answer */
     uint32_t wants_room;     /* bytes of a record for which its lane from us has none; 0: it has */
     uint32_t idle;           /* rounds without anything */
-    uint32_t naps;           /* sleeps in a row with few records in between */
     uint64_t slept_at;
     uint64_t records; /* read */
     /* Of a producer. */
