@@ -294,6 +294,44 @@ static void test_broker_killed_under_load(void **state)
     shared_free(history, sizeof(*history));
 }
 
+/* Messages that do not fit into one chunk of the queue's file, and small ones that begin in the rest of their last one:
+ * none is passed over, neither at once nor after a restart. */
+static void test_large_and_small(void **state)
+{
+    static const size_t sizes[] = {300000, 100000, 8, 600000, 50000, 150000, 262144, 163841};
+    static unsigned char content[600000], in[600000];
+    struct ipc_queue_settings settings = IPC_QUEUE_SETTINGS_INIT;
+    ipc_connection *connection = connection_new();
+    ipc_producer *producer;
+    ipc_consumer *consumer;
+    struct ipc_queue_message message;
+    (void)state;
+    settings.given = IPC_QUEUE_MESSAGE_SIZE_MAX;
+    settings.message_size_max = sizeof(content);
+    queue_new(connection, "work", &settings);
+    producer = producer_new(connection, "work");
+    consumer = consumer_new(connection, "work", 0);
+    for (unsigned round = 0; round < 4; round++) {
+        for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+            memset(content, (int)(round * 16 + i), sizes[i]);
+            EXPECT_EQ(ipc_producer_send(producer, content, sizes[i], IPC_FOREVER, NULL), 0);
+        }
+        EXPECT_EQ(ipc_producer_flush(producer, IPC_FOREVER), 0);
+        if (round % 2)
+            guarded_kill_ipcd(&guarded);
+        for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+            memset(content, (int)(round * 16 + i), sizes[i]);
+            EXPECT_EQ(ipc_consumer_receive(consumer, in, sizeof(in), &message, IPC_FOREVER), sizes[i]);
+            EXPECT(memcmp(in, content, sizes[i]) == 0);
+        }
+        EXPECT_EQ(ipc_consumer_ack_until(consumer, message.delivery), 0);
+        EXPECT_EQ(ipc_consumer_flush(consumer, IPC_FOREVER), 0);
+    }
+    producer_end(producer);
+    consumer_end(consumer);
+    ipc_connection_close(connection);
+}
+
 /* Who sleeps while ipcd is killed is woken by the next one, not by the bounded wait. */
 static void test_asleep_over_a_restart(void **state)
 {
@@ -339,6 +377,7 @@ int main(void)
         DEATH(test_producer_killed),
         DEATH(test_producer_killed_and_resending),
         DEATH(test_broker_killed_under_load),
+        DEATH(test_large_and_small),
         DEATH(test_asleep_over_a_restart),
     };
     return cmocka_run_group_tests_name("queue-death", tests, NULL, NULL);

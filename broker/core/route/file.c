@@ -126,9 +126,19 @@ static uint64_t chunk_offset(const struct file *file, uint32_t chunk)
     return file->chunks_at + (uint64_t)chunk * FILE_CHUNK;
 }
 
+/* The first chunk of the run that it is in. */
 static uint32_t chunk_of(const struct file *file, uint64_t offset)
 {
-    return (uint32_t)((offset - file->chunks_at) / FILE_CHUNK);
+    uint32_t chunk = (uint32_t)((offset - file->chunks_at) / FILE_CHUNK);
+
+    return chunk - file->chunks[chunk].inside;
+}
+
+static void run_begin(struct file *file, uint32_t chunk, uint32_t run)
+{
+    file->chunks[chunk].run = run;
+    for (uint32_t i = 0; i < run; i++)
+        file->chunks[chunk + i].inside = i;
 }
 
 static int chunks_reserve(struct file *file, uint32_t count)
@@ -215,6 +225,7 @@ static void chunk_release(struct file *file, uint32_t chunk)
 {
     file->n_used--;
     file->chunks[chunk].run = 0;
+    file->chunks[chunk].inside = 0;
     if (file->chunks[chunk].populated) {
         file->free[file->n_free++] = chunk;
         file->n_warm++;
@@ -325,7 +336,7 @@ static int begin_chunk(struct file *file, uint64_t stride)
     if (chunk == FILE_CHUNKS)
         return -ENOSPC;
     file->n_used += run;
-    file->chunks[chunk].run = run;
+    run_begin(file, chunk, run);
     result = ensure(file, chunk, chunk_offset(file, chunk) + needed);
     if (result < 0) {
         run_release(file, chunk);
@@ -437,7 +448,7 @@ static int scan_chunk(struct file *file, const struct in_use *in, bool last,
     struct chunk *chunk = &file->chunks[in->chunk];
     uint64_t at = chunk_offset(file, in->chunk), until = at + in->run * FILE_CHUNK;
 
-    chunk->run = in->run;
+    run_begin(file, in->chunk, in->run);
     chunk->first_number = UINT64_MAX;
     file->current = in->chunk;
     file->until = until;

@@ -80,6 +80,7 @@ struct chunk {
     uint32_t live;         /* records that are not done */
     uint32_t populated;    /* bytes that have memory */
     uint32_t run;          /* chunks in a row from here; 0: free, or inside of a run */
+    uint32_t inside;       /* chunks of its run before it: records may start in each of them */
 };
 
 struct file {
