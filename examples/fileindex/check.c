@@ -41,18 +41,19 @@ void index_done(struct index *index)
     for (size_t i = 0; i < index->count; i++) {
         free(index->files[i].path);
         free(index->files[i].skipped);
+        free(index->files[i].names);
     }
     free(index->files);
     free(index->top);
 }
 
-void print_path(const char *path)
+void print_path(FILE *out, const char *path)
 {
     for (const unsigned char *byte = (const unsigned char *)path; *byte != '\0'; byte++)
         if (*byte >= ' ' && *byte < 0x7f && *byte != '\\')
-            putchar(*byte);
+            putc(*byte, out);
         else
-            printf("\\x%02x", (unsigned)*byte);
+            fprintf(out, "\\x%02x", (unsigned)*byte);
 }
 
 /* ---- the list -------------------------------------------------------------------------------------------- */
@@ -100,12 +101,12 @@ static FILE *tool_start(const char *command, FILE *list)
     return tool;
 }
 
-static uint64_t complain(uint64_t before, const struct file *file, const char *what)
+static uint64_t complain(FILE *out, uint64_t before, const struct file *file, const char *what)
 {
     if (before < SHOWN_MAX) {
-        printf("  WRONG  %s: ", what);
-        print_path(file->path);
-        putchar('\n');
+        fprintf(out, "  WRONG  %s: ", what);
+        print_path(out, file->path);
+        putc('\n', out);
     }
     return before + 1;
 }
@@ -165,7 +166,7 @@ static void verdict_count(struct index *index, FILE *tool, bool *right)
     free(line);
 }
 
-static uint64_t tell_wrong(struct index *index, const bool *right, const char *what)
+static uint64_t tell_wrong(FILE *out, struct index *index, const bool *right, const char *what)
 {
     uint64_t wrong = 0, compared = 0;
 
@@ -176,16 +177,17 @@ static uint64_t tell_wrong(struct index *index, const bool *right, const char *w
             continue;
         compared++;
         if (!right[i])
-            wrong = complain(wrong, file, what);
+            wrong = complain(out, wrong, file, what);
     }
-    printf("  %-28s %9" PRIu64 " of %" PRIu64 " right\n", what, compared - wrong, compared);
+    fprintf(out, "  %-28s %9" PRIu64 " of %" PRIu64 " right\n", what, compared - wrong, compared);
     return wrong;
 }
 
 /* ---- over all files -------------------------------------------------------------------------------------- */
 
 /* `theirs` is what the pipeline printed: as index->top. */
-static uint64_t tell_identifiers_wrong(const struct index *index, const char *theirs, bool some_left_out)
+static uint64_t tell_identifiers_wrong(FILE *out, const struct index *index, const char *theirs,
+                                       bool some_left_out)
 {
     const char *ours = index->top != NULL ? index->top : "", *last = theirs;
     uint64_t total, sum = 0;
@@ -199,19 +201,20 @@ static uint64_t tell_identifiers_wrong(const struct index *index, const char *th
             sum += index->files[i].identifiers;
 
     if (last[0] == '\0')
-        printf("  WRONG  the pipeline for the identifiers printed nothing\n");
+        fprintf(out, "  WRONG  the pipeline for the identifiers printed nothing\n");
     else if (sum != total)
-        printf("  WRONG  identifiers: %" PRIu64 " counted, grep finds %" PRIu64 "\n", sum, total);
+        fprintf(out, "  WRONG  identifiers: %" PRIu64 " counted, grep finds %" PRIu64 "\n", sum, total);
     else if (!same_top)
-        printf("  WRONG  the most frequent identifiers; collected, then as sort and awk have them:\n%s%s",
-               ours, theirs);
+        fprintf(out,
+                "  WRONG  the most frequent identifiers; collected, then as sort and awk have them:\n%s%s",
+                ours, theirs);
     else
-        printf("  %-28s %9" PRIu64 " of %" PRIu64 " right%s\n", "identifiers (grep, awk)", sum, total,
-               some_left_out ? " (of the files compared)" : ", and the ten most frequent");
+        fprintf(out, "  %-28s %9" PRIu64 " of %" PRIu64 " right%s\n", "identifiers (grep, awk)", sum, total,
+                some_left_out ? " (of the files compared)" : ", and the ten most frequent");
     return last[0] == '\0' || sum != total || !same_top;
 }
 
-uint64_t check_all(struct index *index)
+uint64_t check_all(struct index *index, FILE *out)
 {
     FILE *list = must(tmpfile()), *sha256sum, *wc, *pipeline;
     bool *digests = must(calloc(index->count + 1, sizeof(bool)));
@@ -225,7 +228,6 @@ uint64_t check_all(struct index *index)
             fwrite(index->files[i].path, 1, strlen(index->files[i].path) + 1, list);
     if (fflush(list) != 0)
         die("the list of files for the comparison cannot be written");
-    fflush(stdout);
     pipeline = tool_start("xargs -0 -r -a $list grep -ha '' | tr -cs A-Za-z0-9_ '\\n' | awk '"
                           "{ sub(/^[0-9]+/, \"\") } $0 != \"\" { n[$0]++; total++ } "
                           "END { top = \"sort -k1,1nr -k2,2 | head -n 10\"; "
@@ -241,11 +243,11 @@ uint64_t check_all(struct index *index)
         theirs = must(strdup(""));
     }
     if (look_for_changes(index) == 0) {
-        wrong += tell_wrong(index, digests, "digests (sha256sum)");
-        wrong += tell_wrong(index, counts, "lines, words, bytes (wc)");
-        wrong += tell_identifiers_wrong(index, theirs, changed > 0);
+        wrong += tell_wrong(out, index, digests, "digests (sha256sum)");
+        wrong += tell_wrong(out, index, counts, "lines, words, bytes (wc)");
+        wrong += tell_identifiers_wrong(out, index, theirs, changed > 0);
     } else {
-        printf("  WRONG  files changed during the comparison; run it again\n");
+        fprintf(out, "  WRONG  files changed during the comparison; run it again\n");
         wrong++;
     }
     pclose(sha256sum);

@@ -8,16 +8,22 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
-/* Who publishes results. */
-enum source { WALK, DIGEST, COUNT, IDENTIFIERS, SOURCES };
+#include "common.h"
 
 struct file {
     char *path;
     uint64_t size, mtime_ns;
-    unsigned seen; /* 1 << enum source: who has said something about it */
-    char *skipped; /* why walk did not publish it; NULL: it did */
-    bool changed;  /* since walk read it */
+    bool walked;
+    char *skipped; /* why walk did not send it; NULL: it did */
+    struct {
+        uint64_t parts; /* of the result, so far */
+        bool complete;
+    } results[KINDS];
+    bool changed; /* since walk read it */
+    char *names;  /* lines of the result of identifiers, so far */
+    size_t names_size;
     char digest[65];
     uint64_t lines, words, bytes;
     uint64_t identifiers;
@@ -27,7 +33,7 @@ struct index {
     struct file *files;
     size_t count; /* by number of the file, as walk counted */
     size_t room;
-    char *top; /* what identifiers says of all files: "count name" lines, then "total distinct" */
+    char *top; /* the most frequent identifiers of all files: "count name" lines, then "total distinct" */
 };
 
 /* The file of that number. Grows the index. */
@@ -35,9 +41,9 @@ struct file *index_file(struct index *index, uint64_t number);
 void index_done(struct index *index);
 
 /* Print a path so that it cannot upset the terminal. */
-void print_path(const char *path);
+void print_path(FILE *out, const char *path);
 
-/* Compare with sha256sum, wc and grep | tr | awk. Says on stdout what is wrong, and counts it. */
-uint64_t check_all(struct index *index);
+/* Compare with sha256sum, wc and grep | tr | awk. Says what is wrong, and counts it. */
+uint64_t check_all(struct index *index, FILE *out);
 
 #endif

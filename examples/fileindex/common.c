@@ -8,8 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "common.h"
+
+const char *const kind_names[KINDS] = {"digest", "count", "identifiers"};
 
 static const char *program = "fileindex";
 
@@ -46,52 +49,98 @@ ipc_connection *job_connect(const char *name)
     return connection;
 }
 
-ipc_publisher *job_publisher(ipc_connection *connection, const char *topic)
+/* A queue that holds no more than its consumers are about to need: its producer waits instead. Results that are sent
+ * twice are kept once. */
+static void job_queue(ipc_connection *connection, const char *queue)
 {
-    struct ipc_publisher_options options = IPC_PUBLISHER_OPTIONS_INIT;
+    struct ipc_queue_settings settings = IPC_QUEUE_SETTINGS_INIT;
     struct ipc_error error;
-    ipc_publisher *publisher;
 
-    options.ring_size = RING_SIZE;
-    options.flags = IPC_PUBLISHER_TIMESTAMP;
-    options.block_max_ns = IPC_FOREVER; /* a slow reader slows the job down, and loses nothing */
-    if (ipc_publisher_open(&publisher, connection, topic, &options, &error) < 0)
+    settings.given = IPC_QUEUE_MESSAGE_SIZE_MAX | IPC_QUEUE_MESSAGES_MAX | IPC_QUEUE_DEDUP_WINDOW;
+    settings.message_size_max = PART_SIZE_MAX + 8 * 1024; /* with its headers: a path has up to 4 KiB */
+    settings.messages_max = WAITING_MAX;
+    settings.dedup_window = strcmp(queue, QUEUE_RESULTS) == 0 ? 64 * 1024 : 0;
+    if (ipc_queue_create(connection, queue, &settings, IPC_QUEUE_MAY_EXIST, &error) < 0)
         die("%s", error.text);
-    return publisher;
 }
 
-ipc_subscription *job_subscription(ipc_connection *connection, const char *pattern)
+ipc_producer *job_producer(ipc_connection *connection, const char *queue)
 {
-    struct ipc_subscription_options options = IPC_SUBSCRIPTION_OPTIONS_INIT;
     struct ipc_error error;
-    ipc_subscription *subscription;
+    ipc_producer *producer;
 
-    options.slow = IPC_SLOW_BLOCK;
-    if (ipc_subscription_open(&subscription, connection, pattern, &options, &error) < 0)
+    job_queue(connection, queue);
+    if (ipc_producer_open(&producer, connection, queue, NULL, &error) < 0)
         die("%s", error.text);
-    return subscription;
+    return producer;
 }
 
-bool job_event(ipc_connection *connection, struct ipc_event *ret)
+ipc_consumer *job_consumer(ipc_connection *connection, const char *queue)
 {
-    struct ipc_event event;
-    int r;
+    struct ipc_consumer_options options = IPC_CONSUMER_OPTIONS_INIT;
+    struct ipc_error error;
+    ipc_consumer *consumer;
 
-    while ((r = ipc_connection_next_event(connection, &event)) != 0) {
-        if (r < 0) {
-            if (r != -EOVERFLOW)
-                die("reading events: %s", strerror(-r));
-            continue;
-        }
-        if (event.kind == IPC_EVENT_ENDED)
-            die("the broker ended the session: %s", ipc_reason_text(event.reason));
-        *ret = event;
-        return true;
-    }
-    return false;
+    options.prefetch = PREFETCH;
+    job_queue(connection, queue);
+    if (ipc_consumer_open(&consumer, connection, queue, &options, &error) < 0)
+        die("%s", error.text);
+    return consumer;
 }
 
-/* ---- headers --------------------------------------------------------------------------------------------- */
+static const char *work_name(enum kind kind, char name[static 32])
+{
+    snprintf(name, 32, "work.%s", kind_names[kind]);
+    return name;
+}
+
+ipc_producer *work_producer(ipc_connection *connection, enum kind kind)
+{
+    return job_producer(connection, work_name(kind, (char[32]){0}));
+}
+
+ipc_consumer *work_consumer(ipc_connection *connection, enum kind kind)
+{
+    return job_consumer(connection, work_name(kind, (char[32]){0}));
+}
+
+void job_flush(ipc_producer *producer)
+{
+    struct ipc_refusal refusal;
+    int r = ipc_producer_flush(producer, IPC_FOREVER);
+
+    if (r == -EBADMSG && ipc_producer_next_refusal(producer, &refusal) == 1)
+        die("%s", refusal.text);
+    if (r < 0)
+        die("waiting for a queue: %s", strerror(-r));
+}
+
+ipc_publisher *news_open(ipc_connection *connection, const char *name)
+{
+    struct ipc_error error;
+    ipc_publisher *news;
+    char topic[64];
+
+    snprintf(topic, sizeof(topic), "news.%s", name);
+    if (ipc_publisher_open(&news, connection, topic, NULL, &error) < 0)
+        die("%s", error.text);
+    return news;
+}
+
+void news_tell(ipc_publisher *news, const char *format, ...)
+{
+    char text[512];
+    va_list arguments;
+    int size = snprintf(text, sizeof(text), "%s (%d) ", program, (int)getpid());
+
+    va_start(arguments, format);
+    vsnprintf(text + size, sizeof(text) - (size_t)size, format, arguments);
+    va_end(arguments);
+    if (ipc_publisher_publish(news, text, strlen(text)) < 0)
+        die("publishing news failed");
+}
+
+/* ---- messages -------------------------------------------------------------------------------------------- */
 
 void headers_add(struct headers *headers, const char *name, const char *value)
 {
@@ -108,52 +157,55 @@ void headers_add_number(struct headers *headers, const char *name, uint64_t valu
     headers_add(headers, name, text);
 }
 
-void job_publish(ipc_publisher *publisher, const char *type, const struct headers *headers, const void *data,
-                 size_t size)
+void job_send(ipc_producer *producer, const char *type, const struct headers *headers, const char *id,
+              const void *data, size_t size)
 {
-    struct ipc_publish how = IPC_PUBLISH_INIT;
+    struct ipc_send how = IPC_SEND_INIT;
     struct iovec piece = {(void *)data, size};
     int r;
 
+    how.flags = IPC_SEND_TIMESTAMP;
     how.content_type = type;
     how.headers = headers->list;
     how.header_count = headers->count;
-    r = ipc_publisher_publishv(publisher, &piece, 1, &how);
+    how.id = id;
+    how.id_size = id != NULL ? strlen(id) : 0;
+    r = ipc_producer_sendv(producer, &piece, 1, &how, IPC_FOREVER, NULL);
     if (r < 0)
-        die("publishing: %s", strerror(-r));
+        die("sending: %s", strerror(-r));
 }
 
-bool message_is(const struct ipc_message *message, const char *type)
+bool message_is(const struct ipc_queue_message *message, const char *type)
 {
     return message->content_type != NULL && strcmp(message->content_type, type) == 0;
 }
 
-uint64_t message_number(const struct ipc_message *message, const char *name)
+uint64_t message_number(const struct ipc_queue_message *message, const char *name)
 {
     const void *value;
     size_t size;
     uint64_t number = 0;
 
-    if (ipc_message_header(message, name, &value, &size) < 0)
-        die("a message on %s has no header '%s'", message->topic, name);
+    if (ipc_queue_message_header(message, name, &value, &size) < 0)
+        die("a message has no header '%s'", name);
     for (size_t i = 0; i < size; i++) {
         unsigned digit = (unsigned)((const unsigned char *)value)[i] - '0';
 
         if (digit > 9 || __builtin_mul_overflow(number, UINT64_C(10), &number) ||
             __builtin_add_overflow(number, (uint64_t)digit, &number))
-            die("header '%s' of a message on %s is not a number", name, message->topic);
+            die("header '%s' of a message is not a number", name);
     }
     return number;
 }
 
-char *message_text(const struct ipc_message *message, const char *name)
+char *message_text(const struct ipc_queue_message *message, const char *name)
 {
     const void *value;
     size_t size;
     char *text;
 
-    if (ipc_message_header(message, name, &value, &size) < 0)
-        die("a message on %s has no header '%s'", message->topic, name);
+    if (ipc_queue_message_header(message, name, &value, &size) < 0)
+        die("a message has no header '%s'", name);
     text = must(malloc(size + 1));
     if (size > 0)
         memcpy(text, value, size);
@@ -193,4 +245,34 @@ uint64_t latency_percentile_ns(const struct latency *latency, unsigned percent)
             return i < 16 ? i : ((uint64_t)(i % 16 + 17) << (i / 16 - 1)) - 1;
     }
     return 0;
+}
+
+/* ---- the board ------------------------------------------------------------------------------------------- */
+
+ipc_segment *board_open(ipc_connection *connection)
+{
+    struct ipc_segment_options options = IPC_SEGMENT_OPTIONS_INIT;
+    struct ipc_error error;
+    ipc_segment *segment;
+
+    options.bytes = sizeof(struct board);
+    options.permits = 1;
+    options.flags = IPC_SEGMENT_CREATE | IPC_SEGMENT_KEEP;
+    if (ipc_segment_open(&segment, connection, SEGMENT, &options, &error) < 0)
+        die("%s", error.text);
+    return segment;
+}
+
+struct board *board_lock(ipc_segment *segment)
+{
+    int r = ipc_segment_acquire(segment, IPC_FOREVER);
+
+    if (r < 0)
+        die("taking the board's permit: %s", strerror(-r));
+    return ipc_segment_data(segment);
+}
+
+void board_unlock(ipc_segment *segment)
+{
+    ipc_segment_release(segment, 0); /* the only one */
 }

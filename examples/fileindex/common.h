@@ -2,16 +2,16 @@
  *
  * What the programs of the file index share: the words of their protocol, and a few helpers around libipc.
  *
- *     walk    publishes files.header, files.source, files.other: the content of each file, in parts, each with
- *             the headers file, path, part, parts, size; then on each of the three a message of type TYPE_END
- *     digest, count, identifiers
- *             read files.>, and publish results.digest, results.count, results.identifiers: one message per
- *             file with the headers file and path, then one of type TYPE_END with what they measured
- *     collect reads results.>
+ *     queues   work.digest, work.count, work.identifiers: from walk, every file for each kind of worker, in parts with
+ *              the headers file, path, part, parts, size; at last a message of type TYPE_END
+ *              results: from the workers, and from walk what became of each file (headers from, file, path, part,
+ *              parts, work); from walk at last a message of type TYPE_END
+ *     service  fileindex: collect answers "progress" with a stream of lines, and "result" with the final table
+ *     segment  fileindex.board: what each kind of worker has handled so far, written under its one permit
+ *     topics   news.>: what a program wants to be known at once, and nobody needs
  *
- * walk publishes results.walk, too: what became of each file. An end message carries the header "status":
- * "done", or why the job was given up. A program that leaves without one has failed; the broker says so to all
- * who read from it, so nobody waits for it.
+ * A worker acknowledges its work when the result is confirmed. Who is killed in between has its work done again, and
+ * its result sent again: with the same id, by which the queue knows it.
  */
 #ifndef FILEINDEX_COMMON_H
 #define FILEINDEX_COMMON_H
@@ -22,17 +22,24 @@
 
 #include <ipc/ipc.h>
 
-#define TYPE_PART      "application/octet-stream"
-#define TYPE_ABANDONED "application/vnd.fileindex.abandoned" /* forget this file's parts: it changed */
-#define TYPE_RESULT    "text/plain"
-#define TYPE_END       "application/vnd.fileindex.end"
+#define TYPE_PART   "application/octet-stream"
+#define TYPE_RESULT "text/plain"
+#define TYPE_END    "application/vnd.fileindex.end"
 
-#define LANES         3u                         /* topics below "files" */
-#define WORKERS       3u                         /* readers of each of them */
-#define PART_SIZE_MAX ((size_t)256 * 1024)       /* bytes of a file in one message */
-#define RING_SIZE     ((uint32_t)1024 * 1024)    /* holds at least two parts with their headers */
-#define START_NS      (INT64_C(30) * 1000000000) /* for the programs to find each other */
-#define TICK_NS       (INT64_C(100) * 1000000)   /* how often one who waits looks for events */
+#define QUEUE_RESULTS "results"
+#define SERVICE       "fileindex"
+#define SEGMENT       "fileindex.board"
+#define NEWS          "news.>"
+
+#define PART_SIZE_MAX ((size_t)256 * 1024) /* bytes of a file, or of a result, in one message */
+#define FILE_SIZE_MAX \
+ ((size_t)32 * 1024 * 1024) /* a worker has all parts of a file open, and its queue holds them */
+#define WAITING_MAX 512u    /* messages in a queue; then its producer waits */
+#define PREFETCH    256u    /* more than a file has parts */
+#define TICK_NS     (INT64_C(50) * 1000000)
+
+enum kind { DIGEST, COUNT, IDENTIFIERS, KINDS };
+extern const char *const kind_names[KINDS];
 
 /* Print "program: sentence" and exit with status 1. */
 _Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -42,13 +49,21 @@ void *must(void *allocation);
 
 /* Connect to the broker of IPC_ADDRESS under this program's name. */
 ipc_connection *job_connect(const char *name);
-ipc_publisher *job_publisher(ipc_connection *connection, const char *topic);
-ipc_subscription *job_subscription(ipc_connection *connection, const char *pattern);
 
-/* True if somebody joined or left; the event is stored. */
-bool job_event(ipc_connection *connection, struct ipc_event *ret);
+/* The queue is made by whoever comes first. */
+ipc_producer *job_producer(ipc_connection *connection, const char *queue);
+ipc_consumer *job_consumer(ipc_connection *connection, const char *queue);
+ipc_producer *work_producer(ipc_connection *connection, enum kind kind);
+ipc_consumer *work_consumer(ipc_connection *connection, enum kind kind);
 
-/* ---- headers --------------------------------------------------------------------------------------------- */
+/* Wait until all that was sent is in its queue, where the death of nobody loses it. */
+void job_flush(ipc_producer *producer);
+
+/* Tell everybody who listens: "program (pid) sentence". */
+ipc_publisher *news_open(ipc_connection *connection, const char *name);
+void news_tell(ipc_publisher *news, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* ---- messages -------------------------------------------------------------------------------------------- */
 
 struct headers {
     size_t count;
@@ -58,15 +73,15 @@ struct headers {
 void headers_add(struct headers *headers, const char *name, const char *value);
 void headers_add_number(struct headers *headers, const char *name, uint64_t value);
 
-/* Publish with a content type and headers. */
-void job_publish(ipc_publisher *publisher, const char *type, const struct headers *headers, const void *data,
-                 size_t size);
+/* Send with a content type, headers, and an id if there is one. */
+void job_send(ipc_producer *producer, const char *type, const struct headers *headers, const char *id,
+              const void *data, size_t size);
 
-bool message_is(const struct ipc_message *message, const char *type);
+bool message_is(const struct ipc_queue_message *message, const char *type);
 
 /* The value of a header, which must be there. */
-uint64_t message_number(const struct ipc_message *message, const char *name);
-char *message_text(const struct ipc_message *message, const char *name); /* yours: free() it */
+uint64_t message_number(const struct ipc_queue_message *message, const char *name);
+char *message_text(const struct ipc_queue_message *message, const char *name); /* yours: free() it */
 
 /* ---- time ------------------------------------------------------------------------------------------------ */
 
@@ -80,5 +95,25 @@ struct latency {
 };
 void latency_add(struct latency *latency, uint64_t ns);
 uint64_t latency_percentile_ns(const struct latency *latency, unsigned percent);
+
+/* ---- the board ------------------------------------------------------------------------------------------- */
+
+/* The shared segment. A worker that is killed leaves what it wrote, and the next one adds to it. */
+struct board {
+    struct tally {
+        uint64_t workers;     /* that began */
+        uint64_t messages;    /* taken from the queue, those that came again included */
+        uint64_t bytes;       /* in them */
+        uint64_t redelivered; /* of the messages */
+        struct latency latency;
+    } kinds[KINDS];
+};
+
+/* The board is made by whoever comes first, and stays until it is removed. */
+ipc_segment *board_open(ipc_connection *connection);
+
+/* Only between these two may it be read or written. */
+struct board *board_lock(ipc_segment *segment);
+void board_unlock(ipc_segment *segment);
 
 #endif

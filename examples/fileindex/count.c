@@ -8,7 +8,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "common.h"
 #include "worker.h"
 
 enum { SPACE = 1, LETTER = 2 };
@@ -20,7 +19,7 @@ struct count {
 
 static unsigned char kinds[256];
 
-static void count_begin(void *state, bool one_part)
+static void count_begin(void *state)
 {
 }
 
@@ -51,10 +50,6 @@ static void count_finish(void *state, FILE *result)
             count->bytes);
 }
 
-static void count_abandon(void *state)
-{
-}
-
 int main(int argc, char **argv)
 {
     bool any = argc > 1 && strcmp(argv[1], "--any-byte") == 0;
@@ -65,12 +60,13 @@ int main(int argc, char **argv)
         else if (any || (byte > ' ' && byte < 0x7f))
             kinds[byte] = LETTER;
     }
-    return worker_run(&(struct worker){
-        .name = "count",
-        .state_size = sizeof(struct count),
-        .begin = count_begin,
-        .update = count_update,
-        .finish = count_finish,
-        .abandon = count_abandon,
-    });
+    return worker_run(
+        &(struct worker){
+            .kind = COUNT,
+            .state_size = sizeof(struct count),
+            .begin = count_begin,
+            .update = count_update,
+            .finish = count_finish,
+        },
+        argc, argv);
 }

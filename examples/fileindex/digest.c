@@ -4,14 +4,13 @@
  */
 #include <openssl/evp.h>
 
-#include "common.h"
 #include "worker.h"
 
 struct digest {
     EVP_MD_CTX *context;
 };
 
-static void digest_begin(void *state, bool one_part)
+static void digest_begin(void *state)
 {
     struct digest *digest = state;
 
@@ -41,21 +40,15 @@ static void digest_finish(void *state, FILE *result)
         fprintf(result, "%02x", (unsigned)bytes[i]);
 }
 
-static void digest_abandon(void *state)
+int main(int argc, char **argv)
 {
-    struct digest *digest = state;
-
-    EVP_MD_CTX_free(digest->context);
-}
-
-int main(void)
-{
-    return worker_run(&(struct worker){
-        .name = "digest",
-        .state_size = sizeof(struct digest),
-        .begin = digest_begin,
-        .update = digest_update,
-        .finish = digest_finish,
-        .abandon = digest_abandon,
-    });
+    return worker_run(
+        &(struct worker){
+            .kind = DIGEST,
+            .state_size = sizeof(struct digest),
+            .begin = digest_begin,
+            .update = digest_update,
+            .finish = digest_finish,
+        },
+        argc, argv);
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# The file index: five programs and a private broker index a folder, and check every result.
+# The file index: six programs and a private broker index a folder, and check every result. In the middle one of the
+# workers is killed, and another one takes its place.
 #
 #   run.sh BUILD_DIR [FOLDER]     FOLDER: /usr/include if not given
 #
@@ -32,22 +33,23 @@ end_all() {
     wait 2>/dev/null
 }
 
-# Inside the private broker: start the programs, wait for them, judge.
+# Inside the private broker: start the programs, replace workers that are killed, wait for all.
 job() {
-    local bin=$1/examples/fileindex folder=$2 what name value failed='' count_arguments=()
+    local bin=$1/examples/fileindex folder=$2 what name value failed='' middle replaced=0 count=("$1/examples/fileindex/count")
     declare -gA pids=() # global: the trap sees it
 
     # From coreutils 9.5 on, wc counts words of unprintable bytes, too.
-    [[ $(printf '\1' | LC_ALL=C wc -w) -eq 0 ]] || count_arguments=(--any-byte)
+    [[ $(printf '\1' | LC_ALL=C wc -w) -eq 0 ]] || count+=(--any-byte)
+    middle=$(find "$folder/" -type f -printf . 2>/dev/null | wc -c)
 
     exec {ends}<> <(:) # a pipe, both ends of it
     trap end_all EXIT  # leave nobody behind, whichever way this ends
     trap 'trap "" INT TERM HUP; say interrupted; exit 130' INT TERM HUP
 
-    # They find each other by topic: any order will do. collect gets a process group, for the tools that it runs.
+    # They find each other by name: any order will do. collect gets a process group, for the tools that it runs.
     keep collect setsid "$bin/collect" &
-    keep digest "$bin/digest" &
-    keep count "$bin/count" "${count_arguments[@]}" &
+    keep digest "$bin/digest" --die-after $((middle / 2 + 1)) &
+    keep count "${count[@]}" &
     keep identifiers "$bin/identifiers" &
     keep walk "$bin/walk" "$folder" &
     while ((${#pids[@]} < 5)) && read -r what name value <&"$ends"; do
@@ -57,23 +59,36 @@ job() {
             printf '%s %s %s\n' "$what" "$name" "$value" >&"$ends"
         fi
     done
-    printf 'Indexing %s with five programs and a private broker:\n\n' "${folder@Q}"
-    printf '  walk (%d)  -> files.>    ->  digest (%d), count (%d), identifiers (%d)\n' \
+    printf 'Indexing %s with six programs and a private broker:\n\n' "${folder@Q}"
+    printf '  walk (%d)  -> queues work.*  ->  digest (%d), count (%d), identifiers (%d)\n' \
         "${pids[walk]}" "${pids[digest]}" "${pids[count]}" "${pids[identifiers]}"
-    printf '  all of them      -> results.>  ->  collect (%d)\n\n' "${pids[collect]}"
+    printf '  all of them      -> queue results  ->  collect (%d)  <-> service fileindex  <-> show\n\n' "${pids[collect]}"
+    keep show "$bin/show" &
 
-    # Should one fail, the others notice by themselves, and are given 10 s for it.
-    while ((${#pids[@]})); do
-        if ! read -r ${failed:+-t 10} what name value <&"$ends"; then
-            say "still running, and ended: ${!pids[*]}"
-            break
-        fi
-        unset "pids[$name]"
-        if ((value > 128)); then
-            failed="$name was ended by SIG$(kill -l $((value - 128)))" # told rather than who gave up for it
-        elif ((value)); then
-            failed=${failed:-$name ended with status $value}
-        fi
+    # Whoever fails ends the job, except for a worker that is killed: its work waits for the next one. If it is show, that
+    # may be because of collect, which is told then.
+    while [[ -z $failed || $name == show ]] && read -r ${failed:+-t 10} what name value <&"$ends"; do
+        case $what,$name,$value in
+            began,*) pids[$name]=$value ;;
+            ended,digest,1[3-9]? | ended,count,1[3-9]? | ended,identifiers,1[3-9]?)
+                ((++replaced <= 5)) || failed="workers were killed $replaced times"
+                [[ ! -t 1 ]] || printf '\r\033[K'
+                printf '  %s (%d) was ended by SIG%s: another one takes its place\n' \
+                    "$name" "${pids[$name]}" "$(kill -l $((value - 128)))"
+                case $name in
+                    count) keep count "${count[@]}" & ;;
+                    *) keep "$name" "$bin/$name" & ;;
+                esac
+                ;;
+            ended,*,0)
+                unset "pids[$name]"
+                ((${#pids[@]})) || break
+                ;;
+            *)
+                failed="$name ended with status $value"
+                ((value <= 128)) || failed="$name was ended by SIG$(kill -l $((value - 128)))"
+                ;;
+        esac
     done
     [[ -z $failed ]] || {
         say "failed: $failed"
@@ -89,7 +104,7 @@ fi
 (($# == 1 || $# == 2)) || fail "usage: run.sh BUILD_DIR [FOLDER]"
 [[ -x $1/broker/ipcd-run ]] || fail "$1/broker/ipcd-run is not there: build the project first (./dev build release)"
 build=$(cd -- "$1" && pwd -P) || exit 2
-for program in walk digest count identifiers collect; do
+for program in walk digest count identifiers collect show; do
     [[ -x $build/examples/fileindex/$program ]] ||
         fail "$program was not built: it needs libcrypto (on Debian: apt-get install libssl-dev)"
 done

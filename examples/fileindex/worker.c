@@ -1,219 +1,191 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The loop of a worker. The three topics arrive independently of each other, so there is one file in progress
- * per topic; within a topic, parts come in order. The content is read where it lies, in the publisher's lane.
+ * The loop of a worker: take work, send results, wait until they are confirmed, acknowledge the work.
+ *
+ * The parts of a file come in order, with nothing between them. They are acknowledged together, with the result of the
+ * last one: whoever takes over from a worker that was killed gets the file from its beginning.
  */
-#include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "common.h"
 #include "worker.h"
 
-struct lane {
-    char *topic;
-    bool ended;
-    uint64_t sequence; /* of the next message */
-    char *path;        /* of the file in progress; NULL: none */
+#define BATCH 32
+
+struct job {
+    const struct worker *worker;
+    ipc_publisher *news;
+    ipc_segment *board;
+    ipc_consumer *work;
+    ipc_producer *results;
+    char *path; /* of the file in progress; NULL: none */
     uint64_t file;
     uint64_t part, parts; /* the next one, of how many */
     uint64_t size, seen;  /* bytes announced, bytes received */
     void *state;
+    uint64_t files;      /* with a result */
+    uint64_t finished;   /* delivery up to which there is nothing left to do */
+    bool unacknowledged; /* that one */
+    bool taking_over, ended;
 };
 
-struct job {
-    const struct worker *worker;
-    ipc_publisher *results;
-    struct lane lanes[LANES];
-    unsigned lane_count;
-    unsigned joined, ended;
-    char *status;
-    uint64_t messages;
-    uint64_t bytes;
-    uint64_t lost;
-    struct latency latency;
-};
+/* ---- results --------------------------------------------------------------------------------------------- */
 
-static struct lane *job_lane(struct job *job, const struct ipc_message *message)
+/* In parts, as the file itself; each with an id, by which the queue knows one that it has already. */
+static void job_result(const struct job *job)
 {
-    struct lane *lane;
-
-    for (unsigned i = 0; i < job->lane_count; i++)
-        if (strcmp(job->lanes[i].topic, message->topic) == 0)
-            return &job->lanes[i];
-    if (job->lane_count == LANES)
-        die("a message on %s, one topic too many", message->topic);
-    lane = &job->lanes[job->lane_count++];
-    lane->topic = must(strdup(message->topic));
-    lane->state = must(calloc(1, job->worker->state_size));
-    return lane;
-}
-
-static void lane_begin(struct lane *lane, const struct worker *worker, const struct ipc_message *message)
-{
-    lane->path = message_text(message, "path");
-    lane->file = message_number(message, "file");
-    lane->parts = message_number(message, "parts");
-    lane->size = message_number(message, "size");
-    lane->part = 0;
-    lane->seen = 0;
-    memset(lane->state, 0, worker->state_size);
-    worker->begin(lane->state, lane->parts == 1);
-}
-
-static void lane_forget(struct lane *lane)
-{
-    free(lane->path);
-    lane->path = NULL;
-}
-
-/* Publish what `finish` or `summary` writes. */
-static void job_result(struct job *job, const char *type, const struct headers *headers,
-                       void (*finish)(void *state, FILE *result), void *state, void (*summary)(FILE *result))
-{
+    const char *from = kind_names[job->worker->kind];
     char *text = NULL;
     size_t size = 0;
     FILE *result = must(open_memstream(&text, &size));
 
-    if (finish != NULL)
-        finish(state, result);
-    if (summary != NULL)
-        summary(result);
+    job->worker->finish(job->state, result);
     if (fclose(result) != 0)
         die("out of memory");
-    job_publish(job->results, type, headers, text, size);
+    for (size_t part = 0, at = 0; part == 0 || at < size; part++) {
+        size_t part_size = size - at < PART_SIZE_MAX ? size - at : PART_SIZE_MAX;
+        struct headers headers = {0};
+        char id[64];
+
+        snprintf(id, sizeof(id), "%s %llu %zu", from, (unsigned long long)job->file, part);
+        headers_add(&headers, "from", from);
+        headers_add_number(&headers, "file", job->file);
+        headers_add(&headers, "path", job->path);
+        headers_add_number(&headers, "part", part);
+        headers_add_number(&headers, "last", at + part_size == size);
+        headers_add_number(&headers, "work", job->parts);
+        job_send(job->results, TYPE_RESULT, &headers, id, text + at, part_size);
+        at += part_size;
+    }
     free(text);
 }
 
-static void job_part(struct job *job, struct lane *lane, const struct ipc_message *message)
+/* ---- work ------------------------------------------------------------------------------------------------ */
+
+static void job_finished(struct job *job, const struct ipc_queue_message *message)
 {
-    const struct worker *worker = job->worker;
+    job->finished = message->delivery;
+    job->unacknowledged = true;
+}
 
-    if (lane->path == NULL)
-        lane_begin(lane, worker, message);
-    if (message_number(message, "file") != lane->file || message_number(message, "part") != lane->part)
-        die("%s: part %llu expected, another came", lane->path, (unsigned long long)lane->part);
-    worker->update(lane->state, message->data, message->size);
-    lane->seen += message->size;
-    job->bytes += message->size;
-    if (++lane->part == lane->parts) {
-        struct headers headers = {0};
+static void job_begin(struct job *job, const struct ipc_queue_message *message)
+{
+    job->path = message_text(message, "path");
+    job->file = message_number(message, "file");
+    job->parts = message_number(message, "parts");
+    job->size = message_number(message, "size");
+    job->part = 0;
+    job->seen = 0;
+    memset(job->state, 0, job->worker->state_size);
+    job->worker->begin(job->state);
+}
 
-        if (lane->seen != lane->size)
-            die("%s: %llu bytes announced, %llu received", lane->path, (unsigned long long)lane->size,
-                (unsigned long long)lane->seen);
-        headers_add_number(&headers, "file", lane->file);
-        headers_add(&headers, "path", lane->path);
-        job_result(job, TYPE_RESULT, &headers, worker->finish, lane->state, NULL);
-        lane_forget(lane);
+static void job_part(struct job *job, const struct ipc_queue_message *message)
+{
+    if (job->path == NULL)
+        job_begin(job, message);
+    if (message_number(message, "file") != job->file || message_number(message, "part") != job->part)
+        die("%s: part %llu expected; message %llu, attempt %u, is part %llu of file %llu", job->path,
+            (unsigned long long)job->part, (unsigned long long)message->number, message->attempt,
+            (unsigned long long)message_number(message, "part"),
+            (unsigned long long)message_number(message, "file"));
+    job->worker->update(job->state, message->data, message->size);
+    job->seen += message->size;
+    if (++job->part < job->parts)
+        return;
+    if (job->seen != job->size)
+        die("%s: %llu bytes announced, %llu received", job->path, (unsigned long long)job->size,
+            (unsigned long long)job->seen);
+    job_result(job);
+    free(job->path);
+    job->path = NULL;
+    job->files++;
+    job_finished(job, message);
+}
+
+static void job_message(struct job *job, const struct ipc_queue_message *message)
+{
+    if (message->redelivered == IPC_REDELIVERED_DIED && !job->taking_over) {
+        job->taking_over = true;
+        news_tell(job->news, "takes over work of one that died: attempt %u", message->attempt);
+    }
+    if (message_is(message, TYPE_PART)) {
+        job_part(job, message);
+    } else if (message_is(message, TYPE_END) && job->path == NULL) {
+        job->ended = true;
+        job_finished(job, message);
+    } else {
+        die("a message of an unexpected type");
     }
 }
 
-static void job_message(struct job *job, const struct ipc_message *message)
+/* What arrived, and how long it was on its way. */
+static void job_tally(const struct job *job, const struct ipc_queue_message *messages, ssize_t count)
 {
-    struct lane *lane = job_lane(job, message);
+    struct tally *tally = &board_lock(job->board)->kinds[job->worker->kind];
     uint64_t now = realtime_ns();
 
-    if (message->sequence != lane->sequence || message->lost != 0)
-        die("%s: message %llu expected, %llu came", message->topic, (unsigned long long)lane->sequence,
-            (unsigned long long)message->sequence);
-    lane->sequence++;
-    job->messages++;
-    latency_add(&job->latency, now > message->timestamp_ns ? now - message->timestamp_ns : 0);
+    for (ssize_t i = 0; i < count; i++) {
+        const struct ipc_queue_message *message = &messages[i];
 
-    if (message_is(message, TYPE_PART)) {
-        job_part(job, lane, message);
-    } else if (message_is(message, TYPE_ABANDONED)) {
-        if (lane->path == NULL)
-            die("%s: a file was abandoned, and none is open", message->topic);
-        job->worker->abandon(lane->state);
-        lane_forget(lane);
-    } else if (message_is(message, TYPE_END) && !lane->ended) {
-        lane->ended = true;
-        job->ended++;
-        free(job->status);
-        job->status = message_text(message, "status");
-    } else {
-        die("%s: a message of an unexpected type", message->topic);
+        tally->messages++;
+        tally->bytes += message->size;
+        tally->redelivered += message->attempt > 1;
+        if (message->attempt == 1) /* the others waited for a death */
+            latency_add(&tally->latency, now > message->timestamp_ns ? now - message->timestamp_ns : 0);
     }
+    board_unlock(job->board);
 }
 
-/* A publisher that has ended its topic may leave; anybody else may not. */
-static void job_check_event(struct job *job, const struct ipc_event *event)
+static void job_work(struct job *job, uint64_t die_after)
 {
-    job->joined += event->kind == IPC_EVENT_WRITER_JOINED;
-    if (event->kind != IPC_EVENT_WRITER_LEFT && event->kind != IPC_EVENT_READER_LEFT)
-        return;
-    if (event->kind == IPC_EVENT_READER_LEFT && strcmp(event->peer.name, "collect") != 0)
-        return;
-    for (unsigned i = 0; i < job->lane_count; i++)
-        if (strcmp(job->lanes[i].topic, event->topic) == 0 && job->lanes[i].ended)
-            return;
-    die("%s (process %u) left %s before its end: %s", event->peer.name, (unsigned)event->peer.pid,
-        event->topic, ipc_reason_text(event->reason));
-}
+    while (!job->ended) {
+        struct ipc_queue_message messages[BATCH];
+        ssize_t n = ipc_consumer_take(job->work, messages, BATCH, IPC_FOREVER);
+        int r;
 
-static void job_read(struct job *job, ipc_connection *connection, ipc_subscription *files)
-{
-    uint64_t deadline = realtime_ns() + START_NS;
-
-    while (job->ended < LANES) {
-        struct ipc_message messages[64];
-        struct ipc_event event;
-        ssize_t n = ipc_subscription_take(files, messages, 64, TICK_NS);
-
-        if (n < 0 && n != -ETIMEDOUT)
-            die("receiving: %s", strerror((int)-n));
+        if (n < 0)
+            die("taking work: %s", strerror((int)-n));
+        job_tally(job, messages, n);
         for (ssize_t i = 0; i < n; i++)
             job_message(job, &messages[i]);
-        if (n > 0)
-            ipc_subscription_release(files, (size_t)n);
-        while (job->ended < LANES && job_event(connection, &event))
-            job_check_event(job, &event);
-        if (job->joined < LANES && realtime_ns() > deadline)
-            die("nobody publishes files");
+        ipc_consumer_release(job->work, (size_t)n);
+
+        if (!job->unacknowledged)
+            continue; /* in the middle of a file */
+        job_flush(job->results);
+        if (job->files >= die_after) {
+            news_tell(job->news, "kills itself: %llu results sent, and not all of their work acknowledged",
+                      (unsigned long long)job->files);
+            raise(SIGKILL);
+        }
+        r = ipc_consumer_ack_until(job->work, job->finished);
+        if (r < 0)
+            die("acknowledging: %s", strerror(-r));
+        job->unacknowledged = false;
     }
 }
 
-int worker_run(const struct worker *worker)
+int worker_run(const struct worker *worker, int argc, char **argv)
 {
-    ipc_connection *connection = job_connect(worker->name);
-    struct job *job = must(calloc(1, sizeof(*job)));
-    struct headers headers = {0};
-    struct ipc_subscription_stats stats;
-    ipc_subscription *files;
-    char topic[64];
-    bool done;
-    int r;
+    const char *name = kind_names[worker->kind];
+    ipc_connection *connection = job_connect(name);
+    struct job job = {.worker = worker, .state = must(calloc(1, worker->state_size))};
+    uint64_t die_after = UINT64_MAX;
 
-    job->worker = worker;
-    snprintf(topic, sizeof(topic), "results.%s", worker->name);
-    job->results = job_publisher(connection, topic);
-    r = ipc_publisher_wait_readers(job->results, 1, START_NS);
-    if (r < 0)
-        die("nobody collects the results: %s", strerror(-r));
-    files = job_subscription(connection, "files.>"); /* walk starts when it has us all */
-    job_read(job, connection, files);
+    for (int i = 1; i + 1 < argc; i++)
+        if (strcmp(argv[i], "--die-after") == 0)
+            die_after = strtoull(argv[i + 1], NULL, 10);
+    job.news = news_open(connection, name);
+    job.board = board_open(connection);
+    job.results = job_producer(connection, QUEUE_RESULTS);
+    job.work = work_consumer(connection, worker->kind);
+    board_lock(job.board)->kinds[worker->kind].workers++;
+    board_unlock(job.board);
 
-    ipc_subscription_stats(files, &stats);
-    job->lost = stats.lost;
-    headers_add(&headers, "status", job->status);
-    headers_add_number(&headers, "messages", job->messages);
-    headers_add_number(&headers, "bytes", job->bytes);
-    headers_add_number(&headers, "lost", job->lost);
-    headers_add_number(&headers, "mean_ns",
-                       job->latency.sum_ns / (job->latency.count ? job->latency.count : 1));
-    headers_add_number(&headers, "p99_ns", latency_percentile_ns(&job->latency, 99));
-    job_result(job, TYPE_END, &headers, NULL, NULL, worker->summary);
-    done = strcmp(job->status, "done") == 0;
-
-    ipc_connection_close(connection); /* ends the publisher and the subscription, too */
-    for (unsigned i = 0; i < job->lane_count; i++) {
-        free(job->lanes[i].topic);
-        free(job->lanes[i].path);
-        free(job->lanes[i].state);
-    }
-    free(job->status);
-    free(job);
-    return done ? 0 : 1;
+    job_work(&job, die_after);
+    ipc_connection_close(connection); /* ends all that was opened with it */
+    free(job.state);
+    return 0;
 }

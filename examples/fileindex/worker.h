@@ -1,25 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What digest, count and identifiers have in common: they read files.> and publish one result per file.
+ * What digest, count and identifiers have in common: each consumes a queue of work, and sends a result per file.
  */
 #ifndef FILEINDEX_WORKER_H
 #define FILEINDEX_WORKER_H
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 
+#include "common.h"
+
 struct worker {
-    const char *name;                          /* of the program and of its results */
-    size_t state_size;                         /* of what it keeps about one file: zeroed before each file */
-    void (*begin)(void *state, bool one_part); /* one part: it comes at once, and is not abandoned */
+    enum kind kind;
+    size_t state_size; /* of what it keeps about one file: zeroed before each file */
+    void (*begin)(void *state);
     void (*update)(void *state, const unsigned char *data, size_t size);
-    void (*finish)(void *state, FILE *result);
-    void (*abandon)(void *state);  /* no result: the file changed while it was read */
-    void (*summary)(FILE *result); /* NULL: nothing over all files */
+    void (*finish)(void *state, FILE *result); /* the same for the same file, each time */
 };
 
-/* Work until the job has ended. Returns the exit status. */
-int worker_run(const struct worker *worker);
+/* Work until there is no more. With --die-after N, kill itself at the worst moment after N files: their results are
+ * sent, and the work is not acknowledged yet. Returns the exit status. */
+int worker_run(const struct worker *worker, int argc, char **argv);
 
 #endif

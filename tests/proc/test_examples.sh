@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # The examples do what they say, each with a private broker of its own; and the file index over a small folder
-# with odd names, where a program is killed, where it is interrupted, and where it cannot start.
+# with odd names, where programs are killed, where it is interrupted, and where it cannot start.
 set -uo pipefail
 
 source_dir=${1:-${IPC_SOURCE_DIR:?}} build_dir=${2:-${IPC_BUILD_DIR:?}}
@@ -85,6 +85,9 @@ for loop in uv glib; do
     expect "loop_$loop" 0 "messages through"
 done
 
+# shellcheck disable=SC2016
+private "$run" --private -- bash -c '"$0/hello_send" && "$0/hello_work"' "$examples"
+expect "hello_send and hello_work" 0 "attempt 1: sweep"
 private "$run" --private -- "$examples/work_queue"
 expect work_queue 0 "1000 tasks done by 3 workers, 1 of which died; tasks were delivered again: yes"
 private "$run" --private -- "$examples/fan_in"
@@ -121,7 +124,10 @@ done | head -c $((3 * 1024 * 1024)) >"$tree/three.inc"
 head -c 300000 /dev/zero | tr '\0' a >"$tree/long_word.txt" # one identifier, longer than a part
 
 private "$index" "$build_dir" "$tree"
-expect "fileindex, odd names" 0 "Every result is right." "9 files, " "3 links and special files" "drops"
+expect "fileindex, odd names" 0 "Every result is right." "9 files, " "3 links and special files" "  0 drops; 1 workers replaced" \
+    "was ended by SIGKILL: another one takes its place" "takes over work of one that died"
+! grep -qF " 0 messages redelivered" "$work/output"
+verdict $? "fileindex, work of the killed worker comes again"
 
 mkdir "$work/void"
 private "$index" "$build_dir" "$work/void"
@@ -145,10 +151,15 @@ if ((EUID != 0)); then
     chmod u+rwx "$tree/closed"
 fi
 
-# A job that goes on for long enough: the last file has 16 GiB, all of them holes.
-mkdir "$work/long"
+# A job that goes on for long enough: 16 GiB, all of them holes; and files that are too large for the job.
+mkdir "$work/long" "$work/large"
 for i in {1..20}; do printf 'int first_%d;\n' "$i" >"$work/long/$i.c"; done
-truncate -s 16G "$work/long/z-holes"
+truncate -s 8M "$work/long/z-holes-"{0001..2000}
+truncate -s $((32 * 1024 * 1024)) "$work/large/just right"
+truncate -s $((32 * 1024 * 1024 + 1)) "$work/large/too large"
+
+private "$index" "$build_dir" "$work/large"
+expect "fileindex, large files" 0 "Every result is right." "1 files, " "1 skipped" "too large: larger than 32 MiB"
 
 declare -A pids
 # long_job: starts the job in a process group of its own, and waits for its first results. Sets job (the
@@ -167,7 +178,7 @@ long_job() {
         for name in walk digest count identifiers collect; do
             if [[ $line =~ $name\ \(([0-9]+)\) ]]; then pids[$name]=${BASH_REMATCH[1]}; fi
         done
-        [[ $line != *" files, "*"results: "* ]] || return 0
+        [[ $line != *" messages handled, "*"results: "* || $line == *" 0 messages handled"* ]] || return 0
     done
     return 1
 }
@@ -193,16 +204,21 @@ long_job_end() {
     }
 }
 
-for victim in digest identifiers walk collect; do
+for victim in walk collect; do
     if long_job; then kill -KILL "${pids[$victim]}"; fi
     long_job_end
-    if [[ $victim == collect ]]; then
-        expect "fileindex, collect killed" 1 "collect was ended by SIGKILL"
-    else
-        expect "fileindex, $victim killed" 1 "$victim was ended by SIGKILL" "left before the end of the job"
-    fi
+    expect "fileindex, $victim killed" 1 "$victim was ended by SIGKILL"
 done
 
+# Workers killed from outside, wherever they are, on the way through something shorter.
+rm "$work/long/z-holes-"{0011..2000}
+if long_job; then kill -KILL "${pids[count]}" "${pids[identifiers]}"; fi
+long_job_end
+expect "fileindex, workers killed" 0 "count (${pids[count]}) was ended by SIGKILL: another one takes its place" \
+    "identifiers (${pids[identifiers]}) was ended by SIGKILL: another one takes its place" "30 files, " \
+    "  0 drops; 3 workers replaced" "Every result is right."
+
+truncate -s 8M "$work/long/z-holes-"{0011..2000}
 if long_job; then kill -INT -- "-$job"; fi
 long_job_end
 expect "fileindex, interrupted" 130 "fileindex: interrupted"
