@@ -28,6 +28,13 @@ SLOT_EARLY           proc-broker-pairing  a slot is used again before the writer
 DEATH_UNHEARD        proc-topic-death     nobody is woken for a peer that died (between commit and ring, say)
 QUOTA_KEPT           proc-broker-limits   a lane that ends is charged for ever
 GENERATION_UNCHECKED proc-connection      a forked child uses the handles of its parent
+SERVICE_NOT_RENEWED  proc-service-restart a service does not go on after a restart of ipcd
+REPLY_TO_ANY         proc-service         a reply is handed to a call that it does not belong to
+REPLY_WRONG_CALL     proc-service         a server replies to another call than that which it was handed
+RETRY_UNASKED        proc-broker-service  a call is made again that the caller did not say may be
+JOIN_MISSED          fault-broker         a pairing that could not be made for want of memory is forgotten
+STARTED_WITHOUT      fault-run            ipcd goes on without what it could not get
+PERMITS_KEPT         proc-segment         the permits of a holder that died do not return
 NUDGE_ALWAYS         hostile-socket       a writer that confirms a reader again and again keeps it awake
 DETACH_OTHERS        hostile-socket       a session ends the pairings of others
 RIGHTS_TAKEN         hostile-descriptors  the core takes a descriptor whose last close waits
@@ -36,7 +43,7 @@ MODE_OPEN            hostile-descriptors  a segment can be reopened for writing 
 NOT_PUNCHED          hostile-descriptors  a descriptor that was kept keeps the memory
 SEALS_UNSEEN         hostile-descriptors  a segment that can still be truncated is mapped
 SIZE_UNCHECKED       hostile-words        a record may reach beyond the ring
-NUMBERS_BACK         hostile-words        a record's number goes back
+NUMBERS_BACK         hostile-words        the number of a record goes back
 REASON_OVERWRITTEN   hostile-words        a reader that lies is told that it was slow
 CURSOR_UNCHECKED     hostile-words        the cursor of a reader is taken as it is
 RING_BLOCKS          hostile-bells        a full bell holds up whoever rings it
