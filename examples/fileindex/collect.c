@@ -30,6 +30,7 @@ struct collect {
         uint64_t sent, skipped; /* files */
         uint64_t messages, bytes, links;
     } walk;
+    bool ended[KINDS];
     uint64_t complete[KINDS]; /* files with a result */
     uint64_t worked[KINDS];   /* messages of walk that these results are about */
     uint64_t messages, bytes; /* of results */
@@ -146,6 +147,10 @@ static void collect_message(struct collect *collect, const struct ipc_queue_mess
         kind++;
     free(from); /* whatever is no worker is walk */
 
+    if (message_is(message, TYPE_END) && kind < KINDS) {
+        collect->ended[kind] = true;
+        return;
+    }
     if (message_is(message, TYPE_END)) {
         collect->walk.ended = true;
         collect->walk.messages = message_number(message, "messages");
@@ -171,7 +176,7 @@ static void collect_message(struct collect *collect, const struct ipc_queue_mess
 static bool collect_is_done(const struct collect *collect)
 {
     for (enum kind kind = 0; kind < KINDS; kind++)
-        if (collect->complete[kind] < collect->walk.sent)
+        if (!collect->ended[kind])
             return false;
     return collect->walk.ended;
 }

@@ -5,7 +5,7 @@
  *     queues   work.digest, work.count, work.identifiers: from walk, every file for each kind of worker, in parts with
  *              the headers file, path, part, parts, size; at last a message of type TYPE_END
  *              results: from the workers, and from walk what became of each file (headers from, file, path, part,
- *              parts, work); from walk at last a message of type TYPE_END
+ *              last, work, ...); from each at last a message of type TYPE_END
  *     service  fileindex: collect answers "progress" with a stream of lines, and "result" with the final table
  *     segment  fileindex.board: what each kind of worker has handled so far, written under its one permit
  *     topics   news.>: what a program wants to be known at once, and nobody needs

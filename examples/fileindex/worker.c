@@ -27,6 +27,7 @@ struct job {
     uint64_t files;      /* with a result */
     uint64_t finished;   /* delivery up to which there is nothing left to do */
     bool unacknowledged; /* that one */
+    uint64_t end;        /* delivery that said that there is no more */
     bool taking_over, ended;
 };
 
@@ -114,7 +115,7 @@ static void job_message(struct job *job, const struct ipc_queue_message *message
         job_part(job, message);
     } else if (message_is(message, TYPE_END) && job->path == NULL) {
         job->ended = true;
-        job_finished(job, message);
+        job->end = message->delivery;
     } else {
         die("a message of an unexpected type");
     }
@@ -167,6 +168,23 @@ static void job_work(struct job *job, uint64_t die_after)
     }
 }
 
+/* All else is acknowledged: say that this is all. */
+static void job_end(const struct job *job)
+{
+    const char *from = kind_names[job->worker->kind];
+    struct headers headers = {0};
+    char id[64];
+    int r;
+
+    snprintf(id, sizeof(id), "%s end", from);
+    headers_add(&headers, "from", from);
+    job_send(job->results, TYPE_END, &headers, id, NULL, 0);
+    job_flush(job->results);
+    r = ipc_consumer_ack(job->work, job->end);
+    if (r < 0)
+        die("acknowledging the end: %s", strerror(-r));
+}
+
 int worker_run(const struct worker *worker, int argc, char **argv)
 {
     const char *name = kind_names[worker->kind];
@@ -185,6 +203,7 @@ int worker_run(const struct worker *worker, int argc, char **argv)
     board_unlock(job.board);
 
     job_work(&job, die_after);
+    job_end(&job);
     ipc_connection_close(connection); /* ends all that was opened with it */
     free(job.state);
     return 0;
