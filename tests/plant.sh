@@ -23,6 +23,21 @@ END_FORGOTTEN        crash-broker-kill    a removal that was begun is not finish
 LEFT_OPEN            crash-broker-kill    descriptors without a record stay open
 STORE_UNREAD         proc-restart         ipcd-run restarts ipcd before it has read all that it was to keep
 PIDFD_UNWATCHED      proc-restart-state   the next ipcd does not look at the pidfds of its sessions
+TAKEN_TWICE          torture-torture      the next ipcd takes from a lane what the one before took
+CURSOR_EARLY         torture-torture      a message is confirmed before it is in the queue
+END_LATE             torture-torture      a record is committed before what ends a scan behind it
+CURSOR_RESET         torture-torture      the next ipcd reads the lanes from where they begin
+ACK_UNSTORED         torture-torture      an acknowledgement is not stored
+RETURN_UNSTORED      torture-torture      that a message came back is not stored
+DELIVERED_LATE       torture-torture      a delivery is sent before it is stored
+REDELIVERY_FORGOTTEN torture-torture      what a dead consumer had is not delivered again
+ATTEMPT_FORGOTTEN    torture-torture      a redelivery is not counted
+DRAIN_FORGOTTEN      torture-torture      what a dead session had written is not read
+ID_FORGOTTEN         torture-torture      a message id is not remembered
+KEY_IGNORED          torture-torture      messages of one key go to several consumers at a time
+KEY_STRANDED         unit-broker-route    a message of a key that was passed by one that came back is never delivered
+VERDICT_FORGOTTEN    torture-torture      a message is refused without a word
+ROUTER_NO_RELOOK     unit-broker-route    a router does not look again before it sleeps
 HALF_SESSION         proc-restart-state   a session whose descriptors were not kept goes on
 SLOT_EARLY           proc-broker-pairing  a slot is used again before the writer has confirmed that its reader left
 DEATH_UNHEARD        proc-topic-death     nobody is woken for a peer that died (between commit and ring, say)
@@ -63,7 +78,7 @@ try() { # NAME TEST
         printf 'plant: building with %s failed\n' "$1"
         exit 1
     }
-    if IPC_KILL_FULL=1 ctest --test-dir "$build" -R "^$2\$" --no-tests=error -Q --output-log "$build/$1.log" </dev/null; then
+    if IPC_KILL_FULL=1 IPC_TORTURE_SECONDS=20 IPC_TORTURE_CORE_MS=100 ctest --test-dir "$build" -R "^$2\$" --no-tests=error -Q --output-log "$build/$1.log" </dev/null; then
         how=SURVIVED
     else
         grep -q '^The following tests FAILED' "$build/$1.log" || { cat "$build/$1.log"; exit 1; }

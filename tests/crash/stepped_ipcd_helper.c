@@ -9,7 +9,9 @@ static int ipcd_main(int argc, char **argv);
 #include "broker/core/main.c"
 #undef main
 
+#include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdint.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -26,7 +28,7 @@ static struct range {
     uintptr_t from, to;
 } ranges[RANGES_MAX];
 static unsigned n_ranges;
-static const struct range *open_range; /* whose store is on its way */
+static _Thread_local const struct range *open_range; /* whose store is on its way */
 
 static void protect(const struct range *range, int protection)
 {
@@ -82,6 +84,16 @@ int munmap(void *memory, size_t size)
         if (ranges[i].from == (uintptr_t)memory)
             ranges[i] = ranges[--n_ranges];
     return (int)syscall(SYS_munmap, memory, size);
+}
+
+/* Its threads block what they can: a fault that is blocked is the end. */
+int pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
+{
+    sigset_t ours = *set;
+
+    (void)sigdelset(&ours, SIGSEGV);
+    (void)sigdelset(&ours, SIGTRAP);
+    return sigprocmask(how, &ours, old) < 0 ? errno : 0;
 }
 
 static void begin(void)

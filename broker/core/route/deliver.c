@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "broker/core/route/router.h"
+#include "libipc/lane/wait.h"
 
 /* Deliveries of one queue in one round, and to one consumer in a row. */
 #define ROUND_MAX 1024u
@@ -189,7 +190,9 @@ static int send(struct queue *queue, struct port *port, struct entry entry, stru
     lane_copy_in(body, &head, sizeof(head));
     lane_copy_in(body + sizeof(head), record_body(record), record->size);
     state.kind = RECORD_DELIVERED;
+#ifndef IPC_PLANT_ATTEMPT_FORGOTTEN
     state.attempt++;
+#endif
     state.slot = port->about.slot;
     state.delivery = (uint32_t)delivery;
 #ifndef IPC_PLANT_DELIVERED_LATE
@@ -290,6 +293,8 @@ bool queue_deliver(struct queue *queue)
 
     if (!queue->running || queue->settings.paused)
         return false;
+    if (queue->settings.lease_ns && queue->n_willing)
+        queue->router->now_ns = lane_now(); /* of no lease anything is over before it has begun */
     while (left && queue->n_willing) {
         struct port *port = list_entry(queue->willing.next, struct port, willing);
         uint64_t share = (ready_count(queue) + queue->n_willing - 1) / queue->n_willing;
@@ -376,6 +381,7 @@ static void come_back(struct queue *queue, struct port *port, uint64_t delivery,
     queue->waiting++;
     state.kind = RECORD_WAITING;
     if (bury) {
+        state.slot = SLOT_DYING;
         record_store(record, &state);
         letter_bury(queue, entry, record, bury);
     } else {
@@ -440,7 +446,7 @@ void queue_timer(struct queue *queue, enum timer_kind kind, struct entry entry)
         letter_bury(queue, entry, record, "its time to live was over");
         break;
     default:
-        letter_bury(queue, entry, record, "its dead-letter queue was full before");
+        letter_bury(queue, entry, record, "it was to become a dead letter before");
         break;
     }
 }

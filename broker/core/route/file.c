@@ -403,7 +403,9 @@ void file_done(struct file *file, uint64_t offset)
 {
     uint32_t chunk = chunk_of(file, offset);
 
+#ifndef IPC_PLANT_ACK_UNSTORED
     record_store(file_record(file, offset), &(struct record_state){.kind = RECORD_DONE});
+#endif
     assert(file->chunks[chunk].live > 0);
     if (--file->chunks[chunk].live == 0 && chunk != file->current)
         run_release(file, chunk);

@@ -47,7 +47,11 @@ static void key_release(struct queue *queue, struct key *key)
 static void expose(struct queue *queue, struct key *key)
 {
     while (key->parked.count &&
+#ifdef IPC_PLANT_KEY_STRANDED
+           !key->exposed.number) {
+#else
            (!key->exposed.number || heap_top(&key->parked)->order < key->exposed.number)) {
+#endif
         struct entry entry = heap_top(&key->parked)->entry;
         struct record *record = file_find(&queue->file, entry.offset, entry.number);
 

@@ -105,12 +105,12 @@ static struct route_mail *letter_new(struct queue *queue, struct record *record,
     return mail;
 }
 
-static void leave(struct queue *queue, struct record *record, struct route_mail *mail)
+static void leave(struct queue *queue, struct record *record, struct route_mail *mail, uint16_t slot)
 {
     struct record_state state = record_load(record);
 
     state.kind = RECORD_DELIVERED;
-    state.slot = SLOT_LEAVING;
+    state.slot = slot;
     record_store(record, &state);
     queue->delayed -= queue_is_delayed(queue, record);
     queue->waiting--;
@@ -133,7 +133,7 @@ void letter_bury(struct queue *queue, struct entry entry, struct record *record,
     }
     mail = letter_new(queue, record, &death);
     if (mail) {
-        leave(queue, record, mail);
+        leave(queue, record, mail, SLOT_DYING);
         if (record->flags & RECORD_KEY)
             key_forget(queue, record);
         return;
@@ -176,7 +176,7 @@ bool letter_move(struct queue *queue, struct record *record, uint64_t to, void *
     memcpy(mail->target, origin, sizeof(origin));
     mail->to = to;
     mail->data = work;
-    leave(queue, record, mail);
+    leave(queue, record, mail, SLOT_LEAVING);
     if (record->flags & RECORD_KEY)
         key_forget(queue, record);
     return true;
@@ -219,7 +219,6 @@ static void come_home(struct queue *queue, const struct route_mail *mail)
     }
     /* No room there: it stays out of the lists, and tries again. */
     state.kind = RECORD_WAITING;
-    state.slot = 0;
     record_store(record, &state);
     if (!router_timer(queue, TIMER_BURY, queue->router->boot_ns + RETRY_NS, entry))
         queue->torn = true;

@@ -94,7 +94,7 @@ static bool show(struct work *work, struct record *record, const struct record_s
                                     .attempt = state->attempt,
                                     .priority = record->priority};
 
-    if (state->kind == RECORD_DELIVERED && state->slot != SLOT_LEAVING)
+    if (state->kind == RECORD_DELIVERED && state->slot < SLOT_DYING)
         waiting.consumer = session_of(work->queue, state->slot);
     if (not_before > router->boot_ns)
         waiting.not_before_ns = router->real_ns + (not_before - router->boot_ns);

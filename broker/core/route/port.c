@@ -121,7 +121,11 @@ static int begin(struct router *router, struct port *port)
     result = lane_writer_add(&port->out, &peer, IPC__CONTROL__START__START_OLDEST);
     if (result < 0)
         return result;
+#ifdef IPC_PLANT_CURSOR_RESET
+    if (false)
+#else
     if (about->resumed && atomic_load_explicit(&port->core->cell.owner, memory_order_relaxed) == about->id)
+#endif
         lane_reader_resume(&port->in, &port->session->lane, lane_segment_ring(session),
                            about->session_ring_size, 0, &port->core->cell);
     else

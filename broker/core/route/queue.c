@@ -203,6 +203,17 @@ static void decided(struct queue *queue, const struct record *record)
         port->decided = record->position + 8;
 }
 
+/* It goes on to become a dead letter: nobody is to get it here again. */
+static int found_dying(struct queue *queue, uint64_t offset, struct record *record, struct record_state state)
+{
+    struct entry entry = {.offset = offset, .number = record->number};
+
+    state.kind = RECORD_WAITING;
+    record_store(record, &state);
+    count(queue, record, true);
+    return router_timer(queue, TIMER_BURY, queue->router->boot_ns, entry) ? 0 : -ENOMEM;
+}
+
 static int found(void *data, uint64_t offset, struct record *record)
 {
     struct queue *queue = data;
@@ -214,6 +225,8 @@ static int found(void *data, uint64_t offset, struct record *record)
     if (record->flags & RECORD_LETTER && note_letter(queue, record) < 0)
         return -ENOMEM;
     decided(queue, record);
+    if (state.slot == SLOT_DYING)
+        return found_dying(queue, offset, record, state);
     if (port) {
         count(queue, record, false);
         return reopen(queue, port, delivery, offset, record);
@@ -274,7 +287,10 @@ static int found_again(void *data, uint64_t offset, struct record *record)
 {
     struct queue *queue = data;
 
-    return record_load(record).kind == RECORD_WAITING ? found_waiting(queue, offset, record) : 0;
+    struct record_state state = record_load(record);
+
+    return state.kind == RECORD_WAITING && state.slot != SLOT_DYING ? found_waiting(queue, offset, record)
+                                                                    : 0;
 }
 
 void queue_mend(struct queue *queue)

@@ -22,6 +22,8 @@
 
 /* A record that is on its way to another queue counts as delivered to this. */
 #define SLOT_LEAVING UINT16_MAX
+/* The same if it becomes a dead letter, and while it waits for that: a router that takes over is to know. */
+#define SLOT_DYING   (UINT16_MAX - 1u)
 
 /* What a timer is for; with the queue's number above it, struct heap_item.extra. */
 enum timer_kind {
