@@ -301,6 +301,9 @@ bool queue_deliver(struct queue *queue)
 
         if (share == 0)
             return false;
+        /* Who wants to have many at a time is woken for many at a time. */
+        if (share < port->about.prefetch / 4)
+            share = port->about.prefetch / 4;
         if (share > SHARE_MAX)
             share = SHARE_MAX;
         /* To the end of the line. */
