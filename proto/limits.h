@@ -61,6 +61,7 @@
 /* Per uid (configuration [limits]) */
 #define IPC_SESSIONS_DEFAULT         2048u
 #define IPC_CONNECTS_DEFAULT         5000u  /* per second */
+#define IPC_HELLO_TIMEOUT_DEFAULT    30u    /* seconds from connect to HELLO */
 #define IPC_TOPICS_DEFAULT           16384u /* advertised names, over all sessions of the uid */
 #define IPC_SUBSCRIPTIONS_DEFAULT    16384u
 #define IPC_LANES_DEFAULT            32768u /* pairings of a writer and a reader, charged to the reader */

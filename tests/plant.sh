@@ -42,6 +42,14 @@ HALF_SESSION         proc-restart-state   a session whose descriptors were not k
 SLOT_EARLY           proc-broker-pairing  a slot is used again before the writer has confirmed that its reader left
 DEATH_UNHEARD        proc-topic-death     nobody is woken for a peer that died (between commit and ring, say)
 QUOTA_KEPT           proc-broker-limits   a lane that ends is charged for ever
+SHARE_IGNORED        unit-broker-quota    one user may take all that all users have together
+ACTOR_IGNORED        unit-broker-quota    one publisher may take all pairings of a reader
+ACTOR_WRONG          proc-broker-users    a pairing is charged on behalf of the wrong user
+READER_PAYS          proc-broker-users    the reader that left pays for the writer that does not confirm it
+PAIRING_NOT_RETURNED proc-broker-users    a pairing that ends is charged for ever
+SESSION_NOT_RETURNED unit-broker-rounds   a session that ends is charged for ever
+SLOTS_UNLIMITED      proc-broker-users    one user may take all slots of a lane
+BUDGET_IGNORED       unit-broker-rounds   a user's requests are worked on whatever they cost
 GENERATION_UNCHECKED proc-connection      a forked child uses the handles of its parent
 SERVICE_NOT_RENEWED  proc-service-restart a service does not go on after a restart of ipcd
 REPLY_TO_ANY         proc-service         a reply is handed to a call that it does not belong to

@@ -119,6 +119,7 @@ static void users_json(const struct admin_list *list)
         output_set(row, "topics", output_number(item->topics));
         output_set(row, "subscriptions", output_number(item->subscriptions));
         output_set(row, "lanes", output_number(item->pairings));
+        output_set(row, "descriptors", output_number(item->descriptors));
         output_set(row, "bytes", output_number(item->bytes));
         output_set(row, "limit_bytes", output_number(item->limit_bytes));
         output_set(row, "refused", output_number(item->refused));

@@ -6,6 +6,7 @@
 #include "tests/support/hostile.h"
 
 #define HOARD_LIMIT 40u
+#define TOLD_MAX    8u /* of those that are refused, at once */
 
 static struct raw_client attacker, innocent;
 
@@ -127,27 +128,27 @@ static void test_requests_without_end(void **state)
 /* Whoever says that it is there and nothing else takes from its own user's share. */
 static void test_sessions_hoarded(void **state)
 {
-    struct raw_client *hoard = calloc(HOARD_LIMIT + 10, sizeof(*hoard));
+    struct raw_client *hoard = calloc(HOARD_LIMIT + TOLD_MAX, sizeof(*hoard));
     unsigned refused = 0;
     (void)state;
     EXPECT(hoard != NULL);
     hostile_stop();
     hostile_start(false, "[limits]\nsessions = 40\n");
     hostile_hello(&innocent, WHO_CALM, "innocent");
-    for (unsigned i = 0; i < HOARD_LIMIT + 10; i++)
+    for (unsigned i = 0; i < HOARD_LIMIT + TOLD_MAX; i++)
         hostile_connect(&hoard[i], WHO_ATTACKER);
     hostile_alive(&innocent);
-    for (unsigned i = HOARD_LIMIT; i < HOARD_LIMIT + 10; i++) {
+    for (unsigned i = HOARD_LIMIT; i < HOARD_LIMIT + TOLD_MAX; i++) {
         raw_hello_as(&hoard[i], "one more", false);
         const Ipc__Control__Failure *failure = hostile_wait(&hoard[i], TYPE(FAILURE));
         EXPECT_EQ(failure->code, -EDQUOT);
         EXPECT_TEXT(failure->text, "sessions");
         refused++;
     }
-    EXPECT_EQ(refused, 10);
+    EXPECT_EQ(refused, TOLD_MAX);
     hostile_hello(&attacker, WHO_PEER, "another user");
     hostile_alive(&attacker);
-    for (unsigned i = 0; i < HOARD_LIMIT + 10; i++)
+    for (unsigned i = 0; i < HOARD_LIMIT + TOLD_MAX; i++)
         raw_disconnect(&hoard[i]);
     free(hoard);
     hostile_log_expect("refused", "not let in", "sessions", NULL);

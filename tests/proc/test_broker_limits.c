@@ -2,7 +2,7 @@
  *
  * Limits, and what a refusal says; many sessions that come and go; a client that does not read; the command line.
  */
-#include <sys/resource.h>
+#include <time.h>
 
 #include "tests/proc/test_broker_raw.h"
 
@@ -252,6 +252,124 @@ static void test_out_of_descriptors(void **state)
     raw_goodbye(&admin);
 }
 
+/* Voluntary: it slept. */
+static unsigned long switches(void)
+{
+    char path[64], line[128];
+    unsigned long n = 0;
+    FILE *file;
+
+    (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)broker.pid);
+    file = fopen(path, "re");
+    assert_non_null(file);
+    while (fgets(line, sizeof(line), file))
+        (void)sscanf(line, "voluntary_ctxt_switches: %lu", &n);
+    assert_int_equal(fclose(file), 0);
+    return n;
+}
+
+static int start_tiny(void **state)
+{
+    int error = dup(STDERR_FILENO), log = memfd_create("log", MFD_CLOEXEC);
+
+    watchdog(90, "limits");
+    assert_return_code(dup2(log, STDERR_FILENO), errno);
+    raw_broker_start_limited(&broker, NULL, NULL, 64);
+    assert_return_code(dup2(error, STDERR_FILENO), errno);
+    close(error);
+    *state = (void *)(intptr_t)log;
+    return 0;
+}
+
+static void test_64_descriptors(void **state)
+{
+    enum { N = 60 };
+    const struct rlimit none = {.rlim_cur = 3, .rlim_max = 64}, tiny = {.rlim_cur = 64, .rlim_max = 64};
+    struct raw_client clients[N], late;
+    bool welcome[N] = {false};
+    char text[65536];
+    unsigned welcomed = 0, said = 0;
+    unsigned long slept;
+    time_t since = time(NULL);
+    ssize_t size;
+    int type;
+
+    for (unsigned i = 0; i < N; i++) {
+        raw_connect(&clients[i], &broker);
+        (void)try_hello(&clients[i]);
+    }
+    for (unsigned i = 0; i < N; i++) {
+        welcome[i] = raw_recv(&clients[i], 0) == TYPE(WELCOME);
+        clients[i].last_id = 1;
+        welcomed += welcome[i];
+    }
+    assert_true(welcomed >= 8 && welcomed < N);
+    /* Not even the reserve: nothing can be accepted, those that are there are served, and the broker sleeps. */
+    assert_return_code(prlimit(broker.pid, RLIMIT_NOFILE, &none, NULL), errno);
+    raw_connect(&late, &broker);
+    (void)try_hello(&late);
+    slept = switches();
+    for (unsigned round = 0; round < 20; round++)
+        for (unsigned i = 0; i < N; i++)
+            if (welcome[i])
+                assert_true(raw_status(&clients[i])->sessions > 0);
+    assert_true(switches() > slept + 20);
+    assert_int_equal(raw_recv(&late, MSG_DONTWAIT), 0);
+    assert_return_code(prlimit(broker.pid, RLIMIT_NOFILE, &tiny, NULL), errno);
+    for (unsigned i = 0; i < N; i++)
+        raw_disconnect(&clients[i]);
+    type = raw_recv(&late, 0);
+    assert_true(type == TYPE(WELCOME) || type == TYPE(FAILURE) || type == -1);
+    raw_disconnect(&late);
+    for (;;) { /* until the broker noticed that they left */
+        raw_connect(&late, &broker);
+        if (try_hello(&late) && raw_recv(&late, 0) == TYPE(WELCOME))
+            break;
+        raw_disconnect(&late);
+    }
+    raw_goodbye(&late);
+    size = pread((int)(intptr_t)*state, text, sizeof(text) - 1, 0);
+    close((int)(intptr_t)*state);
+    text[size > 0 ? size : 0] = '\0';
+    for (const char *at = text; (at = strstr(at, "connections are turned away")); at++)
+        said++;
+    assert_true(said >= 1 && said <= 2 + (unsigned)(time(NULL) - since) / 10);
+}
+
+/* Items with short names are many in a page, and take most when it is unpacked. */
+static void test_pages_of_short_names_can_be_unpacked(void **state)
+{
+    struct raw_client client, admin;
+    unsigned found[5] = {0};
+
+    raw_hello(&client, &broker, "");
+    raw_admin(&admin, &broker);
+    for (unsigned i = 0; i < 400; i++) {
+        char topic[8];
+
+        (void)snprintf(topic, sizeof(topic), "%x", i);
+        raw_advertise(&client, topic, 4096, false);
+    }
+    for (unsigned kind = 0; kind < 5; kind++) {
+        Ipc__Control__List list = IPC__CONTROL__LIST__INIT;
+        const Ipc__Control__Page *page;
+
+        list.kind = (Ipc__Control__ListKind)kind;
+        list.pattern = (char *)(uintptr_t) "";
+        do {
+            raw_send(&admin, TYPE(LIST), &list.base);
+            page = raw_expect(&admin, TYPE(PAGE));
+            found[kind] += (unsigned)page->n_items;
+            list.after = page->next;
+        } while (list.after > 0);
+    }
+    assert_int_equal(found[IPC__CONTROL__LIST_KIND__LIST_TOPICS], 400);
+    assert_int_equal(found[IPC__CONTROL__LIST_KIND__LIST_SESSIONS], 2);
+    assert_int_equal(found[IPC__CONTROL__LIST_KIND__LIST_USERS], 1);
+    raw_disconnect(&client);
+    raw_goodbye(&admin);
+}
+
 /* A broker that may open few files: fewer than its limits, which it chose from what it had at its start, let in. */
 static int start_poor(void **state)
 {
@@ -366,6 +484,8 @@ int main(void)
         CASE(test_a_thousand_sessions_come_and_go, NULL),
         CASE(test_who_does_not_read_answers_waits_for_itself, NULL),
         cmocka_unit_test_setup_teardown(test_out_of_descriptors, start_poor, stop),
+        cmocka_unit_test_setup_teardown(test_64_descriptors, start_tiny, stop),
+        CASE(test_pages_of_short_names_can_be_unpacked, NULL),
         CASE(test_check, NULL),
         CASE(test_a_second_broker_is_refused_and_a_dead_socket_replaced, NULL),
     };

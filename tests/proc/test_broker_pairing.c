@@ -424,10 +424,11 @@ static void test_retained_lane_is_shown_to_who_wants_the_past(void **state)
 
 static void test_a_lane_with_all_readers_lets_the_next_wait(void **state)
 {
-    uint64_t first = 0, subscription, told[IPC_LANE_SLOTS];
+    enum { SHARE = IPC_LANE_SLOTS - 8 }; /* of the only user */
+    uint64_t first = 0, subscription, told[SHARE];
 
     raw_advertise(&writer, "a", RING, false);
-    for (unsigned i = 0; i < IPC_LANE_SLOTS; i++) {
+    for (unsigned i = 0; i < SHARE; i++) {
         subscription = raw_subscribe(&reader, "a", 0, 1);
         first = first ? first : subscription;
         told[i] = admit(&writer, &reader);

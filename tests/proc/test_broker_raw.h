@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -93,8 +94,9 @@ static inline void raw_wait_notify(struct raw_broker *broker, const char *what)
     }
 }
 
-/* Start ipcd with a configuration (or NULL) and up to 4 further arguments; returns when it is ready. */
-static inline void raw_broker_start(struct raw_broker *broker, const char *config, const char *const extra[4])
+/* As raw_broker_start(), with a limit of open files; 0: as it is. */
+static inline void raw_broker_start_limited(struct raw_broker *broker, const char *config,
+                                            const char *const extra[4], rlim_t files)
 {
     const char *program = getenv("IPCD_BIN");
 
@@ -117,10 +119,18 @@ static inline void raw_broker_start(struct raw_broker *broker, const char *confi
             argv[7 + i] = extra[i];
         (void)snprintf(notify, sizeof(notify), "%s/notify", broker->folder);
         (void)setenv("NOTIFY_SOCKET", notify, 1);
+        if (files > 0 && setrlimit(RLIMIT_NOFILE, &(struct rlimit){files, files}) < 0)
+            _exit(126);
         execv(program, (char *const *)(uintptr_t)argv);
         _exit(127);
     }
     raw_wait_notify(broker, "READY=1");
+}
+
+/* Start ipcd with a configuration (or NULL) and up to 4 further arguments; returns when it is ready. */
+static inline void raw_broker_start(struct raw_broker *broker, const char *config, const char *const extra[4])
+{
+    raw_broker_start_limited(broker, config, extra, 0);
 }
 
 /* Stop it by SIGTERM; its exit status has to be 0. Everything that is in the folder is removed; what the broker should

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -15,13 +16,33 @@
 #include "broker/core/control/session.h"
 #include "broker/core/util/fd.h"
 #include "broker/core/util/log.h"
+#include "broker/core/util/text.h"
 
 #define ACCEPTS_PER_ROUND 32u
+#define FULL_LOG_NS       UINT64_C(10000000000)
+
+/* Once in a while, however often. */
+static void log_full(struct broker *broker, const char *why)
+{
+    uint64_t now_ns = time_monotonic_ns();
+
+    broker->turned_away++;
+    if (now_ns < broker->full_log_ns)
+        return;
+    log_write(
+        LOG_SYSTEM, NULL,
+        "connections are turned away or kept waiting: %s (%" PRIu64
+        " times since this was said last); raise the limit of open files (LimitNOFILE=), or lower sessions, "
+        "topics or descriptors in [limits] of ipcd.conf",
+        why, broker->turned_away);
+    broker->turned_away = 0;
+    broker->full_log_ns = now_ns + FULL_LOG_NS;
+}
 
 static void pause_listening(struct broker *broker, const char *why)
 {
     if (!broker->listen_paused) {
-        log_write(LOG_SYSTEM, NULL, "no connections are taken for now: %s", why);
+        log_full(broker, why);
         (void)loop_change(broker, broker->listen_fd, 0, LOOP_LISTEN, 0);
         broker->listen_paused = true;
     }
@@ -63,7 +84,7 @@ static void tell_full(struct broker *broker, int fd, int code)
     if (size > 0)
         (void)fd_send(fd, broker->tx, (size_t)size, NULL, 0);
     broker->quota.refused++;
-    log_write(LOG_REFUSED, NULL, "a connection was turned away: %s", strerror(-code));
+    log_full(broker, strerror(-code));
 }
 
 /* Out of descriptors: take the next connection in the place of the one in reserve, only to tell it. */

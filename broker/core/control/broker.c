@@ -23,6 +23,7 @@
 #include "broker/core/control/queue.h"
 #include "broker/core/control/recover.h"
 #include "broker/core/control/registry.h"
+#include "broker/core/control/segment.h"
 #include "broker/core/control/session.h"
 #include "broker/core/control/shared.h"
 #include "broker/core/control/worker.h"
@@ -115,7 +116,10 @@ int broker_new(struct broker **ret, const struct broker_options *options)
 
 static void drop_job(struct job *job)
 {
-    fd_close(job->fd);
+    if (job->destroy)
+        (void)segment_destroy(job->fd, job->size);
+    else
+        fd_close(job->fd);
     free(job);
 }
 
@@ -123,7 +127,6 @@ struct broker *broker_free(struct broker *broker)
 {
     if (!broker)
         return NULL;
-    broker->worker = worker_free(broker->worker, drop_job);
     list_for_each_safe(node, &broker->sessions)
         session_end(broker, list_entry(node, struct session, link), IPC_REASON_SHUTDOWN, NULL);
     list_for_each_safe(refused, &broker->refused)
@@ -143,6 +146,7 @@ struct broker *broker_free(struct broker *broker)
         lane->state = LANE_DRAINING;
         lane_release(broker, lane);
     }
+    broker->worker = worker_free(broker->worker, drop_job);
     recover_done(broker);
     registry_done(broker);
     keep_done(broker);

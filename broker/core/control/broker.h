@@ -36,7 +36,8 @@ struct broker {
     bool stopping;
     bool retry_armed;
     bool listen_paused;
-    bool missed; /* some subscription did */
+    bool missed;                       /* some subscription did */
+    uint64_t turned_away, full_log_ns; /* connections since that was logged; when it is logged again */
     struct worker *worker;
     struct routers *routers;
 
@@ -52,13 +53,17 @@ struct broker {
     struct quota quota;
 
     struct list dirty, stalled, ended, refused;
+    struct list silent;          /* sessions that have not said HELLO yet, the oldest first */
+    struct list overdue;         /* sessions that are to be ended for what they do not confirm */
     struct list orphans;         /* cells whose session is gone */
     struct list unwatched;       /* sessions of an earlier ipcd, not in the loop yet */
     struct leftovers *leftovers; /* of recover.c: descriptors of an earlier ipcd that may belong to nothing */
     unsigned n_refused;
 
     /* Counters. */
-    uint64_t requests, ended_badly;
+    uint64_t requests, ended_badly, n_boards;
+    uint64_t round; /* of the loop */
+    uint64_t work;  /* records looked at for the request at hand: budget.h */
 
     /* One frame at a time is received, worked on and sent. */
     _Alignas(16) unsigned char rx[IPC_MAX_FRAME_SIZE + 1];

@@ -9,9 +9,12 @@
 #include "broker/core/control/pairing.h"
 #include "broker/core/control/registry.h"
 #include "broker/core/control/segment.h"
+#include "broker/core/control/worker.h"
 #include "broker/core/util/fd.h"
 
-#define CELLS_ALL ((UINT64_C(1) << IPC_CELLS_PER_SEGMENT) - 1)
+#define CELLS_ALL      ((UINT64_C(1) << IPC_CELLS_PER_SEGMENT) - 1)
+/* The last slots of a lane are for uids that have fewer than are free. */
+#define SLOTS_RESERVED 8u
 static_assert(IPC_CELLS_PER_SEGMENT < 64, "cells.used is one word");
 
 struct charge lane_charge(uint32_t ring_size)
@@ -154,12 +157,10 @@ void lane_release(struct broker *broker, struct lane *lane)
     assert(list_empty(&lane->waiting) && !lane->session);
     state_drop(&broker->state, STATE_LANES, lane->row);
     keep_remove(broker, KEEP_LANE, lane->id);
-    /* Before the charge is returned the memory is: a descriptor passed to a friend keeps none. */
-    lane->fd = segment_destroy(lane->fd, segment_size(IPC_SEGMENT_LANE, lane->ring_size));
 #ifdef IPC_PLANT_QUOTA_KEPT
     charge = (struct charge){0};
 #endif
-    quota_return(&broker->quota, lane->user, &charge);
+    segment_free(broker, lane->user, lane->fd, segment_size(IPC_SEGMENT_LANE, lane->ring_size), &charge);
     hash_remove(&broker->lanes_by_id, &lane->node);
     list_remove(&lane->link);
     list_remove(&lane->by_topic);
@@ -184,9 +185,69 @@ void lane_retain(struct broker *broker, struct lane *lane)
     lane_set_state(lane, LANE_RETAINED);
 }
 
-uint32_t lane_slot_take(struct lane *lane)
+/* How many slots each uid has. */
+struct slot_users {
+    uint32_t uid[IPC_LANE_SLOTS], n[IPC_LANE_SLOTS], count, free;
+};
+
+static void slot_users(const struct lane *lane, struct slot_users *ret)
 {
-    for (uint32_t slot = 0; slot < IPC_LANE_SLOTS; slot++) {
+    ret->count = 0;
+    ret->free = IPC_LANE_SLOTS;
+    for (size_t i = 0; i < sizeof(lane->slots) / sizeof(*lane->slots); i++)
+        ret->free -= (uint32_t)__builtin_popcountll(lane->slots[i]);
+    list_for_each(node, &lane->pairings)
+    {
+        const struct pairing *pairing = list_entry(node, struct pairing, by_lane);
+        uint32_t i = 0;
+
+        if (pairing->slot == PAIRING_NO_SLOT)
+            continue;
+        while (i < ret->count && ret->uid[i] != pairing->reader_uid)
+            i++;
+        if (i == ret->count) {
+            ret->uid[ret->count++] = pairing->reader_uid;
+            ret->n[i] = 0;
+        }
+        ret->n[i]++;
+    }
+}
+
+static bool may_take(const struct slot_users *users, uint32_t uid)
+{
+    uint32_t i = 0;
+
+    while (i < users->count && users->uid[i] != uid)
+        i++;
+#ifdef IPC_PLANT_SLOTS_UNLIMITED
+    return users->free > 0;
+#endif
+    return users->free > SLOTS_RESERVED || (i < users->count ? users->n[i] : 0) < users->free;
+}
+
+struct pairing *lane_slot_next(struct lane *lane)
+{
+    struct slot_users users;
+
+    if (list_empty(&lane->waiting))
+        return NULL;
+    slot_users(lane, &users);
+    list_for_each(node, &lane->waiting)
+    {
+        struct pairing *pairing = list_entry(node, struct pairing, by_lane);
+
+        if (may_take(&users, pairing->reader_uid))
+            return pairing;
+    }
+    return NULL;
+}
+
+uint32_t lane_slot_take(struct lane *lane, uint32_t uid)
+{
+    struct slot_users users;
+
+    slot_users(lane, &users);
+    for (uint32_t slot = 0; may_take(&users, uid) && slot < IPC_LANE_SLOTS; slot++) {
         uint64_t bit = UINT64_C(1) << (slot % 64);
 
         if (lane->slots[slot / 64] & bit)
@@ -205,7 +266,8 @@ void lane_slot_return(struct lane *lane, uint32_t slot)
     lane->slots[slot / 64] &= ~bit;
 }
 
-static uint64_t cells_free(const struct session *session)
+/* As far as `most`. Full segments are behind all others. */
+static uint64_t cells_free(const struct session *session, uint64_t most)
 {
     uint64_t n = 0;
 
@@ -213,6 +275,8 @@ static uint64_t cells_free(const struct session *session)
     {
         const struct cells *cells = list_entry(node, struct cells, link);
 
+        if (n >= most || cells->used == CELLS_ALL)
+            break;
         n += IPC_CELLS_PER_SEGMENT - (unsigned)__builtin_popcountll(cells->used);
     }
     return n;
@@ -226,7 +290,7 @@ static struct charge charge_of_segments(uint64_t n)
 
 struct charge cells_charge(const struct session *session, uint64_t n)
 {
-    uint64_t there = cells_free(session), missing = n > there ? n - there : 0;
+    uint64_t there = cells_free(session, n), missing = n > there ? n - there : 0;
 
     return charge_of_segments((missing + IPC_CELLS_PER_SEGMENT - 1) / IPC_CELLS_PER_SEGMENT);
 }
@@ -234,7 +298,7 @@ struct charge cells_charge(const struct session *session, uint64_t n)
 int cells_reserve(struct broker *broker, struct session *session, uint64_t n, uint64_t *ret_made)
 {
     *ret_made = 0;
-    for (uint64_t there = cells_free(session); there < n; there += IPC_CELLS_PER_SEGMENT) {
+    for (uint64_t there = cells_free(session, n); there < n; there += IPC_CELLS_PER_SEGMENT) {
         struct cells *cells = calloc(1, sizeof(*cells));
 
         if (cells)
@@ -259,7 +323,8 @@ int cells_reserve(struct broker *broker, struct session *session, uint64_t n, ui
         keep_store(broker, KEEP_CELLS, cells->id, &cells->fd, 1);
         state_commit(cells->row, cells->id);
         hash_add(&broker->cells_by_id, &cells->node, cells->id);
-        list_append(&session->cells, &cells->link);
+        list_init(&cells->pairings);
+        list_append(session->cells.next, &cells->link); /* to the front */
         ++*ret_made;
     }
     return 0;
@@ -285,12 +350,32 @@ struct cells *cells_take(struct session *session, uint32_t *ret_cell)
     return NULL;
 }
 
+/* Its reader is gone and has no part in who does not confirm that. */
+static void charge_a_writer(struct broker *broker, struct cells *cells)
+{
+    const struct charge charge = charge_of_segments(1);
+    struct user *writer = list_entry(cells->pairings.next, struct pairing, by_cells)->lane->user;
+
+#ifdef IPC_PLANT_READER_PAYS
+    return;
+#endif
+    if (writer == cells->user)
+        return;
+    quota_return(&broker->quota, cells->user, &charge);
+    quota_charge(&broker->quota, writer, &charge);
+    cells->user = writer;
+}
+
 static void cells_release(struct broker *broker, struct cells *cells)
 {
     struct charge charge = charge_of_segments(1);
 
-    if (cells->session || cells->used)
+    if (cells->session)
         return;
+    if (cells->used) {
+        charge_a_writer(broker, cells);
+        return;
+    }
     state_drop(&broker->state, STATE_CELLS, cells->row);
     keep_remove(broker, KEEP_CELLS, cells->id);
     cells->fd = segment_destroy(cells->fd, segment_size(IPC_SEGMENT_CELLS, 0));
@@ -331,6 +416,7 @@ struct cells *cells_restore(struct broker *broker, struct cells_row *row, int fd
     if (!cells)
         return NULL;
     *cells = (struct cells){.id = row->row.id, .row = row, .session = session, .user = user, .fd = fd};
+    list_init(&cells->pairings);
     list_append(session ? &session->cells : &broker->orphans, &cells->link);
     hash_add(&broker->cells_by_id, &cells->node, cells->id);
     quota_charge(&broker->quota, user, &charge);

@@ -37,8 +37,11 @@ void lane_release(struct broker *broker, struct lane *lane);
 /* Its writer is gone and it stays: the one that stayed of the same name and user until now goes. */
 void lane_retain(struct broker *broker, struct lane *lane);
 
-/* The lowest free slot, taken; or PAIRING_NO_SLOT. */
-uint32_t lane_slot_take(struct lane *lane);
+/* The lowest free slot, taken for a reader of that uid; or PAIRING_NO_SLOT: the last 8 are not for
+ * uids that have more than are left. */
+uint32_t lane_slot_take(struct lane *lane, uint32_t uid);
+/* Who waits longest among those who may take one now, or NULL. */
+struct pairing *lane_slot_next(struct lane *lane);
 void lane_slot_return(struct lane *lane, uint32_t slot);
 
 /* What n cells more cost a session, beside those that are free in its segments. */
@@ -51,7 +54,8 @@ int cells_reserve(struct broker *broker, struct session *session, uint64_t n, ui
 /* Take a free cell; there must be one. */
 struct cells *cells_take(struct session *session, uint32_t *ret_cell);
 
-/* Give it back. The segment goes, if it is empty and its session is gone. */
+/* Give it back. The segment goes, if it is empty and its session is gone. Without its session it is charged to one of
+ * the writers that have not confirmed yet. */
 void cells_return(struct broker *broker, struct cells *cells, uint32_t cell);
 
 /* Its session is gone. */

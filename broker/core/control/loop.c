@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Level-triggered epoll with bounded work per event, so that no client keeps the others waiting. Notices go out once
+ * Level-triggered epoll with bounded work per user and round, so that no client keeps the others waiting. Notices go out once
  * per round, ended sessions are freed after it. With nothing to do the thread sleeps without limit.
  */
 #include "broker/core/control/loop.h"
@@ -17,6 +17,7 @@
 #include <ipc/error.h>
 
 #include "broker/core/control/accept.h"
+#include "broker/core/control/lane.h"
 #include "broker/core/control/notice.h"
 #include "broker/core/control/pairing.h"
 #include "broker/core/control/recover.h"
@@ -25,6 +26,7 @@
 #include "broker/core/control/session.h"
 #include "broker/core/control/worker.h"
 #include "broker/core/util/log.h"
+#include "broker/core/util/text.h"
 
 #define EVENTS_PER_ROUND 64
 #define RETRY_NS         50000000L
@@ -158,23 +160,46 @@ static bool idle(const struct broker *broker)
     return list_empty(&broker->dirty) && list_empty(&broker->unwatched) && !broker->leftovers;
 }
 
-int loop_run(struct broker *broker)
+/* How long the loop may sleep, in milliseconds. */
+static int patience(const struct broker *broker)
+{
+    uint64_t deadline_ns = session_deadline_ns(broker), now_ns;
+
+    if (!idle(broker))
+        return 0;
+    if (deadline_ns == UINT64_MAX)
+        return -1;
+    now_ns = time_monotonic_ns();
+    return deadline_ns <= now_ns ? 0 : (int)((deadline_ns - now_ns) / 1000000 + 1);
+}
+
+int loop_round(struct broker *broker)
 {
     struct epoll_event events[EVENTS_PER_ROUND];
+    int n = epoll_wait(broker->epoll_fd, events, EVENTS_PER_ROUND, patience(broker));
 
-    while (!broker->stopping) {
-        int n = epoll_wait(broker->epoll_fd, events, EVENTS_PER_ROUND, idle(broker) ? -1 : 0);
-
-        if (n < 0 && errno != EINTR) {
-            log_write(LOG_SYSTEM, NULL, "epoll_wait: %s", strerror(errno));
-            return -errno;
-        }
-        for (int i = 0; i < n; i++)
-            on_event(broker, &events[i]);
-        recover_some(broker);
-        notice_flush(broker);
-        session_bury(broker);
+    if (n < 0 && errno != EINTR) {
+        log_write(LOG_SYSTEM, NULL, "epoll_wait: %s", strerror(errno));
+        return -errno;
     }
-    stop(broker);
+    broker->round++;
+    /* Each is the first one at times: it is the first ones that use up their user's budget. */
+    for (int i = 0; i < n; i++)
+        on_event(broker, &events[((uint64_t)i + broker->round) % (uint64_t)n]);
+    recover_some(broker);
+    notice_flush(broker);
+    session_end_overdue(broker);
+    session_bury(broker);
     return 0;
+}
+
+int loop_run(struct broker *broker)
+{
+    int result = 0;
+
+    while (!broker->stopping && result == 0)
+        result = loop_round(broker);
+    if (result == 0)
+        stop(broker);
+    return result;
 }

@@ -19,13 +19,13 @@ static bool wants(const struct subscription *subscription, const struct lane *la
            (lane->state == LANE_RETAINED && subscription->start != IPC__CONTROL__START__START_NEXT);
 }
 
-void match_readers_start(struct match_walk *walk, const struct broker *broker, const struct lane *lane)
+void match_readers_start(struct match_walk *walk, struct broker *broker, const struct lane *lane)
 {
     walk->wildcard = broker->wildcards.next;
     walk->exact = lane->topic->readers.next;
 }
 
-struct subscription *match_readers_next(struct match_walk *walk, const struct broker *broker,
+struct subscription *match_readers_next(struct match_walk *walk, struct broker *broker,
                                         const struct lane *lane)
 {
     for (;;) {
@@ -37,6 +37,7 @@ struct subscription *match_readers_next(struct match_walk *walk, const struct br
             exact = list_entry(walk->exact, struct subscription, by_match);
         if (!wildcard && !exact)
             return NULL;
+        broker->work++;
         next = !wildcard || (exact && exact->id < wildcard->id) ? exact : wildcard;
         if (next == exact) {
             walk->exact = walk->exact->next;
@@ -50,20 +51,22 @@ struct subscription *match_readers_next(struct match_walk *walk, const struct br
     }
 }
 
-static struct lane *next_of_topic(const struct subscription *subscription, const struct lane *at)
+static struct lane *next_of_topic(struct broker *broker, const struct subscription *subscription,
+                                  const struct lane *at)
 {
     struct list *head = &subscription->topic->lanes, *node = at ? at->by_topic.next : head->next;
 
     for (; node != head; node = node->next) {
         struct lane *lane = list_entry(node, struct lane, by_topic);
 
+        broker->work++;
         if (wants(subscription, lane))
             return lane;
     }
     return NULL;
 }
 
-struct lane *match_lanes_next(const struct broker *broker, const struct subscription *subscription,
+struct lane *match_lanes_next(struct broker *broker, const struct subscription *subscription,
                               const struct lane *at)
 {
     struct list *node;
@@ -71,10 +74,11 @@ struct lane *match_lanes_next(const struct broker *broker, const struct subscrip
     if (subscription->kind != IPC__CONTROL__KIND__KIND_TOPIC)
         return NULL;
     if (subscription->topic)
-        return next_of_topic(subscription, at);
+        return next_of_topic(broker, subscription, at);
     for (node = at ? at->link.next : broker->lanes.next; node != &broker->lanes; node = node->next) {
         struct lane *lane = list_entry(node, struct lane, link);
 
+        broker->work++;
         if (lane->topic->space == SPACE_TOPICS && wants(subscription, lane) &&
             ipc_name_match(subscription->pattern, lane->topic->name))
             return lane;

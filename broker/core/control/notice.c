@@ -16,7 +16,9 @@
 #include "broker/core/util/fd.h"
 
 /* Notices to one session in one flush; the rest goes out in the next rounds of the loop. */
-#define FLUSH_MAX 64u
+#define FLUSH_MAX    64u
+/* Sessions that hear of lanes in one flush. */
+#define SESSIONS_MAX 256u
 
 #define TYPE(name) IPC__CONTROL__TYPE__##name
 
@@ -276,6 +278,7 @@ void notice_nudge(struct broker *broker, struct session *session)
 void notice_flush(struct broker *broker)
 {
     struct list now;
+    unsigned n_now = 0;
 
     /* Who is marked on the way, by what is sent here, has its turn in the next round. */
     list_init(&now);
@@ -298,6 +301,8 @@ void notice_flush(struct broker *broker)
     }
     list_for_each_safe(node, &broker->dirty)
     {
+        if (n_now++ == SESSIONS_MAX)
+            break;
         list_remove(node);
         list_append(&now, node);
     }

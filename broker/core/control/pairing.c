@@ -21,6 +21,9 @@
 #define TYPE(name)   IPC__CONTROL__TYPE__##name
 #define REASON(name) IPC__CONTROL__REASON__REASON_##name
 
+/* So many readers that left may a writer ignore, even if its user is at its limit. */
+#define UNHEARD_MAX 256u
+
 struct pairing *pairing_of_writer_side(struct side *side)
 {
     return list_entry(side, struct pairing, writer_side);
@@ -127,19 +130,38 @@ void pairing_start(struct broker *broker, struct pairing *pairing)
 void pairing_promote(struct broker *broker, struct lane *lane)
 {
     struct pairing *pairing;
-    uint32_t slot;
 
-    if (lane->state != LANE_LIVE || list_empty(&lane->waiting))
+    while (lane->state == LANE_LIVE && (pairing = lane_slot_next(lane))) {
+        pairing->slot = lane_slot_take(lane, pairing->reader_uid);
+        assert(pairing->slot != PAIRING_NO_SLOT);
+        atomic_store_explicit(&pairing->row->slot, pairing->slot, memory_order_release);
+        list_remove(&pairing->by_lane);
+        list_append(&lane->pairings, &pairing->by_lane);
+        pairing_start(broker, pairing);
+    }
+}
+
+/* The reader is gone, and only the writer's word is missing: from here on that costs the writer. Who lets too much of
+ * it pile up is ended. */
+static void charge_writer(struct broker *broker, struct pairing *pairing)
+{
+    const struct charge charge = {.of = {[LIMIT_LANES] = 1}};
+    struct user *writer = pairing->lane->user;
+    struct session *session = pairing->lane->session;
+
+    if (pairing->left || !side_done(&pairing->reader_side))
         return;
-    slot = lane_slot_take(lane);
-    if (slot == PAIRING_NO_SLOT)
-        return; /* an earlier ipcd left it waiting, and it goes on to wait */
-    pairing = list_entry(lane->waiting.next, struct pairing, by_lane);
-    pairing->slot = slot;
-    atomic_store_explicit(&pairing->row->slot, pairing->slot, memory_order_release);
-    list_remove(&pairing->by_lane);
-    list_append(&lane->pairings, &pairing->by_lane);
-    pairing_start(broker, pairing);
+    pairing->left = true;
+    session->unheard++;
+#ifdef IPC_PLANT_READER_PAYS
+    return;
+#endif
+    quota_return_for(&broker->quota, pairing->user, writer, &charge);
+    quota_charge(&broker->quota, writer, &charge);
+    pairing->user = writer;
+    if (session->unheard >= UNHEARD_MAX && list_empty(&session->overdue) &&
+        writer->used[LIMIT_LANES] > broker->quota.config->per_user[LIMIT_LANES])
+        list_append(&broker->overdue, &session->overdue);
 }
 
 bool pairing_finish(struct broker *broker, struct pairing *pairing)
@@ -147,12 +169,22 @@ bool pairing_finish(struct broker *broker, struct pairing *pairing)
     const struct charge charge = {.of = {[LIMIT_LANES] = 1}};
     struct lane *lane = pairing->lane;
 
-    if (!side_done(&pairing->writer_side) || !side_done(&pairing->reader_side))
+    if (!side_done(&pairing->writer_side)) {
+        charge_writer(broker, pairing);
+        return false;
+    }
+    if (pairing->left)
+        lane->session->unheard--;
+    pairing->left = false;
+    if (!side_done(&pairing->reader_side))
         return false;
     assert(list_empty(&pairing->writer_side.due) && list_empty(&pairing->reader_side.due));
     state_drop(&broker->state, STATE_PAIRINGS, pairing->row);
+    list_remove(&pairing->by_cells);
     cells_return(broker, pairing->cells, pairing->cell);
-    quota_return(&broker->quota, pairing->user, &charge);
+#ifndef IPC_PLANT_PAIRING_NOT_RETURNED
+    quota_return_for(&broker->quota, pairing->user, lane->user, &charge);
+#endif
     hash_remove(&broker->pairings_by_id, &pairing->node);
     list_remove(&pairing->link);
     list_remove(&pairing->by_lane);

@@ -13,7 +13,8 @@ struct pairing *pairing_of_writer_side(struct side *side);
 struct pairing *pairing_of_reader_side(struct side *side);
 
 /* Pair a new subscription with every lane that matches, or a new lane with every subscription. For a subscription it
- * is all or nothing: 0, or a negative errno and the refusal. *ret_matched: lanes with a writer. */
+ * is all or nothing: 0, or a negative errno and the refusal, and then it is freed. Only what another user publishes
+ * beyond its share of the reader's pairings is left out. *ret_matched: lanes with a writer. */
 int pairing_join_subscription(struct broker *broker, struct subscription *subscription, uint32_t *ret_matched,
                               struct refusal *refusal);
 int pairing_join(struct broker *broker, struct lane *lane, struct subscription *subscription,

@@ -10,7 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <ipc/error.h>
+
 #include "broker/core/control/bell.h"
+#include "broker/core/control/budget.h"
 #include "broker/core/control/lane.h"
 #include "broker/core/control/loop.h"
 #include "broker/core/control/registry.h"
@@ -49,18 +52,13 @@ static struct pairing *pairing_alloc(struct broker *broker)
     return NULL;
 }
 
-static void pairing_drop(struct broker *broker, struct pairing *pairing)
-{
-    state_drop(&broker->state, STATE_PAIRINGS, pairing->row);
-    free(pairing);
-}
-
 /* Fill in and start a record; charge, cell and (if the subscription wants one) bell are there. */
 static void join(struct broker *broker, struct pairing *pairing, struct lane *lane,
                  struct subscription *subscription, unsigned start_at)
 {
     struct session *reader = subscription->session;
 
+    broker->work += WORK_PAIRING;
     pairing->id = state_number(&broker->state, NUMBER_PAIRING);
     pairing->lane = lane;
     pairing->lane_id = lane->id;
@@ -78,7 +76,7 @@ static void join(struct broker *broker, struct pairing *pairing, struct lane *la
     pairing->late = lane->state != LANE_LIVE;
     if (!pairing->late)
         pairing_set_bell(pairing, bell_find(subscription, lane->writer.uid));
-    pairing->slot = pairing->late ? PAIRING_NO_SLOT : lane_slot_take(lane);
+    pairing->slot = pairing->late ? PAIRING_NO_SLOT : lane_slot_take(lane, pairing->reader_uid);
     side_init(&pairing->writer_side, true);
     side_init(&pairing->reader_side, false);
     if (pairing->late)
@@ -92,10 +90,10 @@ static void join(struct broker *broker, struct pairing *pairing, struct lane *la
                                         reader->peer.name, "limit"};
 
         log_write(LOG_PAIRING_FAILED, &about,
-                  "lane %" PRIu64
-                  " of topic %s has %u readers, as many as a lane can have: subscription %" PRIu64
+                  "lane %" PRIu64 " of topic %s has %" PRIu32
+                  " readers; a lane can have %u, the last 8 for users with few: subscription %" PRIu64
                   " waits until one leaves",
-                  lane->id, lane->topic->name, IPC_LANE_SLOTS, subscription->id);
+                  lane->id, lane->topic->name, lane->readers, IPC_LANE_SLOTS, subscription->id);
     }
 }
 
@@ -105,6 +103,7 @@ void pairing_link(struct broker *broker, struct pairing *pairing)
 
     hash_add(&broker->pairings_by_id, &pairing->node, pairing->id);
     list_append(&broker->pairings, &pairing->link);
+    list_append(&pairing->cells->pairings, &pairing->by_cells);
     list_init(&pairing->by_subscription);
     if (pairing->subscription) {
         list_append(&pairing->subscription->pairings, &pairing->by_subscription);
@@ -140,61 +139,21 @@ static int reserve_cells(struct broker *broker, struct session *session, uint64_
     return result;
 }
 
-int pairing_join_subscription(struct broker *broker, struct subscription *subscription, uint32_t *ret_matched,
-                              struct refusal *refusal)
-{
-    struct session *session = subscription->session;
-    struct charge charge = {.of = {[LIMIT_SUBSCRIPTIONS] = 1}}, kept = charge;
-    struct list fresh;
-    uint32_t n = 0;
-    int result;
-
-    list_init(&fresh);
-    for (struct lane *lane = NULL; (lane = match_lanes_next(broker, subscription, lane));)
-        n++;
-    charge.of[LIMIT_LANES] = kept.of[LIMIT_LANES] = n;
-    add_charge(&charge, cells_charge(session, n));
-    result = quota_take(&broker->quota, session->user, &charge, refusal);
-    if (result < 0)
-        return result;
-    result = reserve_cells(broker, session, n, refusal);
-    for (uint32_t i = 0; i < n && result == 0; i++) {
-        struct pairing *pairing = pairing_alloc(broker);
-
-        if (pairing)
-            list_append(&fresh, &pairing->link);
-        else
-            result = -ENOMEM;
-    }
-    if (result < 0) {
-        list_for_each_safe(node, &fresh) pairing_drop(broker, list_entry(node, struct pairing, link));
-        quota_return(&broker->quota, session->user, &kept);
-        if (result == -ENOMEM)
-            refusal_set(refusal, -ENOMEM, "the broker is out of memory for %" PRIu32 " pairings", n);
-        return result;
-    }
-    *ret_matched = 0;
-    for (struct lane *lane = NULL; (lane = match_lanes_next(broker, subscription, lane));) {
-        struct pairing *pairing = list_entry(fresh.next, struct pairing, link);
-
-        list_remove(&pairing->link);
-        join(broker, pairing, lane, subscription, subscription->start);
-        *ret_matched += lane->state == LANE_LIVE;
-    }
-    return 0;
-}
-
 int pairing_join(struct broker *broker, struct lane *lane, struct subscription *subscription,
                  unsigned start_at, struct refusal *refusal)
 {
     struct session *session = subscription->session;
     struct charge charge = {.of = {[LIMIT_LANES] = 1}};
     const struct charge kept = charge;
+    struct user *writer = lane->user;
     struct pairing *pairing;
     int result;
 
     add_charge(&charge, cells_charge(session, 1));
-    result = quota_take(&broker->quota, session->user, &charge, refusal);
+#ifdef IPC_PLANT_ACTOR_WRONG
+    writer = session->user;
+#endif
+    result = quota_take_for(&broker->quota, session->user, writer, &charge, refusal);
     if (result < 0)
         return result;
     result = reserve_cells(broker, session, 1, refusal);
@@ -202,7 +161,7 @@ int pairing_join(struct broker *broker, struct lane *lane, struct subscription *
         result = bell_make(broker, subscription, lane->writer.uid, refusal);
     pairing = result == 0 ? pairing_alloc(broker) : NULL;
     if (!pairing) {
-        quota_return(&broker->quota, session->user, &kept);
+        quota_return_for(&broker->quota, session->user, writer, &kept);
         if (result == 0)
             refusal_set(refusal, -ENOMEM, "the broker is out of memory");
         return refusal->code;
@@ -211,12 +170,50 @@ int pairing_join(struct broker *broker, struct lane *lane, struct subscription *
     return 0;
 }
 
+int pairing_join_subscription(struct broker *broker, struct subscription *subscription, uint32_t *ret_matched,
+                              struct refusal *refusal)
+{
+    const struct charge charge = {.of = {[LIMIT_SUBSCRIPTIONS] = 1}};
+    const struct peer *reader = &subscription->session->peer;
+    const struct log_about about = {reader->session, reader->uid, reader->pid, reader->name, "limit"};
+    struct user *user = subscription->session->user;
+    struct charge own = charge;
+    struct lane *lane = NULL;
+    uint32_t left_out = 0;
+    int result;
+
+    /* What its user publishes itself is what it cannot do without: if that is too much, nothing has to be undone. */
+    while ((lane = match_lanes_next(broker, subscription, lane)))
+        own.of[LIMIT_LANES] += lane->user == user;
+    result = quota_take(&broker->quota, user, &own, refusal);
+    if (result < 0) {
+        registry_subscription_free(broker, subscription);
+        return result;
+    }
+    own.of[LIMIT_SUBSCRIPTIONS] = 0;
+    quota_return(&broker->quota, user, &own);
+    *ret_matched = 0;
+    while ((lane = match_lanes_next(broker, subscription, lane))) {
+        result = pairing_join(broker, lane, subscription, subscription->start, refusal);
+        if (result < 0 && !refusal->of_actor) { /* nobody was told of those that were made */
+            pairing_end_subscription(broker, subscription, IPC_REASON_LIMIT);
+            return result;
+        }
+        if (result < 0 && left_out++ == 0)
+            log_write(LOG_PAIRING_FAILED, &about,
+                      "subscription %" PRIu64 " does not get topic %s and perhaps others: %s",
+                      subscription->id, lane->topic->name, refusal->text);
+        *ret_matched += result == 0 && lane->state == LANE_LIVE;
+    }
+    return 0;
+}
+
 static void join_or_miss(struct broker *broker, struct lane *lane, struct subscription *subscription)
 {
     const struct peer *reader = &subscription->session->peer;
     const struct log_about about = {reader->session, reader->uid, reader->pid, reader->name, "limit"};
     struct refusal refusal;
-    /* It is younger than the subscription: whatever is in it was published after that. */
+    /* The lane is younger than the subscription: whatever is in it was published after that. */
     int result = pairing_join(broker, lane, subscription, IPC__CONTROL__START__START_OLDEST, &refusal);
 
     if (result == 0)

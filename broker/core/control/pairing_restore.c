@@ -93,7 +93,7 @@ int pairing_restore(struct broker *broker, struct pairing_row *row)
 #ifdef IPC_PLANT_CHARGE_FORGOTTEN
     if (row->late)
 #endif
-        quota_charge(&broker->quota, user, &charge);
+        quota_charge_for(&broker->quota, user, lane->user, &charge);
     pairing_link(broker, pairing);
     return 0;
 }

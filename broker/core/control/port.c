@@ -271,17 +271,20 @@ int registry_port_make_bell(struct broker *broker, struct port *port, struct ref
 void registry_port_free(struct broker *broker, struct port *port)
 {
     struct port_row *row = port->row;
+    const uint64_t core_size = segment_size(IPC_SEGMENT_PORT, row->core_ring_size);
+    const struct charge core = {.of = {[LIMIT_SEGMENT_BYTES] = core_size, [LIMIT_DESCRIPTORS] = 1}};
     struct charge charge = charge_now(port);
 
+    for (size_t i = 0; i < LIMIT_COUNT; i++)
+        charge.of[i] -= core.of[i];
     state_drop(&broker->state, STATE_PORTS, row);
     keep_remove(broker, KEEP_PORT, port->id);
     if (row->bell)
         keep_remove(broker, KEEP_PORT_RING, port->id);
     forget_ends(broker, port);
-    port->core_fd = segment_destroy(port->core_fd, segment_size(IPC_SEGMENT_PORT, row->core_ring_size));
-    port->session_fd =
-        segment_destroy(port->session_fd, segment_size(IPC_SEGMENT_PORT, row->session_ring_size));
-    quota_return(&broker->quota, port->user, &charge);
+    segment_free(broker, port->user, port->core_fd, core_size, &core);
+    segment_free(broker, port->user, port->session_fd, segment_size(IPC_SEGMENT_PORT, row->session_ring_size),
+                 &charge);
     free_record(broker, port);
 }
 

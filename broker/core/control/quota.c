@@ -9,16 +9,23 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/core/util/share.h"
 #include "broker/core/util/text.h"
 
 /* From this many users on, those that hold nothing and have a full bucket are forgotten when a new one comes. */
 #define USERS_SWEEP 1024u
 
+/* What a user holds on behalf of an actor. */
+struct usage {
+    struct hash_node node;
+    uint64_t lanes;
+};
+
 int quota_init(struct quota *quota, const struct config *config)
 {
     *quota = (struct quota){.config = config, .budget = {.max = config->total_queue_bytes}};
     list_init(&quota->users);
-    return hash_init(&quota->users_by_uid);
+    return hash_init(&quota->users_by_uid) < 0 ? -ENOMEM : hash_init(&quota->usages);
 }
 
 static void user_free(struct quota *quota, struct user *user)
@@ -35,6 +42,7 @@ void quota_done(struct quota *quota)
         return;
     list_for_each_safe(node, &quota->users) user_free(quota, list_entry(node, struct user, link));
     hash_done(&quota->users_by_uid);
+    hash_done(&quota->usages);
 }
 
 static void sweep(struct quota *quota)
@@ -85,58 +93,131 @@ void refusal_set(struct refusal *refusal, int code, const char *format, ...)
     va_list arguments;
 
     refusal->code = code;
+    refusal->of_actor = false;
     va_start(arguments, format);
     (void)vsnprintf(refusal->text, sizeof(refusal->text), format, arguments);
     va_end(arguments);
 }
 
-static int refuse(struct quota *quota, struct user *user, enum limit limit, bool total, uint64_t wanted,
-                  struct refusal *refusal)
+/* How many hold some of it, this user with them. */
+static size_t holders(const struct quota *quota, const struct user *user, size_t limit)
 {
-    const struct limit_about *about = &limit_about[limit];
-    uint64_t used = total ? quota->used[limit] : user->used[limit];
-    uint64_t most = total ? quota->config->total[limit] : quota->config->per_user[limit];
-    char who[32];
+    return quota->n_holders[limit] + (user->used[limit] == 0);
+}
 
+static uint64_t share_of_user(const struct quota *quota, const struct user *user, size_t limit)
+{
+#ifdef IPC_PLANT_SHARE_IGNORED
+    return UINT64_MAX;
+#endif
+    return share_of(quota->config->total[limit], quota->used[limit] - user->used[limit],
+                    holders(quota, user, limit));
+}
+
+uint64_t quota_most(const struct quota *quota, const struct user *user, enum limit limit)
+{
+    uint64_t share = share_of_user(quota, user, limit);
+
+    return share < quota->config->per_user[limit] ? share : quota->config->per_user[limit];
+}
+
+/* Who has most of it. */
+static const struct user *culprit(const struct quota *quota, enum limit limit)
+{
+    const struct user *most = NULL;
+
+    list_for_each(node, &quota->users)
+    {
+        const struct user *user = list_entry(node, struct user, link);
+
+        if (!most || user->used[limit] > most->used[limit])
+            most = user;
+    }
+    return most;
+}
+
+static int refused(struct quota *quota, struct user *user)
+{
     user->refused++;
     quota->refused++;
-    (void)snprintf(who, sizeof(who), "user %" PRIu32, user->uid);
-    refusal_set(refusal, -EDQUOT,
-                "limit reached: %s%s %" PRIu64 " of %" PRIu64 " %s, and user %" PRIu32 " asked for %" PRIu64
-                " more; %s, or raise %s%s in [limits] of ipcd.conf%s",
-                total ? "all users together have" : who, total ? "" : " has", used, most, about->what,
-                user->uid, wanted, about->advice, total ? "total-" : "", about->setting,
-                total && limit == LIMIT_DESCRIPTORS ? " and the broker's limit of open files (LimitNOFILE=)"
-                                                    : "");
     return -EDQUOT;
+}
+
+static int refuse_own(struct quota *quota, struct user *user, enum limit limit, uint64_t wanted,
+                      struct refusal *refusal)
+{
+    const struct limit_about *about = &limit_about[limit];
+
+    refusal_set(refusal, -EDQUOT,
+                "limit reached: user %" PRIu32 " has %" PRIu64 " of %" PRIu64 " %s, and user %" PRIu32
+                " asked for %" PRIu64 " more; %s, or raise %s in [limits] of ipcd.conf",
+                user->uid, user->used[limit], quota->config->per_user[limit], about->what, user->uid, wanted,
+                about->advice, about->setting);
+    return refused(quota, user);
+}
+
+static int refuse_total(struct quota *quota, struct user *user, enum limit limit, uint64_t wanted,
+                        struct refusal *refusal)
+{
+    const struct limit_about *about = &limit_about[limit];
+    const struct user *most = culprit(quota, limit);
+    uint64_t total = quota->config->total[limit], share = share_of_user(quota, user, limit);
+    bool full = wanted > total - (quota->used[limit] < total ? quota->used[limit] : total);
+    char has[128];
+
+    if (full)
+        (void)snprintf(has, sizeof(has), "all users together have %" PRIu64 " of %" PRIu64,
+                       quota->used[limit], total);
+    else
+        (void)snprintf(has, sizeof(has), "user %" PRIu32 " has %" PRIu64 " of its share of %" PRIu64,
+                       user->uid, user->used[limit], share);
+    refusal_set(refusal, -EDQUOT,
+                "limit reached: %s %s (most: user %" PRIu32 " with %" PRIu64 "; all: %" PRIu64 " of %" PRIu64
+                "), and user %" PRIu32 " asked for %" PRIu64
+                " more; %s, or raise total-%s in [limits] of ipcd.conf%s",
+                has, about->what, most->uid, most->used[limit], quota->used[limit], total, user->uid, wanted,
+                about->advice, about->setting,
+                limit == LIMIT_DESCRIPTORS ? " and the broker's limit of open files (LimitNOFILE=)" : "");
+    return refused(quota, user);
+}
+
+/* Memory of queues is shared among those who have queues. */
+static void set_holders(struct quota *quota)
+{
+    atomic_store_explicit(&quota->budget.holders, quota->n_holders[LIMIT_QUEUES], memory_order_relaxed);
+}
+
+static void add(struct quota *quota, struct user *user, const struct charge *charge)
+{
+    for (size_t i = 0; i < LIMIT_COUNT; i++) {
+        quota->n_holders[i] += user->used[i] == 0 && charge->of[i] > 0;
+        user->used[i] += charge->of[i];
+        quota->used[i] += charge->of[i];
+    }
+    set_holders(quota);
 }
 
 int quota_take(struct quota *quota, struct user *user, const struct charge *charge, struct refusal *refusal)
 {
     for (size_t i = 0; i < LIMIT_COUNT; i++) {
-        uint64_t wanted = charge->of[i], per_user = quota->config->per_user[i],
-                 total = quota->config->total[i];
+        uint64_t wanted = charge->of[i], used = user->used[i], per_user = quota->config->per_user[i],
+                 total = quota->config->total[i], share = share_of_user(quota, user, i);
 
         if (wanted == 0)
             continue;
-        if (user->used[i] > per_user || wanted > per_user - user->used[i])
-            return refuse(quota, user, (enum limit)i, false, wanted, refusal);
-        if (quota->used[i] > total || wanted > total - quota->used[i])
-            return refuse(quota, user, (enum limit)i, true, wanted, refusal);
+        if (used > per_user || wanted > per_user - used)
+            return refuse_own(quota, user, (enum limit)i, wanted, refusal);
+        if (used > share || wanted > share - used || quota->used[i] > total ||
+            wanted > total - quota->used[i])
+            return refuse_total(quota, user, (enum limit)i, wanted, refusal);
     }
-    for (size_t i = 0; i < LIMIT_COUNT; i++) {
-        user->used[i] += charge->of[i];
-        quota->used[i] += charge->of[i];
-    }
+    add(quota, user, charge);
     return 0;
 }
 
 void quota_charge(struct quota *quota, struct user *user, const struct charge *charge)
 {
-    for (size_t i = 0; i < LIMIT_COUNT; i++) {
-        user->used[i] += charge->of[i];
-        quota->used[i] += charge->of[i];
-    }
+    add(quota, user, charge);
 }
 
 void quota_return(struct quota *quota, struct user *user, const struct charge *charge)
@@ -145,7 +226,103 @@ void quota_return(struct quota *quota, struct user *user, const struct charge *c
         assert(user->used[i] >= charge->of[i] && quota->used[i] >= charge->of[i]);
         user->used[i] -= charge->of[i];
         quota->used[i] -= charge->of[i];
+        quota->n_holders[i] -= user->used[i] == 0 && charge->of[i] > 0;
     }
+    set_holders(quota);
+}
+
+static uint64_t usage_key(const struct user *user, const struct user *actor)
+{
+    return (uint64_t)user->uid << 32 | actor->uid;
+}
+
+static struct usage *usage_find(const struct quota *quota, const struct user *user, const struct user *actor)
+{
+    struct hash_node *node = hash_find(&quota->usages, usage_key(user, actor));
+
+    return node ? list_entry(node, struct usage, node) : NULL;
+}
+
+/* NULL: out of memory. */
+static struct usage *usage_make(struct quota *quota, struct user *user, const struct user *actor)
+{
+    struct usage *usage = usage_find(quota, user, actor);
+
+    if (usage)
+        return usage;
+    usage = calloc(1, sizeof(*usage));
+    if (usage) {
+        hash_add(&quota->usages, &usage->node, usage_key(user, actor));
+        user->n_actors++;
+    }
+    return usage;
+}
+
+static void usage_release(struct quota *quota, struct user *user, struct usage *usage)
+{
+    if (usage->lanes > 0)
+        return;
+    hash_remove(&quota->usages, &usage->node);
+    user->n_actors--;
+    free(usage);
+}
+
+int quota_take_for(struct quota *quota, struct user *user, struct user *actor, const struct charge *charge,
+                   struct refusal *refusal)
+{
+    uint64_t wanted = charge->of[LIMIT_LANES], most, share;
+    struct usage *usage = actor == user ? NULL : usage_make(quota, user, actor);
+    int result;
+
+    if (actor == user)
+        return quota_take(quota, user, charge, refusal);
+    if (!usage) {
+        refusal_set(refusal, -ENOMEM, "the broker is out of memory");
+        return -ENOMEM;
+    }
+    most = quota_most(quota, user, LIMIT_LANES);
+    share = share_of(most, user->used[LIMIT_LANES] - usage->lanes, user->n_actors);
+#ifdef IPC_PLANT_ACTOR_IGNORED
+    share = most;
+#endif
+    if (usage->lanes > share || wanted > share - usage->lanes) {
+        refusal_set(
+            refusal, -EDQUOT,
+            "limit reached: of the %" PRIu64 " %s that user %" PRIu32 " may have, those with user %" PRIu32
+            " (%" PRIu64 ") are as many as its share, %" PRIu64 ", and user %" PRIu32 " caused %" PRIu64
+            " more; subscribe to fewer topics of user %" PRIu32 ", or raise lanes in [limits] of ipcd.conf",
+            most, limit_about[LIMIT_LANES].what, user->uid, actor->uid, usage->lanes, share, actor->uid,
+            wanted, actor->uid);
+        refusal->of_actor = true;
+        result = refused(quota, actor);
+    } else {
+        result = quota_take(quota, user, charge, refusal);
+        if (result == 0)
+            usage->lanes += wanted;
+    }
+    usage_release(quota, user, usage);
+    return result;
+}
+
+void quota_charge_for(struct quota *quota, struct user *user, struct user *actor, const struct charge *charge)
+{
+    struct usage *usage = actor == user ? NULL : usage_make(quota, user, actor);
+
+    quota_charge(quota, user, charge);
+    if (usage)
+        usage->lanes += charge->of[LIMIT_LANES];
+}
+
+void quota_return_for(struct quota *quota, struct user *user, struct user *actor, const struct charge *charge)
+{
+    struct usage *usage = actor == user ? NULL : usage_find(quota, user, actor);
+
+    quota_return(quota, user, charge);
+    if (!usage)
+        return;
+    /* One that there was no memory to count may be missing. */
+    usage->lanes -= charge->of[LIMIT_LANES] < usage->lanes ? charge->of[LIMIT_LANES] : usage->lanes;
+    usage_release(quota, user, usage);
 }
 
 int quota_connect(struct quota *quota, struct user *user, uint64_t now_ns, struct refusal *refusal)

@@ -42,8 +42,10 @@ struct session {
     struct list dirty;     /* broker.dirty: has something to be told */
     struct list unwatched; /* broker.unwatched */
     struct list stalled;   /* broker.stalled: a send failed for want of something that passes */
+    struct list overdue;   /* broker.overdue */
+    struct list silent;    /* broker.silent */
     struct peer peer;
-    struct user *user;
+    struct user *user;       /* NULL if it was refused */
     struct session_row *row; /* once HELLO was good */
     enum session_state state;
     bool admin;
@@ -56,6 +58,7 @@ struct session {
     uint64_t hello;  /* number of that request */
     uint64_t features;
     uint64_t since_ns; /* CLOCK_REALTIME */
+    uint64_t begun_ns; /* CLOCK_MONOTONIC; of the connect, while HELLO is expected */
     int fd, pidfd, board_fd;
     struct ipc_board *board; /* mapped when first needed: session_board() */
     struct outbox outbox;
@@ -68,10 +71,13 @@ struct session {
         *handing; /* the answer in front hands descriptors of this one out, of which no others are kept */
     /* Sides of pairings with something to tell (struct side.due), in the order of their events. */
     struct list writer_adds, reader_adds, dels;
-    uint32_t due;    /* length of the three */
-    uint32_t window; /* ADD notices on their way */
-    bool nudge;      /* NUDGE is due */
-    bool told;       /* in this flush: mail has to be counted up */
+    uint32_t due;        /* length of the three */
+    uint32_t last_words; /* frames read after its process died */
+    uint32_t window;     /* ADD notices on their way */
+    uint32_t unheard;    /* pairings whose reader left, which it has not confirmed */
+    bool gone;  /* its process or its end of the socket is: of what it asked nothing is done any more */
+    bool nudge; /* NUDGE is due */
+    bool told;  /* in this flush: mail has to be counted up */
 };
 
 enum name_space { SPACE_TOPICS, SPACE_SERVICES, SPACE_INBOXES };
@@ -158,6 +164,7 @@ struct cells {
     int fd;
     bool known;    /* the reader has been sent it */
     uint64_t used; /* bit set: in use */
+    struct list pairings;
 };
 
 #define PAIRING_NO_SLOT IPC_LANE_SLOTS
@@ -167,13 +174,15 @@ struct pairing {
     struct list link; /* broker.pairings */
     struct list by_lane;
     struct list by_subscription; /* while the reader is there */
+    struct list by_cells;
     uint64_t id, lane_id, subscription_id;
     struct pairing_row *row;
     struct lane *lane;
     struct subscription *subscription; /* NULL once the reader side is done */
     struct cells *cells;
     struct bell *bell;
-    struct user *user; /* the reader's, who is charged */
+    struct user
+        *user; /* who is charged: the reader's, and from its end on the writer's, until that confirms it */
     uint64_t reader_session;
     uint32_t reader_uid;
     uint32_t slot; /* PAIRING_NO_SLOT: waits for one, or needs none (late) */
@@ -183,6 +192,7 @@ struct pairing {
     bool fence;   /* the reader cannot issue a barrier for others */
     bool late;    /* made when the writer was gone */
     bool counted; /* the writer said that it counts the reader, since it was told of it last */
+    bool left;    /* the reader is gone, the writer has not confirmed that: one of its session's `unheard` */
     struct side writer_side, reader_side;
 };
 

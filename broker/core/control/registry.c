@@ -19,6 +19,8 @@ int registry_init(struct broker *broker)
     list_init(&broker->stalled);
     list_init(&broker->ended);
     list_init(&broker->refused);
+    list_init(&broker->silent);
+    list_init(&broker->overdue);
     list_init(&broker->orphans);
     list_init(&broker->unwatched);
     if (hash_init(&broker->sessions_by_id) < 0 || hash_init(&broker->lanes_by_id) < 0 ||

@@ -32,14 +32,14 @@ struct subscription *registry_subscription_new(struct broker *broker, struct ses
 struct subscription *registry_subscription_free(struct broker *broker, struct subscription *subscription);
 
 /* Two walks in order of number over what matches; each starts with *at = NULL and ends with NULL. Records may not be
- * freed on the way. */
+ * freed on the way. What is looked at is counted in broker.work. */
 struct match_walk {
     struct list *wildcard, *exact;
 };
-void match_readers_start(struct match_walk *walk, const struct broker *broker, const struct lane *lane);
-struct subscription *match_readers_next(struct match_walk *walk, const struct broker *broker,
+void match_readers_start(struct match_walk *walk, struct broker *broker, const struct lane *lane);
+struct subscription *match_readers_next(struct match_walk *walk, struct broker *broker,
                                         const struct lane *lane);
-struct lane *match_lanes_next(const struct broker *broker, const struct subscription *subscription,
+struct lane *match_lanes_next(struct broker *broker, const struct subscription *subscription,
                               const struct lane *at);
 
 #endif

@@ -237,6 +237,8 @@ void request_handle(struct broker *broker, struct session *session, const void *
                     session->state == SESSION_NEW ? "it did not begin with HELLO" : "it said HELLO twice");
         return;
     }
+    if (session->gone && !word && frame.type != TYPE(GOODBYE))
+        return;
     broker->requests += !word;
     broker->state.header->requests = broker->requests;
     if (frame.type == TYPE(HELLO))

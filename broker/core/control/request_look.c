@@ -22,6 +22,10 @@
 
 #define ITEMS_MAX     128u
 #define PAGE_SIZE_MAX (IPC_MAX_FRAME_SIZE - 64u)
+/* What unpacking may take of the client's arena: items beside what the unpacker keeps of up to ITEMS_MAX of them. */
+#define UNPACK_MAX    (IPC_MAX_UNPACK_SIZE - ITEMS_MAX * 64u - 512u)
+/* Records that one page looks at. */
+#define WORK_MAX      1024u
 /* What one page may read of shared memory: who has used up most of it ends the page. */
 #define READ_MAX      (UINT64_C(1) << 20)
 #define READ_LEFT     (READ_MAX / 16)
@@ -35,11 +39,27 @@ struct page {
     Ipc__Control__Peer peers[ITEMS_MAX];
     Ipc__Control__QueueSettings settings[ITEMS_MAX];
     Ipc__Control__Item *pointers[ITEMS_MAX];
-    size_t n, size;
+    size_t n, size, unpacked;
     uint64_t read_left;
     uint64_t words[4 * SHARED_WORDS]; /* holders and waiters of shared segments */
     size_t n_words;
 };
+
+static size_t unpacked_text(const char *text)
+{
+    return text && *text ? (strlen(text) + 16) & ~(size_t)15 : 0;
+}
+
+/* Beyond 16 fields the unpacker keeps notes of 32 bytes for each, 32 of them at once. */
+static size_t unpacked_size(const Ipc__Control__Item *item)
+{
+    return sizeof(*item) + 16 + unpacked_text(item->name) +
+           (item->peer ? sizeof(*item->peer) + 16 + unpacked_text(item->peer->name) : 0) +
+           (item->settings
+                ? sizeof(*item->settings) + 16 + 32 * 32 + unpacked_text(item->settings->dead_letter)
+                : 0) +
+           (item->n_holders || item->n_waiters ? 32 + 8 * (item->n_holders + item->n_waiters) : 0);
+}
 
 static void set_peer(struct page *page, const struct peer *peer)
 {
@@ -59,25 +79,29 @@ static bool read_cell(struct page *page, struct cell_stats *ret, const struct pa
     return stats_of_cell(ret, pairing->cells->fd, pairing->cell, pairing->id);
 }
 
-static void show_session(struct page *page, Ipc__Control__Item *item, const struct session *session)
+static void show_session(struct broker *broker, struct page *page, Ipc__Control__Item *item,
+                         const struct session *session)
 {
     set_peer(page, &session->peer);
     item->since_ns = session->since_ns;
     item->bytes = session->board_fd >= 0 ? sizeof(struct ipc_board) : 0;
     list_for_each(lane, &session->lanes)
     {
+        broker->work++;
         item->topics++;
         item->bytes += IPC_LAYOUT_PAGE + (uint64_t)list_entry(lane, struct lane, by_session)->ring_size;
     }
     list_for_each(subscription, &session->subscriptions)
     {
+        broker->work++;
         item->subscriptions++;
         item->pairings += list_entry(subscription, struct subscription, by_session)->n_pairings;
     }
     list_for_each(cells, &session->cells) item->bytes += sizeof(struct ipc_cells);
 }
 
-static void show_lane(struct page *page, Ipc__Control__Item *item, const struct lane *lane)
+static void show_lane(struct broker *broker, struct page *page, Ipc__Control__Item *item,
+                      const struct lane *lane)
 {
     struct lane_stats stats;
 
@@ -98,6 +122,7 @@ static void show_lane(struct page *page, Ipc__Control__Item *item, const struct 
         const struct pairing *pairing = list_entry(node, struct pairing, by_lane);
         struct cell_stats cell;
 
+        broker->work++;
         if (!read_cell(page, &cell, pairing))
             continue;
         item->lost += cell.lost;
@@ -106,7 +131,7 @@ static void show_lane(struct page *page, Ipc__Control__Item *item, const struct 
     }
 }
 
-static void show_subscription(struct page *page, Ipc__Control__Item *item,
+static void show_subscription(struct broker *broker, struct page *page, Ipc__Control__Item *item,
                               const struct subscription *subscription)
 {
     set_peer(page, &subscription->session->peer);
@@ -120,6 +145,7 @@ static void show_subscription(struct page *page, Ipc__Control__Item *item,
         const struct pairing *pairing = list_entry(node, struct pairing, by_subscription);
         struct cell_stats cell;
 
+        broker->work++;
         if (read_cell(page, &cell, pairing))
             item->lost += cell.lost;
     }
@@ -199,7 +225,8 @@ static void show_user(const struct broker *broker, struct page *page, Ipc__Contr
     item->subscriptions = user->used[LIMIT_SUBSCRIPTIONS];
     item->pairings = user->used[LIMIT_LANES];
     item->bytes = user->used[LIMIT_SEGMENT_BYTES];
-    item->limit_bytes = broker->options.config->per_user[LIMIT_SEGMENT_BYTES];
+    item->descriptors = user->used[LIMIT_DESCRIPTORS];
+    item->limit_bytes = quota_most(&broker->quota, user, LIMIT_SEGMENT_BYTES);
     item->refused = user->refused;
 }
 
@@ -340,13 +367,13 @@ static void show(struct broker *broker, struct page *page, Ipc__Control__Item *i
 {
     switch (page->wish->kind) {
     case IPC__CONTROL__LIST_KIND__LIST_SESSIONS:
-        show_session(page, item, list_entry(node, struct session, link));
+        show_session(broker, page, item, list_entry(node, struct session, link));
         break;
     case IPC__CONTROL__LIST_KIND__LIST_TOPICS:
-        show_lane(page, item, list_entry(node, struct lane, link));
+        show_lane(broker, page, item, list_entry(node, struct lane, link));
         break;
     case IPC__CONTROL__LIST_KIND__LIST_SUBSCRIPTIONS:
-        show_subscription(page, item, list_entry(node, struct subscription, link));
+        show_subscription(broker, page, item, list_entry(node, struct subscription, link));
         break;
     case IPC__CONTROL__LIST_KIND__LIST_PAIRINGS:
         show_pairing(page, item, list_entry(node, struct pairing, link));
@@ -394,25 +421,59 @@ static struct list *head_of(struct broker *broker, unsigned kind)
     }
 }
 
-/* Where to go on after a number: behind its record if that is still there, else wherever the numbers are larger. */
+/* The node of a number, or NULL. Those of users, who are few, are not looked for. */
+static struct list *find(const struct broker *broker, unsigned kind, uint64_t id)
+{
+    struct session *session;
+    struct lane *lane;
+    struct subscription *subscription;
+    struct pairing *pairing;
+    struct queue *queue;
+    struct port *port;
+
+    switch (kind) {
+    case IPC__CONTROL__LIST_KIND__LIST_SESSIONS:
+        session = registry_session(broker, id);
+        /* One that was refused has a number as well, and is in another list. */
+        return session && session->state != SESSION_REFUSED ? &session->link : NULL;
+    case IPC__CONTROL__LIST_KIND__LIST_TOPICS:
+        lane = registry_lane(broker, id);
+        return lane ? &lane->link : NULL;
+    case IPC__CONTROL__LIST_KIND__LIST_SUBSCRIPTIONS:
+        subscription = registry_subscription(broker, id);
+        return subscription ? &subscription->link : NULL;
+    case IPC__CONTROL__LIST_KIND__LIST_PAIRINGS:
+        pairing = registry_pairing(broker, id);
+        return pairing ? &pairing->link : NULL;
+    case IPC__CONTROL__LIST_KIND__LIST_QUEUES:
+        queue = registry_queue(broker, id);
+        return queue ? &queue->link : NULL;
+    case IPC__CONTROL__LIST_KIND__LIST_PORTS:
+        port = registry_port(broker, id);
+        return port ? &port->link : NULL;
+    default:
+        return NULL;
+    }
+}
+
+/* Where to go on after a number: behind its record if that is still there, else at one of the next numbers. Only when
+ * they are gone as well, the list is walked to wherever the numbers are larger. */
 static struct list *start_after(struct broker *broker, const struct page *page, struct list *head)
 {
     uint64_t after = page->wish->after;
-    struct list *node = NULL;
+    struct list *node = find(broker, page->wish->kind, after);
     bool wanted;
 
-    if (page->wish->kind == IPC__CONTROL__LIST_KIND__LIST_TOPICS && registry_lane(broker, after))
-        node = &registry_lane(broker, after)->link;
-    else if (page->wish->kind == IPC__CONTROL__LIST_KIND__LIST_PAIRINGS && registry_pairing(broker, after))
-        node = &registry_pairing(broker, after)->link;
-    else if (page->wish->kind == IPC__CONTROL__LIST_KIND__LIST_QUEUES && registry_queue(broker, after))
-        node = &registry_queue(broker, after)->link;
-    else if (page->wish->kind == IPC__CONTROL__LIST_KIND__LIST_PORTS && registry_port(broker, after))
-        node = &registry_port(broker, after)->link;
     if (node)
         return node->next;
-    for (node = head->next; node != head && identify(broker, page, node, &wanted) <= after;)
-        node = node->next;
+    for (uint64_t i = 1; after > 0 && i <= WORK_MAX && !node; i++) {
+        node = find(broker, page->wish->kind, after + i);
+        broker->work++;
+    }
+    if (node)
+        return node;
+    for (node = head->next; node != head && identify(broker, page, node, &wanted) <= after; node = node->next)
+        broker->work++;
     return node;
 }
 
@@ -420,7 +481,7 @@ static struct list *start_after(struct broker *broker, const struct page *page, 
 static bool add(struct broker *broker, struct page *page, struct list *node, uint64_t id)
 {
     Ipc__Control__Item *item = &page->items[page->n];
-    size_t size;
+    size_t size, unpacked;
 
     if (page->n == ITEMS_MAX || (page->n > 0 && page->read_left < READ_LEFT) ||
         (page->n > 0 && page->n_words + SHARED_WORDS > sizeof(page->words) / sizeof(*page->words)))
@@ -430,9 +491,11 @@ static bool add(struct broker *broker, struct page *page, struct list *node, uin
     item->id = id;
     show(broker, page, item, node);
     size = ipc__control__item__get_packed_size(item) + 4; /* tag and length */
-    if (page->n > 0 && page->size + size > PAGE_SIZE_MAX)
+    unpacked = unpacked_size(item);
+    if (page->n > 0 && (page->size + size > PAGE_SIZE_MAX || page->unpacked + unpacked > UNPACK_MAX))
         return false;
     page->size += size;
+    page->unpacked += unpacked;
     page->pointers[page->n++] = item;
     return true;
 }
@@ -442,6 +505,8 @@ void request_list(struct broker *broker, struct session *session, uint64_t id, c
     struct list *head = head_of(broker, list->kind);
     Ipc__Control__Page message = IPC__CONTROL__PAGE__INIT;
     struct page page;
+    struct list *node;
+    uint64_t work, last = 0;
     const char *wrong = *list->pattern ? ipc_name_check(list->pattern, true) : NULL;
 
     if (!head || wrong) {
@@ -450,16 +515,19 @@ void request_list(struct broker *broker, struct session *session, uint64_t id, c
         return;
     }
     page.wish = list;
-    page.n = page.size = 0;
+    page.n = page.size = page.unpacked = page.n_words = 0;
     page.read_left = READ_MAX;
-    for (struct list *node = start_after(broker, &page, head); node != head; node = node->next) {
+    node = start_after(broker, &page, head);
+    for (work = broker->work; node != head; node = node->next) {
         bool wanted;
         uint64_t item = identify(broker, &page, node, &wanted);
 
-        if (wanted && !add(broker, &page, node, item)) {
-            message.next = page.items[page.n - 1].id;
+        if (broker->work - work > WORK_MAX || (wanted && !add(broker, &page, node, item))) {
+            message.next = last;
             break;
         }
+        broker->work++;
+        last = item;
     }
     message.items = page.pointers;
     message.n_items = page.n;
@@ -494,15 +562,8 @@ void request_status(struct broker *broker, struct session *session, uint64_t id)
     status.topics = broker->n_topics;
     status.subscriptions = quota->used[LIMIT_SUBSCRIPTIONS];
     status.pairings = quota->used[LIMIT_LANES];
-    status.segments = broker->n_topics;
-    list_for_each(node, &broker->sessions)
-    {
-        const struct session *other = list_entry(node, struct session, link);
-
-        status.segments += other->board_fd >= 0;
-        list_for_each(cells, &other->cells) status.segments++;
-        list_for_each(ports, &other->ports) status.segments += 2;
-    }
+    status.segments = broker->n_topics + broker->n_boards + broker->cells_by_id.count +
+                      2 * broker->ports_by_id.count;
     status.segment_bytes = quota->used[LIMIT_SEGMENT_BYTES];
     status.descriptors = quota->used[LIMIT_DESCRIPTORS] + IPC_CORE_FDS_BASE;
     status.descriptors_max = quota->config->total[LIMIT_DESCRIPTORS] + IPC_CORE_FDS_BASE;

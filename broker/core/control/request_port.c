@@ -152,8 +152,7 @@ static void open_finish(struct broker *broker, struct job *job)
         const struct port_wish wish = wish_of(job);
         const struct charge charge = registry_port_charge(&wish);
 
-        segment_destroy(job->fd, job->size);
-        quota_return(&broker->quota, job->user, &charge);
+        segment_free(broker, job->user, job->fd, job->size, &charge);
     }
     free(job);
 }

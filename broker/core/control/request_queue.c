@@ -137,6 +137,7 @@ void request_queue_remove(struct broker *broker, struct session *session, uint64
     {
         const struct queue *other = list_entry(node, struct queue, link);
 
+        broker->work++;
         if (other->row->dead_letter != queue->id)
             continue;
         session_fail(broker, session, id, -EBUSY,

@@ -90,8 +90,7 @@ static void open_finish(struct broker *broker, struct job *job)
     } else {
         const struct charge charge = registry_shared_charge(job->ring_size);
 
-        segment_destroy(job->fd, job->size);
-        quota_return(&broker->quota, job->user, &charge);
+        segment_free(broker, job->user, job->fd, job->size, &charge);
     }
     free(job);
 }

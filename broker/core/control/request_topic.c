@@ -207,8 +207,7 @@ static void advertise_finish(struct broker *broker, struct job *job)
                                    : NULL;
 
     if (!session || other) {
-        job->fd = segment_destroy(job->fd, job->size);
-        quota_return(&broker->quota, job->user, &charge);
+        segment_free(broker, job->user, fd_steal(&job->fd), job->size, &charge);
         if (session)
             session_fail(broker, session, job->request, -EEXIST,
                          "topic %s is published by session %" PRIu64 " already", job->name,
@@ -375,7 +374,6 @@ void request_subscribe(struct broker *broker, struct session *session, uint64_t 
         return;
     }
     if (pairing_join_subscription(broker, subscription, &matched, &refusal) < 0) {
-        registry_subscription_free(broker, subscription);
         session_refuse(broker, session, id, &refusal);
         return;
     }

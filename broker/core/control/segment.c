@@ -3,9 +3,12 @@
 
 #include <fcntl.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "broker/core/control/broker.h"
+#include "broker/core/control/worker.h"
 #include "broker/core/util/fd.h"
 #include "libipc/lane/segment.h"
 
@@ -93,4 +96,30 @@ int segment_destroy(int fd, uint64_t size)
     if (fd >= 0)
         (void)fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)size);
     return fd_close(fd);
+}
+
+static void freed(struct broker *broker, struct job *job)
+{
+    quota_return(&broker->quota, job->user, &job->charge);
+    free(job);
+}
+
+void segment_free(struct broker *broker, struct user *user, int fd, uint64_t size,
+                  const struct charge *charge)
+{
+    struct job *job = NULL;
+
+    if (size >= WORKER_SIZE_MIN && !broker->worker)
+        broker->worker = worker_new(broker->worker_fd);
+    if (size >= WORKER_SIZE_MIN && broker->worker)
+        job = malloc(sizeof(*job));
+    if (job) {
+        *job = (struct job){
+            .finish = freed, .destroy = true, .fd = fd, .size = size, .user = user, .charge = *charge};
+        list_init(&job->link);
+        worker_push(broker->worker, job);
+        return;
+    }
+    (void)segment_destroy(fd, size);
+    quota_return(&broker->quota, user, charge);
 }

@@ -84,6 +84,7 @@ void service_seek(struct broker *broker, struct lane *lane)
     {
         struct subscription *server = list_entry(node, struct subscription, by_match);
 
+        broker->work++;
         if ((!best || server->n_pairings < best->n_pairings) && !taken(lane, server))
             best = server;
     }

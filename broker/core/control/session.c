@@ -16,6 +16,7 @@
 
 #include <ipc/error.h>
 
+#include "broker/core/control/budget.h"
 #include "broker/core/control/lane.h"
 #include "broker/core/control/loop.h"
 #include "broker/core/control/notice.h"
@@ -32,7 +33,9 @@
 #endif
 
 /* Refused clients that wait for their first frame. One more, and the oldest goes. */
-#define REFUSED_MAX 32u
+#define REFUSED_MAX      32u
+/* Of one user so many; more are closed without a word. */
+#define REFUSED_PER_USER 8u
 
 static const struct charge session_charge = {.of = {[LIMIT_SESSIONS] = 1, [LIMIT_DESCRIPTORS] = 2}};
 static const struct charge board_charge = {
@@ -106,6 +109,8 @@ static struct session *session_alloc(void)
     list_init(&session->dirty);
     list_init(&session->unwatched);
     list_init(&session->stalled);
+    list_init(&session->overdue);
+    list_init(&session->silent);
     list_init(&session->lanes);
     list_init(&session->subscriptions);
     list_init(&session->cells);
@@ -120,17 +125,25 @@ static struct session *session_alloc(void)
     return session;
 }
 
-static void begin_refused(struct broker *broker, struct session *session, const struct refusal *refusal)
+static int begin_refused(struct broker *broker, struct session *session, const struct refusal *refusal)
 {
     const struct log_about about = about_session(session, "limit");
+    unsigned n = 0;
+
+    list_for_each(node, &broker->refused)
+        n += list_entry(node, struct session, link)->peer.uid == session->peer.uid;
+    if (n >= REFUSED_PER_USER)
+        return -EDQUOT;
 
     log_write(LOG_REFUSED, &about, "not let in: %s", refusal->text);
     session->state = SESSION_REFUSED;
+    session->user = NULL; /* nothing is charged that would keep it */
     session->refusal = strdup(refusal->text);
     if (broker->n_refused >= REFUSED_MAX)
         session_end(broker, list_entry(broker->refused.next, struct session, link), IPC_REASON_LIMIT, NULL);
     list_append(&broker->refused, &session->link);
     broker->n_refused++;
+    return 0;
 }
 
 static int begin(struct broker *broker, struct session *session)
@@ -140,10 +153,9 @@ static int begin(struct broker *broker, struct session *session)
 
     if (result == 0)
         result = quota_take(&broker->quota, session->user, &session_charge, &refusal);
-    if (result < 0) {
-        begin_refused(broker, session, &refusal);
-        return 0;
-    }
+    if (result < 0)
+        return begin_refused(broker, session, &refusal);
+    session->user->work_left -= WORK_SESSION;
     session->state = SESSION_NEW;
     session->pidfd = peer_pidfd(broker, session->fd, (pid_t)session->peer.pid);
     result = session->pidfd < -1 ? session->pidfd : 0;
@@ -153,6 +165,8 @@ static int begin(struct broker *broker, struct session *session)
         return result;
     }
     list_append(&broker->sessions, &session->link);
+    session->begun_ns = time_monotonic_ns();
+    list_append(&broker->silent, &session->silent);
     return 0;
 }
 
@@ -211,8 +225,10 @@ struct session *session_restore(struct broker *broker, struct session_row *row, 
     session->pidfd = pidfd;
     session->board_fd = board_fd;
     quota_charge(&broker->quota, session->user, &session_charge);
-    if (board_fd >= 0)
+    if (board_fd >= 0) {
         quota_charge(&broker->quota, session->user, &board_charge);
+        broker->n_boards++;
+    }
     list_append(&broker->sessions, &session->link);
     hash_add(&broker->sessions_by_id, &session->node, session->peer.session);
     return session;
@@ -280,6 +296,7 @@ static int begin_keeping(struct broker *broker, struct session *session, struct 
     state_commit(row, session->peer.session);
     session->row = row;
     session->state = SESSION_OPEN;
+    list_remove(&session->silent);
     return 0;
 }
 
@@ -300,6 +317,7 @@ int session_open(struct broker *broker, struct session *session, struct refusal 
         refusal_set(refusal, result, "the broker could not make the session's board: %s", strerror(-result));
         return result;
     }
+    broker->n_boards++;
     return begin_keeping(broker, session, refusal);
 }
 
@@ -356,7 +374,11 @@ static void release(struct broker *broker, struct session *session, unsigned rea
             session->board_fd = segment_destroy(session->board_fd, sizeof(struct ipc_board));
         session->board_fd = fd_close(session->board_fd);
         quota_return(&broker->quota, session->user, &board_charge);
+        broker->n_boards--;
     }
+#ifdef IPC_PLANT_SESSION_NOT_RETURNED
+    return;
+#endif
     quota_return(&broker->quota, session->user, &session_charge);
 }
 
@@ -373,6 +395,8 @@ void session_end(struct broker *broker, struct session *session, unsigned reason
     list_remove(&session->dirty);
     list_remove(&session->unwatched);
     list_remove(&session->stalled);
+    list_remove(&session->overdue);
+    list_remove(&session->silent);
     list_remove(&session->link);
     if (state == SESSION_REFUSED) {
         broker->n_refused--;
@@ -398,6 +422,33 @@ void session_end(struct broker *broker, struct session *session, unsigned reason
     list_append(&broker->ended, &session->link);
     if (broker->listen_paused)
         loop_retry_soon(broker);
+}
+
+uint64_t session_deadline_ns(const struct broker *broker)
+{
+    if (list_empty(&broker->silent))
+        return UINT64_MAX;
+    return list_entry(broker->silent.next, struct session, silent)->begun_ns +
+           broker->options.config->hello_timeout * UINT64_C(1000000000);
+}
+
+void session_end_overdue(struct broker *broker)
+{
+    while (session_deadline_ns(broker) <= time_monotonic_ns()) {
+        struct session *session = list_entry(broker->silent.next, struct session, silent);
+
+        if (recv(session->fd, &(char){0}, 1, MSG_PEEK | MSG_DONTWAIT) > 0) { /* it is us who are slow */
+            list_remove(&session->silent);
+            session->begun_ns = time_monotonic_ns();
+            list_append(&broker->silent, &session->silent);
+        } else {
+            session_end(broker, session, IPC_REASON_PROTOCOL,
+                        "it did not say HELLO in time; see hello-timeout in [limits] of ipcd.conf");
+        }
+    }
+    list_for_each_safe(node, &broker->overdue)
+        session_end(broker, list_entry(node, struct session, overdue), IPC_REASON_SLOW,
+                    "it does not confirm that its readers left, and its user is at the limit of lanes");
 }
 
 void session_bury(struct broker *broker)

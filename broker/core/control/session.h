@@ -8,7 +8,7 @@
 #include "broker/core/control/broker.h"
 
 /* Take over an accepted socket: find out who it is, charge, watch. Over a limit it waits for its first frame to be told
- * so. The descriptor is the session's on success. Returns 0 or a negative errno. */
+ * so, unless many of that user do (-EDQUOT). The descriptor is the session's on success. Returns 0 or a negative errno. */
 int session_new(struct broker *broker, int *fd);
 
 /* HELLO was good. Makes the board unless it is an admin. Returns 0, or a negative errno and the refusal. */
@@ -17,6 +17,10 @@ int session_open(struct broker *broker, struct session *session, struct refusal 
 /* End it: what it declared goes, its peers are told, and its record is freed at the end of the round. With `text` the
  * client is told the reason. */
 void session_end(struct broker *broker, struct session *session, unsigned reason, const char *text);
+
+/* End those that did not do what they had to in time; when the next deadline is, UINT64_MAX: never. */
+void session_end_overdue(struct broker *broker);
+uint64_t session_deadline_ns(const struct broker *broker);
 
 /* Free the records of sessions that ended. */
 void session_bury(struct broker *broker);

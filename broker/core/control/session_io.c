@@ -15,13 +15,15 @@
 
 #include <ipc/error.h>
 
+#include "broker/core/control/budget.h"
 #include "broker/core/control/loop.h"
 #include "broker/core/control/notice.h"
 #include "broker/core/control/port.h"
 #include "broker/core/util/fd.h"
 #include "broker/core/util/log.h"
 
-/* Frames of one session in one round of the loop; of one that died, all that its socket can hold. */
+/* Frames of one session in one round of the loop, if its user's budget lasts; of one that died, all that its socket can
+ * hold. */
 #define FRAMES_PER_ROUND 16u
 #define FRAMES_AT_DEATH  1024u
 
@@ -237,7 +239,9 @@ static bool read_frame(struct broker *broker, struct session *session)
 #ifdef IPC_PLANT_CONSUMED_EARLY
     consume(session);
 #endif
+    broker->work = 0;
     request_handle(broker, session, broker->rx, (size_t)size);
+    budget_spend(broker, session->user);
 #ifdef IPC_PLANT_CONSUMED_EARLY
     return session->state != SESSION_ENDED && !session->busy;
 #endif
@@ -262,7 +266,10 @@ void session_on_socket(struct broker *broker, struct session *session, uint32_t 
     }
     if (!(events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
         return;
-    for (unsigned i = 0; i < FRAMES_PER_ROUND; i++) {
+    session->gone = session->gone || events & EPOLLHUP;
+    /* What an earlier ipcd began is finished at once, whatever it costs: notices have to wait for it. */
+    for (unsigned i = 0; i < FRAMES_PER_ROUND && (session->resumed || budget_left(broker, session->user));
+         i++) {
         if (!read_frame(broker, session))
             return;
     }
@@ -270,10 +277,12 @@ void session_on_socket(struct broker *broker, struct session *session, uint32_t 
 
 void session_on_process(struct broker *broker, struct session *session)
 {
-    /* What it said before it died counts, a GOODBYE for one. A forked child that holds the socket may go on talking,
+    session->gone = true;
+    /* What it said before it died counts, a GOODBYE for one, but requests do not. A forked child that holds the socket may go on talking,
      * but not for long. */
-    for (unsigned i = 0;
-         i < FRAMES_AT_DEATH && session->state != SESSION_ENDED && !session->busy && !session->unread; i++) {
+    while (session->last_words++ < FRAMES_AT_DEATH && !session->busy && !session->unread) {
+        if (!budget_left(broker, session->user))
+            return; /* this event comes again */
         if (!read_frame(broker, session))
             break;
     }

@@ -128,8 +128,7 @@ void registry_shared_free(struct broker *broker, struct shared *shared)
     list_remove(&shared->link);
     state_drop(&broker->state, STATE_SHARED, shared->row);
     keep_remove(broker, KEEP_SHARED, shared->id);
-    segment_destroy(shared->fd, charge.of[LIMIT_SEGMENT_BYTES]);
-    quota_return(&broker->quota, shared->user, &charge);
+    segment_free(broker, shared->user, shared->fd, charge.of[LIMIT_SEGMENT_BYTES], &charge);
     free(shared);
 }
 

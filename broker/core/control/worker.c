@@ -33,7 +33,10 @@ static void *run(void *data)
         job = list_entry(worker->waiting.next, struct job, link);
         list_remove(&job->link);
         (void)pthread_mutex_unlock(&worker->lock);
-        job->result = segment_allocate(job->fd, job->size);
+        if (job->destroy)
+            job->fd = segment_destroy(job->fd, job->size);
+        else
+            job->result = segment_allocate(job->fd, job->size);
         (void)pthread_mutex_lock(&worker->lock);
         list_append(&worker->done, &job->link);
         (void)!write(worker->event_fd, &one, sizeof(one));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * One thread that allocates large segments, so that the control thread does not wait while the kernel clears hundreds
- * of megabytes. Started with the first job. The two threads share the two queues here and nothing else.
+ * One thread that allocates and frees large segments, so that the control thread does not wait while the kernel clears
+ * hundreds of megabytes. Started with the first job. The two threads share the two queues here and nothing else.
  */
 #ifndef IPCD_CORE_CONTROL_WORKER_H
 #define IPCD_CORE_CONTROL_WORKER_H
@@ -9,18 +9,19 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "broker/core/control/quota.h"
 #include "broker/core/util/list.h"
 #include "proto/limits.h"
 
-/* From this size on a segment is allocated by the worker. */
+/* From this size on a segment is the worker's. */
 #define WORKER_SIZE_MIN (UINT64_C(4) << 20)
 
 struct broker;
-struct user;
 
 struct job {
     struct list link;
-    /* For the worker: what to allocate. */
+    /* For the worker: what to allocate, or to destroy. */
+    bool destroy;
     int fd;
     uint64_t size;
     int result;
@@ -28,6 +29,7 @@ struct job {
     void (*finish)(struct broker *broker, struct job *job);
     uint64_t session, request;
     struct user *user;
+    struct charge charge; /* to return when it is destroyed */
     uint32_t ring_size;
     uint32_t permits, mode;
     bool retain, exclusive;

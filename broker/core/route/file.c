@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "broker/core/util/share.h"
 #include "proto/layout.h"
 
 #ifndef MADV_POPULATE_WRITE
@@ -78,15 +79,32 @@ static void budget_force(struct route_budget *budget, uint64_t bytes)
         atomic_fetch_add_explicit(&budget->used, bytes, memory_order_relaxed);
 }
 
+static bool within_max(struct route_budget *budget, uint64_t used)
+{
+    return used <= atomic_load_explicit(&budget->max, memory_order_relaxed);
+}
+
+static bool within_share(struct route_budget *all, uint64_t used_by_all, uint64_t used)
+{
+    uint64_t max = atomic_load_explicit(&all->max, memory_order_relaxed);
+    uint64_t holders = atomic_load_explicit(&all->holders, memory_order_relaxed);
+
+    return used <= share_of(max, used_by_all > used ? used_by_all - used : 0, holders);
+}
+
 static bool budget_take(struct route_budget *budget, uint64_t bytes)
 {
+    struct route_budget *all = budget ? budget->all : NULL;
+    uint64_t used, used_by_all;
+
     if (!budget)
         return true;
-    if (atomic_fetch_add_explicit(&budget->used, bytes, memory_order_relaxed) + bytes <=
-            atomic_load_explicit(&budget->max, memory_order_relaxed) &&
-        budget_take(budget->all, bytes))
+    used = atomic_fetch_add_explicit(&budget->used, bytes, memory_order_relaxed) + bytes;
+    used_by_all = all ? atomic_fetch_add_explicit(&all->used, bytes, memory_order_relaxed) + bytes : 0;
+    if (within_max(budget, used) &&
+        (!all || (within_max(all, used_by_all) && within_share(all, used_by_all, used))))
         return true;
-    atomic_fetch_sub_explicit(&budget->used, bytes, memory_order_relaxed);
+    budget_return(budget, bytes);
     return false;
 }
 

@@ -37,11 +37,12 @@ struct queue_stats {
         duplicates; /* since the start of ipcd */
 };
 
-/* Memory that the queues of one user may take, over all routers; and, in `all`, those of all users together. Both are
- * charged. The control thread's; lives until the last ROUTE_QUEUE_GONE. */
+/* Memory that the queues of one user may take, over all routers; and, in `all`, those of all users together, of which
+ * each has a share (util/share.h). Both are charged. The control thread's; lives until the last ROUTE_QUEUE_GONE. */
 struct route_budget {
     _Atomic uint64_t used;
     _Atomic uint64_t max;
+    _Atomic uint64_t holders; /* of `all`: users that have queues */
     struct route_budget *all; /* NULL in that one itself */
     uint32_t uid;
 };

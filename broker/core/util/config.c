@@ -62,6 +62,7 @@ static const struct setting {
 #undef SETTING_TOTAL
         {"limits", "connects-per-second", KIND_COUNT, offsetof(struct config, connects_per_second), 1,
          1000000},
+    {"limits", "hello-timeout", KIND_COUNT, offsetof(struct config, hello_timeout), 1, 3600},
     {"limits", "ring-size-max", KIND_SIZE, offsetof(struct config, ring_size_max), IPC_MIN_RING_SIZE,
      IPC_MAX_RING_SIZE},
     {"limits", "queue-bytes", KIND_SIZE, offsetof(struct config, queue_bytes), 65536, UINT64_C(1) << 46},
@@ -76,6 +77,7 @@ void config_init(struct config *config)
     *config = (struct config){
         .log_level = LOG_INFO,
         .connects_per_second = IPC_CONNECTS_DEFAULT,
+        .hello_timeout = IPC_HELLO_TIMEOUT_DEFAULT,
         .ring_size_max = IPC_MAX_RING_SIZE,
 #define DEFAULT_OF(id, setting, what, bytes, user, total_default, most, advice) \
  .per_user[LIMIT_##id] = (user), .total[LIMIT_##id] = (total_default),

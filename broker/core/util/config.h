@@ -65,6 +65,7 @@ struct config {
     uint64_t per_user[LIMIT_COUNT];
     uint64_t total[LIMIT_COUNT];
     uint64_t connects_per_second; /* per user */
+    uint64_t hello_timeout;       /* seconds from connect to HELLO */
     uint64_t ring_size_max;
     uint64_t queue_bytes, total_queue_bytes; /* memory of the queues of one user, and of all */
     uint64_t router_threads;

@@ -153,17 +153,60 @@ static void test_who_wants_a_lane_without_writer(void **state)
     assert_null(match_lanes_next(broker, oldest, NULL));
 }
 
+static struct pairing pairings[IPC_LANE_SLOTS + 3];
+
+/* A reader of that uid takes a slot or waits. */
+static struct pairing *join(struct lane *lane, struct pairing *pairing, uint32_t uid)
+{
+    *pairing = (struct pairing){.reader_uid = uid, .slot = lane_slot_take(lane, uid)};
+    list_append(pairing->slot == PAIRING_NO_SLOT ? &lane->waiting : &lane->pairings, &pairing->by_lane);
+    return pairing;
+}
+
+static void leave(struct lane *lane, struct pairing *pairing)
+{
+    list_remove(&pairing->by_lane);
+    lane_slot_return(lane, pairing->slot);
+}
+
+/* No uid gets all of the last 8. */
 static void test_slots(void **state)
 {
+    static const uint32_t most[] = {200, 4, 2, 1, 1};
     struct lane *lane = add_lane(0, "a");
+    struct pairing *at = pairings;
+    uint32_t taken = 0;
 
-    for (uint32_t i = 0; i < IPC_LANE_SLOTS; i++)
-        assert_int_equal(lane_slot_take(lane), i);
-    assert_int_equal(lane_slot_take(lane), PAIRING_NO_SLOT);
-    lane_slot_return(lane, 100);
-    lane_slot_return(lane, 7);
-    assert_int_equal(lane_slot_take(lane), 7);
-    assert_int_equal(lane_slot_take(lane), 100);
+    for (uint32_t uid = 0; uid < 5; uid++) {
+        for (uint32_t i = 0; i < most[uid]; i++)
+            assert_int_equal(join(lane, at++, uid)->slot, taken++);
+        assert_int_equal(lane_slot_take(lane, uid), PAIRING_NO_SLOT);
+    }
+    assert_int_equal(taken, IPC_LANE_SLOTS);
+    join(lane, at++, 7);
+    assert_null(lane_slot_next(lane));
+    leave(lane, &pairings[100]);
+    leave(lane, &pairings[7]);
+    assert_ptr_equal(lane_slot_next(lane), at - 1);
+    assert_int_equal(lane_slot_take(lane, 7), 7);
+    assert_int_equal(lane_slot_take(lane, 8), 100);
+}
+
+static void test_who_has_its_share_lets_others_go_first(void **state)
+{
+    struct lane *lane = add_lane(0, "a");
+    struct pairing *at = pairings;
+
+    for (uint32_t i = 0; i < 200; i++)
+        join(lane, at++, 1);
+    for (uint32_t i = 0; i < 2; i++)
+        assert_int_equal(join(lane, at++, 1)->slot, PAIRING_NO_SLOT);
+    assert_null(lane_slot_next(lane)); /* slots are free, but not for this one */
+    assert_int_equal(join(lane, at++, 2)->slot, 200);
+    leave(lane, &pairings[0]);
+    assert_null(lane_slot_next(lane)); /* 8 again */
+    leave(lane, &pairings[1]);
+    assert_ptr_equal(lane_slot_next(lane), &pairings[200]);
 }
 
 int main(void)
@@ -173,6 +216,7 @@ int main(void)
         CASE(test_both_walks_find_every_pair_in_order),
         CASE(test_who_wants_a_lane_without_writer),
         CASE(test_slots),
+        CASE(test_who_has_its_share_lets_others_go_first),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,7 +4,9 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include <cmocka.h>
 
@@ -54,8 +56,11 @@ static void test_total(void **state)
 
     assert_int_equal(quota_take(&quota, quota_user(&quota, 1), &three, &refusal), 0);
     assert_int_equal(quota_take(&quota, quota_user(&quota, 2), &three, &refusal), -EDQUOT);
-    assert_non_null(strstr(refusal.text, "all users together have 3 of 5 sessions"));
-    assert_non_null(strstr(refusal.text, "raise total-sessions"));
+    assert_string_equal(
+        refusal.text,
+        "limit reached: all users together have 3 of 5 sessions (most: user 1 with 3; all: 3 of "
+        "5), and user 2 asked for 3 more; close connections, or raise total-sessions in [limits] "
+        "of ipcd.conf");
     assert_int_equal(quota.refused, 1);
 }
 
@@ -107,6 +112,188 @@ static void test_users_are_in_order_of_uid(void **state)
     assert_int_equal(n, 5);
 }
 
+static void test_share_names_who_has_most(void **state)
+{
+    const struct charge one = {.of = {[LIMIT_SESSIONS] = 1}};
+    unsigned n = 0;
+
+    config.per_user[LIMIT_SESSIONS] = config.total[LIMIT_SESSIONS] = 100;
+    while (quota_take(&quota, quota_user(&quota, 1), &one, &refusal) == 0)
+        n++;
+    assert_int_equal(n, 75); /* the only one: 3/4 */
+    assert_string_equal(
+        refusal.text,
+        "limit reached: user 1 has 75 of its share of 75 sessions (most: user 1 with 75; all: 75 "
+        "of 100), and user 1 asked for 1 more; close connections, or raise total-sessions in "
+        "[limits] of ipcd.conf");
+    for (n = 0; quota_take(&quota, quota_user(&quota, 2), &one, &refusal) == 0;)
+        n++;
+    assert_int_equal(n, 10); /* 3/7 of the 25 that are left */
+    assert_non_null(strstr(refusal.text, "user 2 has 10 of its share of 10 sessions (most: user 1 with 75;"));
+}
+
+static void test_an_actor_is_named(void **state)
+{
+    const struct charge one = {.of = {[LIMIT_LANES] = 1}};
+    struct user *reader = quota_user(&quota, 1), *hostile = quota_user(&quota, 666);
+    unsigned n = 0;
+
+    config.per_user[LIMIT_LANES] = 100;
+    while (quota_take_for(&quota, reader, hostile, &one, &refusal) == 0)
+        n++;
+    assert_int_equal(n, 75);
+    assert_true(refusal.of_actor);
+    assert_non_null(strstr(refusal.text, "user 666 caused 1 more"));
+    assert_non_null(strstr(refusal.text, "raise lanes in [limits]"));
+    assert_int_equal(hostile->refused, 1);
+    assert_int_equal(reader->refused, 0);
+    /* What it asks for itself is its own. */
+    for (n = 0; quota_take_for(&quota, reader, reader, &one, &refusal) == 0;)
+        n++;
+    assert_int_equal(n, 25);
+    assert_false(refusal.of_actor);
+    while (reader->used[LIMIT_LANES] > 25)
+        quota_return_for(&quota, reader, hostile, &one);
+    assert_int_equal(reader->n_actors, 0);
+    assert_int_equal(quota.usages.count, 0);
+}
+
+/* ---- random sequences: IPC_TEST_SEED repeats one ---- */
+
+#define USERS 8u
+
+static uint64_t state_of_random;
+
+static uint64_t draw(uint64_t n)
+{
+    state_of_random ^= state_of_random << 13;
+    state_of_random ^= state_of_random >> 7;
+    state_of_random ^= state_of_random << 17;
+    return state_of_random % n;
+}
+
+static void seed(void)
+{
+    const char *told = getenv("IPC_TEST_SEED");
+
+    if (told)
+        state_of_random = strtoull(told, NULL, 0);
+    else if (getrandom(&state_of_random, sizeof(state_of_random), 0) != (ssize_t)sizeof(state_of_random))
+        fail();
+    state_of_random |= 1;
+    print_message("IPC_TEST_SEED=0x%llx\n", (unsigned long long)state_of_random);
+}
+
+/* Of a limit of `most`, what the n-th user of it can be sure of. */
+static uint64_t sure(uint64_t most, uint64_t n)
+{
+    return 3 * most / ((3 * n - 2) * (3 * n + 1));
+}
+
+/* User 0 asks for no more than it can be sure of, beside k others that take, return and ask too much at random: it is
+ * never refused. Nobody's use is forgotten or made up. */
+static void test_nobody_is_refused_what_it_can_be_sure_of(void **state)
+{
+    seed();
+    for (unsigned run = 0; run < 300; run++) {
+        uint64_t model[USERS][LIMIT_COUNT] = {0}, total = 50 + draw(100000);
+        unsigned hostile = 1 + (unsigned)draw(USERS - 1), innocent_takes = 0;
+
+        for (size_t i = 0; i < LIMIT_COUNT; i++) {
+            config.total[i] = total;
+            config.per_user[i] = draw(2) ? total : 1 + draw(total);
+        }
+        for (unsigned step = 0; step < 2000; step++) {
+            unsigned who = draw(4) == 0 ? 0 : 1 + (unsigned)draw(hostile);
+            size_t limit = draw(LIMIT_COUNT);
+            struct user *user = quota_user(&quota, who);
+            struct charge charge = {0};
+            uint64_t n = 1, all = 0;
+
+            for (unsigned i = 0; i <= hostile; i++) {
+                n += i != who && model[i][limit] > 0;
+                all += model[i][limit];
+            }
+            assert_int_equal(user->used[limit], model[who][limit]);
+            assert_int_equal(quota.used[limit], all);
+            assert_true(all <= total);
+            if (draw(3) == 0 && model[who][limit] > 0) {
+                charge.of[limit] = 1 + draw(model[who][limit]);
+                quota_return(&quota, user, &charge);
+                model[who][limit] -= charge.of[limit];
+                continue;
+            }
+            if (who == 0) {
+                uint64_t most = sure(total, n);
+
+                most = most < config.per_user[limit] ? most : config.per_user[limit];
+                if (most <= model[0][limit])
+                    continue;
+                charge.of[limit] = 1 + draw(most - model[0][limit]);
+                if (quota_take(&quota, user, &charge, &refusal) < 0)
+                    fail_msg("run %u, step %u: %s", run, step, refusal.text);
+                innocent_takes++;
+            } else {
+                charge.of[limit] = draw(2) ? 1 : 1 + draw(total);
+                if (quota_take(&quota, user, &charge, &refusal) < 0)
+                    continue;
+            }
+            model[who][limit] += charge.of[limit];
+        }
+        assert_true(total < 5000 || innocent_takes > 0);
+        for (unsigned who = 0; who <= hostile; who++) {
+            struct charge rest = {0};
+
+            memcpy(rest.of, model[who], sizeof(rest.of));
+            quota_return(&quota, quota_user(&quota, who), &rest);
+        }
+        for (size_t i = 0; i < LIMIT_COUNT; i++) {
+            assert_int_equal(quota.used[i], 0);
+            assert_int_equal(quota.n_holders[i], 0);
+        }
+    }
+}
+
+/* The same for those who publish to one reader: the pairings that it may have are theirs in shares. Other readers are
+ * there as well, and crowd the total. */
+static void test_no_publisher_takes_the_readers_of_another(void **state)
+{
+    const struct charge one = {.of = {[LIMIT_LANES] = 1}};
+
+    for (unsigned run = 0; run < 100; run++) {
+        uint64_t model[USERS] = {0};
+        unsigned hostile = 1 + (unsigned)draw(USERS - 1);
+        struct user *reader = quota_user(&quota, 100);
+
+        config.per_user[LIMIT_LANES] = 20 + draw(2000);
+        config.total[LIMIT_LANES] = 4 * config.per_user[LIMIT_LANES];
+        for (unsigned step = 0; step < 4000; step++) {
+            unsigned who = draw(3) == 0 ? 0 : 1 + (unsigned)draw(hostile);
+            struct user *actor = quota_user(&quota, who);
+            uint64_t n = 1;
+
+            for (unsigned i = 0; i <= hostile; i++)
+                n += i != who && model[i] > 0;
+            if (draw(8) == 0 && model[who] > 0) {
+                quota_return_for(&quota, reader, actor, &one);
+                model[who]--;
+            } else if (who > 0) {
+                model[who] += quota_take_for(&quota, reader, actor, &one, &refusal) == 0;
+            } else if (model[0] < sure(config.per_user[LIMIT_LANES], n)) {
+                if (quota_take_for(&quota, reader, actor, &one, &refusal) < 0)
+                    fail_msg("run %u, step %u: %s", run, step, refusal.text);
+                model[0]++;
+            }
+        }
+        for (unsigned who = 0; who <= hostile; who++)
+            for (; model[who] > 0; model[who]--)
+                quota_return_for(&quota, reader, quota_user(&quota, who), &one);
+        assert_int_equal(quota.used[LIMIT_LANES], 0);
+        assert_int_equal(quota.usages.count, 0);
+        assert_int_equal(reader->n_actors, 0);
+    }
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, init, done)
@@ -116,6 +303,10 @@ int main(void)
         CASE(test_all_or_nothing),
         CASE(test_connects_fill_up_again),
         CASE(test_users_are_in_order_of_uid),
+        CASE(test_share_names_who_has_most),
+        CASE(test_an_actor_is_named),
+        CASE(test_nobody_is_refused_what_it_can_be_sure_of),
+        CASE(test_no_publisher_takes_the_readers_of_another),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -74,7 +74,7 @@ static int setup(void **state)
     struct stage *stage = calloc(1, sizeof(*stage));
 
     stage->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    stage->all.max = UINT64_MAX / 2;
+    stage->all.max = UINT64_C(1) << 60;
     stage->budget = (struct route_budget){.max = UINT64_MAX / 2, .all = &stage->all};
     for (int i = 0; i < 8; i++)
         stage->files[i] = -1;
