@@ -67,7 +67,7 @@ expect "control bytes are escaped" 0 'line\\x00\\x01' -- recv box -n 1
 expect "priorities" 0 '' -- send box low
 expect "priorities" 0 '' -- send box -p 9 high
 expect "the higher one first" 0 $'high\nlow' -- recv box -n 2
-expect "delayed" 0 '' -- send box --delay 0.2 late
+expect "delayed" 0 '' -- send box --delay 2 late
 expect "at once" 0 '' -- send box now
 expect "one after the other" 0 $'now\nlate' -- recv box -n 2
 expect "not confirmed" 0 '' -- send box --no-confirm quick
