@@ -500,7 +500,7 @@ ssize_t ipc_client_call(ipc_client *client, const void *data, size_t size, void 
         return result;
     if (!options)
         options = &defaults;
-    struct ipc_call *call;
+    struct ipc_call *call = NULL;
     result = options->done ? -EINVAL : begin(&call, client, data, size, options, buffer, capacity, true);
     if (result < 0) {
         if (reply) {
