@@ -188,6 +188,12 @@ static void learn_start(struct lane_reader *reader, uint64_t found)
     reader->knows = true;
 }
 
+void lane_reader_continue(struct lane_reader *reader, uint64_t sequence)
+{
+    reader->expects = sequence;
+    reader->knows = false;
+}
+
 int lane_reader_peek_slow(struct lane_reader *reader, uint64_t word, struct lane_record *record)
 {
     for (int i = 0; i < WALKS_MAX; i++) {
@@ -215,6 +221,11 @@ int lane_reader_peek_slow(struct lane_reader *reader, uint64_t word, struct lane
         uint64_t sequence = extend(near, (uint32_t)(word >> 32));
         if (!reader->knows)
             learn_start(reader, sequence);
+        if (reader->expects && reader->expects <= sequence) {
+            reader->sequence = reader->expects;
+            reader->knows = true;
+        }
+        reader->expects = 0;
 #ifndef IPC_PLANT_NUMBERS_BACK
         if (reader->knows && (int64_t)(sequence - reader->sequence) < 0)
             return -EPROTO; /* numbers do not go back, not below 0 either */

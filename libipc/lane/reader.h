@@ -39,6 +39,7 @@ struct lane_reader {
     bool told;               /* the writer has seen that, for certain */
     uint64_t armed_sequence;
     uint64_t armed_at; /* our position when we armed: where the writer rings */
+    uint64_t expects;  /* the number that came next in another lane of this writer; 0: none */
     uint64_t start;    /* where we began; UINT64_MAX: the lane has no writer to tell what we missed before */
     uint32_t slot;
     int bell; /* the writer waits for room by this one, too: not our own; -1: none */
@@ -62,6 +63,10 @@ void lane_reader_init(struct lane_reader *reader, const struct ipc_lane *lane, c
 /* Go on where an earlier process of ours, which is dead, stood with this cell. */
 void lane_reader_resume(struct lane_reader *reader, const struct ipc_lane *lane, const unsigned char *ring,
                         uint32_t ring_size, uint32_t slot, struct ipc_cell *cell);
+
+/* The lane goes on from another one, in which the record of that number was next: what comes before the first record
+ * here was lost. */
+void lane_reader_continue(struct lane_reader *reader, uint64_t sequence);
 
 /* Nobody writes any more: nothing needs to be checked. */
 void lane_reader_ended(struct lane_reader *reader);

@@ -18,6 +18,12 @@ void lane_writer_init(struct lane_writer *writer, struct ipc_lane *lane, unsigne
     lane_writer_stamp(writer, 0);
 }
 
+void lane_writer_continue(struct lane_writer *writer, uint64_t sequence)
+{
+    writer->sequence = writer->tail_sequence = sequence;
+    atomic_store_explicit(&writer->lane->tail_sequence, sequence, memory_order_relaxed);
+}
+
 void lane_writer_resume(struct lane_writer *writer, struct ipc_lane *lane, unsigned char *ring,
                         uint32_t ring_size)
 {

@@ -63,6 +63,9 @@ struct lane_writer {
 void lane_writer_init(struct lane_writer *writer, struct ipc_lane *lane, unsigned char *ring,
                       uint32_t ring_size);
 
+/* Begin a fresh lane with that number instead of 0. */
+void lane_writer_continue(struct lane_writer *writer, uint64_t sequence);
+
 /* Take over a lane whose writer, an earlier process of ours, is dead: go on behind the last record that it committed.
  * No reader is counted yet. */
 void lane_writer_resume(struct lane_writer *writer, struct ipc_lane *lane, unsigned char *ring,

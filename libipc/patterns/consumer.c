@@ -46,7 +46,7 @@ static int handle_descriptor(struct handle *handle)
 }
 
 static const struct handle_type consumer_type = {
-    .kind = HANDLE_PORT, .close = close_handle, .descriptor = handle_descriptor};
+    .kind = HANDLE_PORT, .close = close_handle, .descriptor = handle_descriptor, .set = port_set};
 
 int ipc_consumer_open(ipc_consumer **ret, ipc_connection *connection, const char *queue,
                       const struct ipc_consumer_options *options, struct ipc_error *error)

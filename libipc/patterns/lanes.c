@@ -15,7 +15,7 @@
 static struct sub_lane *lane_find(struct ipc_subscription *sub, uint64_t pairing)
 {
     for (unsigned i = 0; i < sub->lane_count; i++)
-        if (sub->lanes[i]->pairing == pairing)
+        if (sub->lanes[i]->pairing == pairing && !sub->lanes[i]->past)
             return sub->lanes[i];
     return NULL;
 }
@@ -45,7 +45,7 @@ static void bell_keep(struct ipc_subscription *sub, struct notice *notice)
         sub->bells_asked = false; /* without it nothing is quiet: see quiet() */
         return;
     }
-    sub->bells[sub->bell_count++] = (struct bell_end){notice->bell, notice->peer.uid};
+    sub->bells[sub->bell_count++] = (struct bell_end){.fd = notice->bell, .uid = notice->peer.uid};
     notice->bell = -1;
 }
 
@@ -53,10 +53,55 @@ static void bell_keep(struct ipc_subscription *sub, struct notice *notice)
 static void refuse(struct ipc_subscription *sub, const struct notice *notice)
 {
     struct ipc_connection *connection = sub->handle.connection;
-    pump_detach(connection, notice->pairing, IPC_REASON_LIMIT);
+    pump_detach(&sub->handle, notice->pairing, IPC_REASON_LIMIT);
     pthread_mutex_lock(&connection->lock);
     event_add(connection, IPC_EVENT_WRITER_LEFT, IPC_REASON_LIMIT, &notice->peer, notice->topic);
     pump_unlock(connection);
+}
+
+/* The lane that a publisher had in the session before, if there is one: of those with its name the one that is furthest on.
+ * It has all that was published before the new lane, so it is read first, and then dropped. */
+static void succeed(struct ipc_subscription *sub, struct sub_lane *lane)
+{
+    struct sub_lane *before = NULL;
+    for (unsigned i = 0; i < sub->lane_count; i++) {
+        struct sub_lane *past = sub->lanes[i];
+        if (past->past && !past->left && past->sender.uid == lane->sender.uid &&
+            past->sender.pid == lane->sender.pid && strcmp(past->topic, lane->topic) == 0 &&
+            (!before || past->reader.sequence > before->reader.sequence))
+            before = past;
+    }
+    if (!before)
+        return;
+    before->left = true;
+    before->reason = IPC_REASON_SHUTDOWN;
+    sub->left_count += !before->broken;
+    lane->after = before;
+}
+
+void subscription_past(struct ipc_subscription *sub)
+{
+    sub->now = NULL;
+    for (unsigned i = 0; i < sub->lane_count; i++) {
+        struct sub_lane *lane = sub->lanes[i];
+        if (!lane->left && (lane->past || lane->broken)) { /* whoever wrote it did not come back */
+            lane->left = true;
+            lane->reason = IPC_REASON_SHUTDOWN;
+            sub->left_count += !lane->broken;
+        }
+        lane->past = true;
+    }
+    for (unsigned i = 0; i < sub->bell_count; i++)
+        sub->bells[i].past = true;
+    sub->bells_asked = false;
+}
+
+unsigned subscription_writers(const struct ipc_subscription *sub)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < sub->lane_count; i++)
+        count += !sub->lanes[i]->left && !sub->lanes[i]->broken && !sub->lanes[i]->past;
+    return count;
 }
 
 static void join(struct ipc_subscription *sub, struct notice *notice)
@@ -86,6 +131,7 @@ static void join(struct ipc_subscription *sub, struct notice *notice)
                      notice->ended);
     notice->lane = NULL;
     notice->cells = NULL;
+    succeed(sub, lane);
     sub->now = NULL;
     sub->lanes[sub->lane_count++] = lane;
     pthread_mutex_lock(&connection->lock);
@@ -102,7 +148,22 @@ void subscription_break(struct ipc_subscription *sub, struct sub_lane *lane, uns
     if (lane->left)
         return;
     sub->left_count++;
-    pump_detach(sub->handle.connection, lane->pairing, reason);
+    if (lane->past)
+        lane->left = true;
+    else
+        pump_detach(&sub->handle, lane->pairing, reason);
+}
+
+void subscription_read(struct ipc_subscription *sub, const struct sub_lane *past)
+{
+    for (unsigned i = 0; i < sub->lane_count; i++) {
+        struct sub_lane *lane = sub->lanes[i];
+        if (lane->after != past)
+            continue;
+        lane->after = NULL;
+        if (past->reader.knows)
+            lane_reader_continue(&lane->reader, past->reader.sequence);
+    }
 }
 
 void subscription_drop(struct ipc_subscription *sub, unsigned index)
@@ -117,6 +178,8 @@ void subscription_drop(struct ipc_subscription *sub, unsigned index)
     sub->roused = sub->watched;
     if (lane->owner)
         lane->owner->gone = true;
+    if (lane->past)
+        subscription_read(sub, lane);
     if (!foreign) {
         lane_reader_disarm(&lane->reader);
         lane_segment_unmap(lane->map, IPC_SEGMENT_LANE, lane->ring_size);
@@ -125,8 +188,8 @@ void subscription_drop(struct ipc_subscription *sub, unsigned index)
         if (lane->left)
             event_add(connection, IPC_EVENT_WRITER_LEFT, lane->reason, &lane->sender, lane->topic);
         pump_unlock(connection);
-        if (lane->left)
-            pump_confirm(connection, IPC__CONTROL__TYPE__LANE_DEL, lane->pairing, 0);
+        if (lane->left && !lane->past)
+            pump_confirm(&sub->handle, IPC__CONTROL__TYPE__LANE_DEL, lane->pairing, 0);
     }
     free(lane);
 }
@@ -150,7 +213,7 @@ void subscription_news(struct ipc_subscription *sub)
             lane->reason = notice->reason;
             lane_reader_ended(&lane->reader);
         } else if (!lane) {
-            pump_confirm(connection, IPC__CONTROL__TYPE__LANE_DEL, notice->pairing, 0);
+            pump_confirm(&sub->handle, IPC__CONTROL__TYPE__LANE_DEL, notice->pairing, 0);
         }
         pthread_mutex_lock(&connection->lock);
         notice_free(connection, notice);

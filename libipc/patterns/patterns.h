@@ -34,6 +34,10 @@ struct ipc_publisher {
     uint32_t message_size_max;
     unsigned flags;
     int64_t block_max_ns;
+    bool looks; /* the connection reconnects: look now and then if the broker is there */
+    uint64_t look_at_ns;
+    uint64_t rings_seen;
+    uint64_t bytes_past;   /* in lanes of earlier sessions */
     uint32_t loan_size;    /* bytes of payload lent out, if loan_open */
     uint32_t loan_headers; /* bytes of headers in front of it */
     uint32_t loan_flags;
@@ -63,6 +67,8 @@ struct sub_lane {
     unsigned reason; /* why the writer left */
     bool left;       /* the writer left: read to the end, then drop */
     bool broken;     /* not to be read any more */
+    bool past; /* of an earlier session: it has no pairing, and stays until its publisher has another lane */
+    struct sub_lane *after; /* that one is read first: an earlier lane of the same publisher; NULL: none */
     bool armed;
     uint64_t call; /* see struct notice */
     struct lane_owner *owner;
@@ -83,6 +89,7 @@ struct held {
 struct bell_end {
     int fd;
     uint32_t uid;
+    bool past; /* of an earlier session */
 };
 
 /* Records read from one lane in a row while others wait. */
@@ -90,8 +97,9 @@ struct bell_end {
 
 struct ipc_subscription {
     struct handle handle;
-    unsigned slow;
+    unsigned slow, flags;
     int64_t spin_max_ns;
+    uint64_t look_at_ns; /* when to look at the connection again, if this never sleeps */
     struct sub_lane **lanes;
     unsigned lane_count;
     unsigned lane_capacity;
@@ -131,6 +139,7 @@ struct ipc_subscription {
     size_t scratch_size;
     size_t scratch_capacity;
 
+    char pattern[IPC_MAX_NAME_SIZE + 1];
     uint64_t received;
     uint64_t lost_departed;
     uint64_t sleeps;
@@ -151,9 +160,18 @@ static inline int handle_enter(const struct handle *handle)
     return __builtin_expect(guard_foreign(handle->connection), 0) ? -ECHILD : 0;
 }
 
-static inline bool handle_ended(const struct handle *handle)
+/* The session of a handle is over. 0: there is another one, in which to declare it again; -EAGAIN: there will be one,
+ * in *next_ns it is to be looked for again; -EPIPE. */
+static inline int handle_look(const struct handle *handle, uint64_t *next_ns)
 {
-    return atomic_load_explicit(&handle->connection->ended, memory_order_acquire) != 0;
+    int result = connection_look(handle->connection, next_ns);
+    return handle->owner || (result == 0 && !handle->connection->reconnects) ? -EPIPE : result;
+}
+
+/* Between two sessions it may sleep: not if it is to be declared again, or to fail. */
+static inline bool handle_restless(const struct handle *handle)
+{
+    return handle_ended(handle) && (handle->owner || !connection_between(handle->connection));
 }
 
 /* publisher.c, subscription.c: of any kind (control.proto). `target` as in ADVERTISE; *servers as in ADVERTISED. */
@@ -176,8 +194,18 @@ void message_describe_fields(struct ipc_message *message, unsigned char *block, 
 /* lanes.c: what the core says about a subscription's lanes. */
 void subscription_news(struct ipc_subscription *sub);
 void subscription_drop(struct ipc_subscription *sub, unsigned index);
+/* The session is over. 0: declared in another one; -EAGAIN: not yet, see handle_look(); -EPIPE; or why it could not be
+ * declared. */
+int subscription_revive(struct ipc_subscription *sub, uint64_t *next_ns);
+/* Its lanes are of an earlier session now. */
+void subscription_past(struct ipc_subscription *sub);
+/* All of an earlier lane was read: the one after it is next. */
+void subscription_read(struct ipc_subscription *sub, const struct sub_lane *past);
+/* Publishers that are attached. */
+unsigned subscription_writers(const struct ipc_subscription *sub);
 int subscription_bells(struct ipc_subscription *sub, struct ipc_error *error);
 void subscription_bells_drop(struct ipc_subscription *sub);
+void subscription_bell_drop(struct ipc_subscription *sub, unsigned index);
 /* A lane that cannot be read any more: tell the core, and wait for its word that the lane is gone. */
 void subscription_break(struct ipc_subscription *sub, struct sub_lane *lane, unsigned reason);
 

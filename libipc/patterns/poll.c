@@ -43,7 +43,10 @@ static void sweep(struct ipc_subscription *sub)
     for (unsigned i = 0; i < sub->lane_count;) {
         struct sub_lane *lane = sub->lanes[i];
         struct lane_record record;
-        if (lane->left && lane->held == 0 && (lane->broken || lane_reader_peek(&lane->reader, &record) <= 0))
+        bool read = lane->left && (lane->broken || lane_reader_peek(&lane->reader, &record) <= 0);
+        if (read && lane->past)
+            subscription_read(sub, lane);
+        if (read && lane->held == 0)
             subscription_drop(sub, i);
         else
             i++;
@@ -55,7 +58,7 @@ static void sweep(struct ipc_subscription *sub)
 static int find_on(struct ipc_subscription *sub, struct sub_lane *candidate, struct lane_record *record,
                    struct sub_lane **lane)
 {
-    if (__builtin_expect(candidate->broken, 0))
+    if (__builtin_expect(candidate->broken || candidate->after, 0))
         return 0;
     int result = lane_reader_peek(&candidate->reader, record);
     if (__builtin_expect(result < 0, 0)) {
@@ -217,16 +220,24 @@ static int quiet(struct ipc_subscription *sub, struct lane_record *record, struc
 {
     uint64_t count;
     (void)!read(sub->handle.self, &count, sizeof(count));
-    for (unsigned i = 0; i < sub->bell_count; i++)
-        if (!lane_bell_drain(sub->bells[i].fd))
+    for (unsigned i = sub->bell_count; i-- > 0;) {
+        if (lane_bell_drain(sub->bells[i].fd))
+            continue;
+        if (sub->bells[i].past) /* all who rang it are in another session */
+            subscription_bell_drop(sub, i);
+        else
             bell_spoiled(sub, sub->bells[i].uid);
-    if (!sub->bells_asked)
+    }
+    uint64_t next_ns;
+    int revived = connection_look(sub->handle.connection, &next_ns);
+    if (handle_ended(&sub->handle))
+        revived = subscription_revive(sub, &next_ns);
+    if (!sub->bells_asked && revived == 0)
         subscription_bells(sub, NULL);
-    ipc_connection_dispatch(sub->handle.connection);
     subscription_news(sub); /* what was pumped before its mail was counted up is in the inbox already */
     int result = arm_and_look(sub, record, lane, true);
-    if (result == 0 && handle_ended(&sub->handle))
-        result = -EPIPE;
+    if (result == 0 && revived < 0 && revived != -EAGAIN)
+        result = revived;
     if (result != 0 || !all_armed(sub) || !sub->bells_asked || sub->roused)
         (void)!write(sub->handle.self, &(uint64_t){1}, sizeof(uint64_t));
     return result;
@@ -236,6 +247,8 @@ static int sleep_by_bell(struct ipc_subscription *sub, struct lane_record *recor
                          uint64_t deadline)
 {
     int result = subscription_bells(sub, NULL);
+    if (result == -EPIPE && !handle_restless(&sub->handle))
+        result = 0; /* those that we have ring without a broker, too */
     if (result == 0)
         result = quiet(sub, record, lane);
     if (result != 0)
@@ -261,7 +274,7 @@ static int sleep_by_futex(struct ipc_subscription *sub, struct lane_record *reco
     int result = arm_and_look(sub, record, lane, false);
     if (result == 0) {
         bool quiet_lanes = all_armed(sub) && sub->lane_count + !!sub->also.word <= IPC_WAIT_LANES_MAX &&
-                           !handle_ended(&sub->handle) && !sub->roused;
+                           !handle_restless(&sub->handle) && !sub->roused;
         if (sub->also.word)
             words[count++] = sub->also;
         for (unsigned i = 0; i < sub->lane_count && quiet_lanes; i++) {
@@ -310,10 +323,14 @@ static int spin(struct ipc_subscription *sub, struct lane_record *record, struct
 static int find_no_more(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane)
 {
     int result = 0;
-    if (sub->epoll >= 0)
+    if (sub->epoll >= 0) {
         result = quiet(sub, record, lane);
-    else if (handle_ended(&sub->handle))
-        result = -EPIPE;
+    } else if (handle_ended(&sub->handle)) {
+        uint64_t next_ns;
+        result = subscription_revive(sub, &next_ns);
+    } else if (sub->handle.connection->reconnects && lane_now() >= sub->look_at_ns) {
+        connection_look(sub->handle.connection, &sub->look_at_ns);
+    }
     if (result == 0)
         result = subscription_roused(sub) ? -EINTR : -EAGAIN;
     return result;
@@ -339,23 +356,29 @@ int subscription_wait(struct ipc_subscription *sub, struct lane_record *record, 
     }
     const uint64_t start = lane_now();
     const uint64_t deadline = timeout_ns < 0 ? LANE_NEVER : start + (uint64_t)timeout_ns;
-    uint64_t now = start, check = start + IPC_NET_NS;
+    uint64_t now = start, check = start + (sub->handle.connection->reconnects ? LOOK_NS : IPC_NET_NS);
     uint64_t spin_until = budget < deadline - start ? start + budget : deadline;
     bool slept = false;
     while ((result = spin(sub, record, lane, spin_until < check ? spin_until : check, &now)) == 0) {
         if (subscription_roused(sub))
             return -EINTR;
-        if (handle_ended(&sub->handle))
-            return subscription_find(sub, record, lane) > 0 ? 1 : -EPIPE;
+        if (handle_ended(&sub->handle)) {
+            result = subscription_revive(sub, &check);
+            if (result == 0)
+                continue;
+            if (result != -EAGAIN)
+                return subscription_find(sub, record, lane) > 0 ? 1 : result;
+        }
         if (now >= deadline)
             return -ETIMEDOUT;
         if (now >= check) { /* a broker that was killed sends no mail */
-            ipc_connection_dispatch(sub->handle.connection);
-            check = now + IPC_NET_NS;
+            connection_look(sub->handle.connection, &check);
             continue;
         }
         uint64_t net = now + IPC_NET_NS;
         uint64_t until = deadline < net ? deadline : net;
+        if (check < until)
+            until = check;
         result = by_bell(sub) ? sleep_by_bell(sub, record, lane, until)
                               : sleep_by_futex(sub, record, lane, until);
         slept = true;

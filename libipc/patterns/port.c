@@ -65,11 +65,11 @@ static int join_lanes(struct port *port, const Ipc__Control__PortOpened *opened,
     return result;
 }
 
-static void close_core_port(struct ipc_connection *connection, uint64_t id)
+static void close_core_port(struct ipc_connection *connection, const struct handle *of, uint64_t id)
 {
     Ipc__Control__PortClose message = IPC__CONTROL__PORT_CLOSE__INIT;
     message.port = id;
-    request_simple(connection, IPC__CONTROL__TYPE__PORT_CLOSE, &message.base, NULL);
+    request_simple_of(connection, of, IPC__CONTROL__TYPE__PORT_CLOSE, &message.base, NULL);
 }
 
 int port_open(struct port *port, struct ipc_connection *connection, const struct port_wish *wish,
@@ -115,7 +115,7 @@ int port_open(struct port *port, struct ipc_connection *connection, const struct
     if (result < 0) {
         close(fds[2]);
         lane_writer_done(&port->writer);
-        close_core_port(connection, opened->port);
+        close_core_port(connection, NULL, opened->port);
         return error_set(error, result, "cannot map the lanes to queue \"%s\" (%u and %u bytes): %s",
                          wish->queue, opened->session_ring_size, opened->core_ring_size, strerror(-result));
     }
@@ -141,7 +141,7 @@ void port_close(struct port *port)
     bool foreign = guard_foreign(connection);
     if (!foreign) {
         if (!port->closed)
-            close_core_port(connection, port->handle.id);
+            close_core_port(connection, &port->handle, port->handle.id);
         pthread_mutex_lock(&connection->lock);
         if (connection->epoll >= 0 && port->set >= 0)
             epoll_ctl(connection->epoll, EPOLL_CTL_DEL, port->set, NULL);
@@ -177,7 +177,8 @@ void port_give_back(struct port *port)
     Ipc__Control__PortClose message = IPC__CONTROL__PORT_CLOSE__INIT;
     message.port = port->handle.id;
     pthread_mutex_lock(&connection->lock);
-    pump_send(connection, IPC__CONTROL__TYPE__PORT_CLOSE, &message.base);
+    if (!handle_ended(&port->handle))
+        pump_send(connection, IPC__CONTROL__TYPE__PORT_CLOSE, &message.base);
     pump_unlock(connection);
     port->closed = true;
 }
@@ -257,24 +258,24 @@ static int make_descriptor(struct port *port)
 {
     struct ipc_connection *connection = port->handle.connection;
     struct epoll_event event = {.events = EPOLLIN};
-    int set = epoll_create1(EPOLL_CLOEXEC);
+    int result = 0, set = epoll_create1(EPOLL_CLOEXEC);
     if (set < 0)
         return -errno;
     int self = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
+    pthread_mutex_lock(&connection->lock);
     if (self < 0 || epoll_ctl(set, EPOLL_CTL_ADD, connection->socket, &event) < 0 ||
         epoll_ctl(set, EPOLL_CTL_ADD, self, &event) < 0 ||
         epoll_ctl(set, EPOLL_CTL_ADD, port->bell, &event) < 0) {
-        int result = -errno;
+        result = -errno;
         if (self >= 0)
             close(self);
         close(set);
-        return result;
+    } else {
+        port->set = set;
+        port->handle.self = self;
     }
-    pthread_mutex_lock(&connection->lock);
-    port->set = set;
-    port->handle.self = self;
     pump_unlock(connection);
-    return 0;
+    return result;
 }
 
 /* Ask for the bell, and make the descriptor. */
@@ -285,13 +286,18 @@ static int bell_ready(struct port *port)
         Ipc__Control__PortBell message = IPC__CONTROL__PORT_BELL__INIT;
         message.port = port->handle.id;
         const ProtobufCMessage *reply;
-        int result = request(connection, IPC__CONTROL__TYPE__PORT_BELL, &message.base,
-                             IPC__CONTROL__TYPE__DONE, &reply, &port->bell, NULL);
+        int result = request_fds_of(connection, &port->handle, IPC__CONTROL__TYPE__PORT_BELL, &message.base,
+                                    IPC__CONTROL__TYPE__DONE, &reply, &port->bell, 1, NULL);
         if (result < 0)
             return result;
         request_done(connection);
     }
     return port->set >= 0 ? 0 : make_descriptor(port);
+}
+
+int port_set(const struct handle *handle)
+{
+    return ((const struct port *)(const void *)((const char *)handle - offsetof(struct port, handle)))->set;
 }
 
 int port_fd(struct port *port)

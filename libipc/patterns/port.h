@@ -63,10 +63,7 @@ static inline int port_over(const struct port *port)
         return port->over;
     if (__builtin_expect(port->writer.faulted, 0))
         return -EPROTO;
-    return __builtin_expect(atomic_load_explicit(&port->handle.connection->ended, memory_order_acquire) != 0,
-                            0)
-               ? -EPIPE
-               : 0;
+    return __builtin_expect(handle_ended(&port->handle), 0) ? -EPIPE : 0;
 }
 
 /* At the start of every call. */
@@ -92,6 +89,8 @@ int port_wait_room(struct port *port, port_look *look, uint32_t stride, uint64_t
 
 /* The user's descriptor; makes it and asks for the bell at first. */
 int port_fd(struct port *port);
+/* The same, as it is: for struct handle_type. */
+int port_set(const struct handle *handle);
 
 /* If the descriptor is in use, make it quiet, and have it ring when there is a record or the router's cursor
  * passes `want` (0: not for that). Returns what look returned. */

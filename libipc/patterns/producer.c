@@ -58,7 +58,7 @@ static int handle_descriptor(struct handle *handle)
 }
 
 static const struct handle_type producer_type = {
-    .kind = HANDLE_PORT, .close = close_handle, .descriptor = handle_descriptor};
+    .kind = HANDLE_PORT, .close = close_handle, .descriptor = handle_descriptor, .set = port_set};
 
 int ipc_producer_open(ipc_producer **ret, ipc_connection *connection, const char *queue,
                       const struct ipc_producer_options *options, struct ipc_error *error)

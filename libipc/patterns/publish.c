@@ -16,15 +16,30 @@
 /* How long a writer polls for room before it sleeps. */
 #define ROOM_SPIN_NS UINT64_C(50000)
 
+/* Nothing tells a publisher in memory that both ipcd and ipcd-run are gone. A clock per message would cost too much, so
+ * it is read with what happens anyway: after a system call that woke somebody, and now and then in a stream. */
+#define LOOK_EVERY 64u
+static inline bool look_is_due(const struct ipc_publisher *publisher)
+{
+    const struct lane_writer *writer = &publisher->writer;
+    return writer->rings != publisher->rings_seen || writer->peer_count == 0 ||
+           writer->sequence % LOOK_EVERY == 0;
+}
+
 static inline int enter(struct ipc_publisher *publisher)
 {
     int result = handle_enter(&publisher->handle);
     if (__builtin_expect(result < 0, 0))
         return result;
+    if (__builtin_expect(publisher->looks, 0) && look_is_due(publisher))
+        publisher_look(publisher);
     if (__builtin_expect(handle_has_mail(&publisher->handle), 0))
         publisher_news(publisher);
-    if (__builtin_expect(handle_ended(&publisher->handle), 0))
-        return -EPIPE;
+    if (__builtin_expect(handle_ended(&publisher->handle), 0)) {
+        result = publisher_revive(publisher);
+        if (result < 0)
+            return result;
+    }
     return __builtin_expect(publisher->loan_open, 0) ? -EBUSY : 0;
 }
 
@@ -66,7 +81,8 @@ static int wait_for_room(struct ipc_publisher *publisher, uint32_t stride)
     struct lane_writer *writer = &publisher->writer;
     struct ipc_connection *connection = publisher->handle.connection;
     uint64_t now = lane_now();
-    uint64_t deadline = lane_deadline(publisher->block_max_ns), check = now + IPC_NET_NS;
+    uint64_t deadline = lane_deadline(publisher->block_max_ns);
+    uint64_t check = now + (publisher->looks ? LOOK_NS : IPC_NET_NS);
     bool timed_out = false;
     publisher->waits++;
     for (;;) {
@@ -79,8 +95,12 @@ static int wait_for_room(struct ipc_publisher *publisher, uint32_t stride)
         handle_words(&publisher->handle, words + 1);
         if (handle_has_mail(&publisher->handle))
             publisher_news(publisher);
-        if (handle_ended(&publisher->handle))
-            return -EPIPE;
+        if (handle_ended(&publisher->handle)) {
+            int result = publisher_revive(publisher);
+            if (result < 0 || !handle_ended(&publisher->handle))
+                return result; /* a fresh lane has room */
+            check = publisher->look_at_ns;
+        }
         const struct lane_peer *slowest;
         uint64_t raw;
         uint64_t want = lane_writer_want(writer, stride, &slowest, &raw);
@@ -88,15 +108,15 @@ static int wait_for_room(struct ipc_publisher *publisher, uint32_t stride)
         timed_out = false;
         if (slowest && now < deadline) {
             words[0] = (struct lane_word){lane_low_half(&slowest->cell->cursor), (uint32_t)raw, false};
-            uint64_t net = now + IPC_NET_NS;
-            timed_out = lane_sleep(words, 3, deadline < net ? deadline : net) == -ETIMEDOUT &&
-                        net <= deadline;
+            uint64_t net = now + IPC_NET_NS, until = deadline < net ? deadline : net;
+            if (check < until)
+                until = check;
+            timed_out = lane_sleep(words, 3, until) == -ETIMEDOUT && until == net;
             now = lane_now();
         }
         lane_writer_want_clear(writer);
         if (now >= check) { /* a broker that was killed sends no mail */
-            ipc_connection_dispatch(connection);
-            check = now + IPC_NET_NS;
+            connection_look(connection, &check);
         }
         if (now >= deadline) {
             lane_writer_fault_slow(writer, want);
@@ -393,7 +413,7 @@ int ipc_publisher_commit(ipc_publisher *publisher, size_t size)
         return -EINVAL;
     publisher->loan_open = false;
     publisher_set_plain(publisher);
-    if (handle_ended(&publisher->handle))
+    if (handle_ended(&publisher->handle) && !publisher->looks)
         return -EPIPE;
     uint32_t headers = publisher->loan_headers;
     lane_writer_commit(&publisher->writer, headers + (uint32_t)size, headers ? IPC_RECORD_HEADERS : 0);

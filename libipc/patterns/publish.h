@@ -10,7 +10,7 @@
 /* Which messages may go the short way. */
 static inline void publisher_set_plain(struct ipc_publisher *publisher)
 {
-    bool none = publisher->loan_open || (publisher->flags & IPC_PUBLISHER_TIMESTAMP);
+    bool none = publisher->loan_open || publisher->looks || (publisher->flags & IPC_PUBLISHER_TIMESTAMP);
     publisher->plain_size_end = none ? 0 : publisher->message_size_max + 1;
 }
 
@@ -34,6 +34,13 @@ void publisher_commit(struct ipc_publisher *publisher, uint32_t size, uint32_t h
 int64_t publisher_headers_size(const struct ipc_publisher *publisher, const struct ipc_publish *how);
 void publisher_put_headers(const struct ipc_publisher *publisher, const struct ipc_publish *how,
                            unsigned char *block, uint32_t size);
+
+/* The session is over. 0: declared again, or, while there is no other session, to go on with the readers that are
+ * there; -EBUSY: a loan of the old lane is open; -EPIPE; or why it could not be declared. */
+int publisher_revive(struct ipc_publisher *publisher);
+
+/* Look if the broker is still there, if the last look is long ago. */
+void publisher_look(struct ipc_publisher *publisher);
 
 /* Forget the readers that the writer gave up on, and tell the core. */
 void publisher_report_faults(struct ipc_publisher *publisher);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "libipc/lane/segment.h"
@@ -48,6 +49,41 @@ static int check_options(const struct ipc_publisher_options *options, uint32_t *
     return 0;
 }
 
+/* Have the broker make a lane. On success the connection's lock is held, until request_done(). */
+static int advertise(struct ipc_publisher *publisher, uint32_t ring_size, unsigned kind, uint64_t target,
+                     struct ipc_lane **lane, const Ipc__Control__Advertised **ret, struct ipc_error *error)
+{
+    struct ipc_connection *connection = publisher->handle.connection;
+    Ipc__Control__Advertise message = IPC__CONTROL__ADVERTISE__INIT;
+    message.topic = publisher->topic;
+    message.ring_size = ring_size;
+    message.kind = (Ipc__Control__Kind)kind;
+    message.target = target;
+    message.retain = (publisher->flags & IPC_PUBLISHER_RETAIN) != 0;
+    const ProtobufCMessage *reply;
+    int fd = -1;
+    int result = request(connection, IPC__CONTROL__TYPE__ADVERTISE, &message.base,
+                         IPC__CONTROL__TYPE__ADVERTISED, &reply, &fd, error);
+    if (result < 0)
+        return result;
+    const Ipc__Control__Advertised *advertised = (const void *)reply;
+    Ipc__Control__Unadvertise undo = IPC__CONTROL__UNADVERTISE__INIT;
+    undo.lane = advertised->lane;
+    ring_size = advertised->ring_size;
+    void *map = NULL;
+    result = lane_segment_map(&map, fd, IPC_SEGMENT_LANE, ring_size, true);
+    close(fd);
+    if (result < 0) {
+        pump_send(connection, IPC__CONTROL__TYPE__UNADVERTISE, &undo.base);
+        request_done(connection);
+        return error_set(error, result, "cannot map the lane of \"%s\" (%u bytes): %s", publisher->topic,
+                         ring_size, strerror(-result));
+    }
+    *lane = map;
+    *ret = advertised;
+    return 0;
+}
+
 int ipc_publisher_open(ipc_publisher **ret, ipc_connection *connection, const char *topic,
                        const struct ipc_publisher_options *options, struct ipc_error *error)
 {
@@ -86,43 +122,22 @@ int publisher_open(ipc_publisher **ret, ipc_connection *connection, const char *
     publisher->block_max_ns = options->block_max_ns;
     snprintf(publisher->topic, sizeof(publisher->topic), "%s", topic);
 
-    Ipc__Control__Advertise message = IPC__CONTROL__ADVERTISE__INIT;
-    message.topic = publisher->topic;
-    message.ring_size = ring_size;
-    message.kind = (Ipc__Control__Kind)kind;
-    message.target = target;
-    message.retain = (options->flags & IPC_PUBLISHER_RETAIN) != 0;
-    const ProtobufCMessage *reply;
-    int fd = -1;
-    result = request(connection, IPC__CONTROL__TYPE__ADVERTISE, &message.base, IPC__CONTROL__TYPE__ADVERTISED,
-                     &reply, &fd, error);
+    const Ipc__Control__Advertised *advertised;
+    result = advertise(publisher, ring_size, kind, target, &publisher->lane, &advertised, error);
     if (result < 0) {
         free(publisher);
         return result;
     }
-    const Ipc__Control__Advertised *advertised = (const void *)reply;
     publisher->handle.id = advertised->lane;
     *servers = advertised->servers;
     ring_size = advertised->ring_size;
-    void *lane = NULL;
-    result = lane_segment_map(&lane, fd, IPC_SEGMENT_LANE, ring_size, true);
-    close(fd);
-    if (result == 0)
-        handle_add(connection, &publisher->handle);
+    handle_add(connection, &publisher->handle);
     request_done(connection);
-    if (result < 0) {
-        Ipc__Control__Unadvertise undo = IPC__CONTROL__UNADVERTISE__INIT;
-        undo.lane = publisher->handle.id;
-        request_undo(connection, IPC__CONTROL__TYPE__UNADVERTISE, &undo.base);
-        free(publisher);
-        return error_set(error, result, "cannot map the lane of \"%s\" (%u bytes): %s", topic, ring_size,
-                         strerror(-result));
-    }
-    publisher->lane = lane;
+    publisher->looks = connection->reconnects;
     publisher->message_size_max = options->message_size_max ? options->message_size_max
                                                             : lane_body_size_max(ring_size);
     publisher_set_plain(publisher);
-    lane_writer_init(&publisher->writer, lane, lane_segment_ring(lane), ring_size);
+    lane_writer_init(&publisher->writer, publisher->lane, lane_segment_ring(publisher->lane), ring_size);
     publisher->writer.fence = !lane_barrier_register();
     *ret = publisher;
     return 0;
@@ -184,7 +199,7 @@ static void reader_admit(struct ipc_publisher *publisher, struct notice *notice)
     if (result == 0 && !known)
         event_add(connection, IPC_EVENT_READER_JOINED, 0, &notice->peer, publisher->topic);
     pump_unlock(connection);
-    pump_confirm(connection, IPC__CONTROL__TYPE__READER_ADD, notice->pairing, result);
+    pump_confirm(&publisher->handle, IPC__CONTROL__TYPE__READER_ADD, notice->pairing, result);
 }
 
 void publisher_news(struct ipc_publisher *publisher)
@@ -202,7 +217,7 @@ void publisher_news(struct ipc_publisher *publisher)
                 publisher->left.servers = notice->servers;
                 publisher->left.replying = notice->replying;
             }
-            pump_confirm(connection, IPC__CONTROL__TYPE__READER_DEL, notice->pairing, 0);
+            pump_confirm(&publisher->handle, IPC__CONTROL__TYPE__READER_DEL, notice->pairing, 0);
         }
         pthread_mutex_lock(&connection->lock);
         notice_free(connection, notice);
@@ -222,8 +237,60 @@ void publisher_report_faults(struct ipc_publisher *publisher)
         }
         publisher->detached++;
         reader_forget(publisher, peer.pairing, peer.fault);
-        pump_detach(publisher->handle.connection, peer.pairing, peer.fault);
+        pump_detach(&publisher->handle, peer.pairing, peer.fault);
     }
+}
+
+/* Go on in a fresh lane, with the number that comes next. Readers of the old one read it to its end. */
+static int declare_again(struct ipc_publisher *publisher)
+{
+    const Ipc__Control__Advertised *advertised;
+    struct ipc_lane *lane;
+    const struct lane_writer old = publisher->writer;
+    int result =
+        advertise(publisher, old.ring_size, IPC__CONTROL__KIND__KIND_TOPIC, 0, &lane, &advertised, NULL);
+    if (result < 0)
+        return result;
+    handle_declared(&publisher->handle, advertised->lane);
+    request_done(publisher->handle.connection);
+    while (publisher->readers)
+        reader_forget(publisher, publisher->readers->pairing, IPC_REASON_SHUTDOWN);
+    publisher->bytes_past += old.position;
+    uint64_t lost = publisher->writer.lost_departed;
+    lane_writer_done(&publisher->writer);
+    lane_segment_unmap(publisher->lane, IPC_SEGMENT_LANE, old.ring_size);
+    publisher->lane = lane;
+    lane_writer_init(&publisher->writer, lane, lane_segment_ring(lane), old.ring_size);
+    lane_writer_continue(&publisher->writer, old.sequence);
+    publisher->writer.fence = !lane_barrier_register();
+    publisher->writer.overrun = old.overrun;
+    publisher->writer.lost_departed = lost;
+    publisher->writer.rings = old.rings;
+    return 0;
+}
+
+int publisher_revive(struct ipc_publisher *publisher)
+{
+    struct handle *handle = &publisher->handle;
+    if (!handle->owner && connection_between(handle->connection) && lane_now() < publisher->look_at_ns)
+        return 0;
+    int result = handle_look(handle, &publisher->look_at_ns);
+    if (result == 0 && publisher->loan_open)
+        return -EBUSY;
+    if (result == 0)
+        result = declare_again(publisher);
+    if (result == -EPIPE && !handle->owner && connection_between(handle->connection))
+        result = -EAGAIN; /* it is over once more */
+    return result == -EAGAIN ? 0 : result;
+}
+
+void publisher_look(struct ipc_publisher *publisher)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    publisher->rings_seen = publisher->writer.rings;
+    if ((uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec >= publisher->look_at_ns)
+        connection_look(publisher->handle.connection, &publisher->look_at_ns);
 }
 
 ipc_publisher *ipc_publisher_close(ipc_publisher *publisher)
@@ -235,7 +302,7 @@ ipc_publisher *ipc_publisher_close(ipc_publisher *publisher)
     if (!foreign) {
         Ipc__Control__Unadvertise message = IPC__CONTROL__UNADVERTISE__INIT;
         message.lane = publisher->handle.id;
-        request_undo(connection, IPC__CONTROL__TYPE__UNADVERTISE, &message.base);
+        request_undo(&publisher->handle, IPC__CONTROL__TYPE__UNADVERTISE, &message.base);
         pthread_mutex_lock(&connection->lock);
     }
     handle_remove(connection, &publisher->handle);
@@ -270,8 +337,7 @@ int ipc_publisher_wait_readers(ipc_publisher *publisher, unsigned count, int64_t
     int result = handle_enter(&publisher->handle);
     if (result < 0)
         return result;
-    struct ipc_connection *connection = publisher->handle.connection;
-    uint64_t deadline = lane_deadline(timeout_ns), net = lane_now() + IPC_NET_NS;
+    uint64_t deadline = lane_deadline(timeout_ns), look = 0;
     for (;;) {
         struct lane_word words[2];
         handle_words(&publisher->handle, words);
@@ -280,16 +346,21 @@ int ipc_publisher_wait_readers(ipc_publisher *publisher, unsigned count, int64_t
         unsigned readers = lane_writer_readers(&publisher->writer);
         if (readers >= count)
             return (int)readers;
-        if (handle_ended(&publisher->handle))
-            return -EPIPE;
         uint64_t now = lane_now();
+        if (handle_ended(&publisher->handle)) {
+            result = publisher_revive(publisher);
+            if (result < 0)
+                return result;
+            if (!handle_ended(&publisher->handle))
+                continue;
+            look = publisher->look_at_ns;
+        } else if (now >= look) { /* a broker that was killed sends no mail */
+            connection_look(publisher->handle.connection, &look);
+        }
         if (now >= deadline)
             return -ETIMEDOUT;
-        lane_sleep(words, 2, deadline < net ? deadline : net);
-        if (now >= net) { /* a broker that was killed sends no mail */
-            ipc_connection_dispatch(connection);
-            net = now + IPC_NET_NS;
-        }
+        if (!handle_restless(&publisher->handle))
+            lane_sleep(words, 2, deadline < look ? deadline : look);
     }
 }
 
@@ -304,7 +375,7 @@ int ipc_publisher_stats(ipc_publisher *publisher, struct ipc_publisher_stats *re
         publisher_news(publisher);
     const struct lane_writer *writer = &publisher->writer;
     *ret = (struct ipc_publisher_stats){.published = writer->sequence,
-                                        .bytes = writer->position,
+                                        .bytes = publisher->bytes_past + writer->position,
                                         .overrun = writer->overrun,
                                         .lost = writer->lost_departed,
                                         .dropped = publisher->dropped,

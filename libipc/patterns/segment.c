@@ -45,13 +45,13 @@ static int check(ipc_connection *connection, const char *name, struct ipc_error 
     return 0;
 }
 
-static int detach(ipc_connection *connection, uint64_t attachment)
+static int detach(ipc_connection *connection, const struct handle *of, uint64_t attachment)
 {
     Ipc__Control__SegmentClose message = IPC__CONTROL__SEGMENT_CLOSE__INIT;
     const ProtobufCMessage *reply;
     message.attachment = attachment;
-    int result = request(connection, IPC__CONTROL__TYPE__SEGMENT_CLOSE, &message.base,
-                         IPC__CONTROL__TYPE__DONE, &reply, NULL, NULL);
+    int result = request_fds_of(connection, of, IPC__CONTROL__TYPE__SEGMENT_CLOSE, &message.base,
+                                IPC__CONTROL__TYPE__DONE, &reply, NULL, 0, NULL);
     if (result == 0)
         request_done(connection);
     return result;
@@ -109,7 +109,7 @@ int ipc_segment_open(ipc_segment **ret, ipc_connection *connection, const char *
         handle_add(connection, &segment->handle);
     request_done(connection);
     if (result < 0) {
-        (void)detach(connection, segment->handle.id);
+        (void)detach(connection, NULL, segment->handle.id);
         uint32_t size = segment->size;
         free(segment);
         return error_set(error, result, "cannot map shared segment \"%s\" (%" PRIu32 " bytes): %s", name,
@@ -129,7 +129,7 @@ ipc_segment *ipc_segment_close(ipc_segment *segment)
         lane_segment_unmap(segment->shared, IPC_SEGMENT_SHARED, segment->size);
         handle_remove(connection, &segment->handle);
         if (!handle_ended(&segment->handle))
-            (void)detach(connection, segment->handle.id);
+            (void)detach(connection, &segment->handle, segment->handle.id);
     }
     free(segment);
     return NULL;

@@ -29,8 +29,17 @@ static int subscription_descriptor(struct handle *handle)
     return ipc_subscription_fd(subscription_of(handle));
 }
 
-static const struct handle_type subscription_type = {
-    .kind = HANDLE_SUBSCRIPTION, .close = subscription_close, .descriptor = subscription_descriptor};
+static int subscription_set(const struct handle *handle)
+{
+    return ((const struct ipc_subscription *)(const void *)((const char *)handle -
+                                                            offsetof(struct ipc_subscription, handle)))
+        ->epoll;
+}
+
+static const struct handle_type subscription_type = {.kind = HANDLE_SUBSCRIPTION,
+                                                     .close = subscription_close,
+                                                     .descriptor = subscription_descriptor,
+                                                     .set = subscription_set};
 
 int patterns_join_descriptor(struct handle *handle)
 {
@@ -40,6 +49,43 @@ int patterns_join_descriptor(struct handle *handle)
     struct epoll_event event = {.events = EPOLLIN};
     return epoll_ctl(handle->connection->epoll, EPOLL_CTL_ADD, fd, &event) < 0 && errno != EEXIST ? -errno
                                                                                                   : 0;
+}
+
+/* Have the broker pair it. On success the connection's lock is held, until request_done(). */
+static int subscribe(struct ipc_subscription *sub, unsigned kind, unsigned start, uint64_t *id,
+                     struct ipc_error *error)
+{
+    Ipc__Control__Subscribe message = IPC__CONTROL__SUBSCRIBE__INIT;
+    message.pattern = sub->pattern;
+    message.start = (Ipc__Control__Start)start;
+    message.slow = (Ipc__Control__Slow)sub->slow;
+    message.self = (sub->flags & IPC_SUBSCRIPTION_SELF) != 0;
+    message.tap = (sub->flags & IPC_SUBSCRIPTION_TAP) != 0;
+    message.kind = (Ipc__Control__Kind)kind;
+    const ProtobufCMessage *reply;
+    int result = request(sub->handle.connection, IPC__CONTROL__TYPE__SUBSCRIBE, &message.base,
+                         IPC__CONTROL__TYPE__SUBSCRIBED, &reply, NULL, error);
+    if (result == 0)
+        *id = ((const Ipc__Control__Subscribed *)(const void *)reply)->subscription;
+    return result;
+}
+
+/* All that is in the lanes of the new broker was published after its beginning, so the subscription is older than that. */
+int subscription_revive(struct ipc_subscription *sub, uint64_t *next_ns)
+{
+    struct handle *handle = &sub->handle;
+    uint64_t id;
+    int result = handle_look(handle, next_ns);
+    if (result == 0)
+        result = subscribe(sub, IPC__CONTROL__KIND__KIND_TOPIC, IPC_START_OLDEST, &id, NULL);
+    if (result == 0) {
+        handle_declared(handle, id);
+        request_done(handle->connection);
+        subscription_past(sub);
+    } else if (result == -EPIPE && !handle->owner && connection_between(handle->connection)) {
+        result = -EAGAIN; /* it is over once more */
+    }
+    return result;
 }
 
 int ipc_subscription_open(ipc_subscription **ret, ipc_connection *connection, const char *pattern,
@@ -82,24 +128,15 @@ int subscription_open(ipc_subscription **ret, ipc_connection *connection, const 
     sub->handle.self = -1;
     sub->epoll = -1;
     sub->slow = options->slow;
+    sub->flags = options->flags;
     sub->spin_max_ns = options->spin_max_ns;
+    snprintf(sub->pattern, sizeof(sub->pattern), "%s", pattern);
 
-    Ipc__Control__Subscribe message = IPC__CONTROL__SUBSCRIBE__INIT;
-    message.pattern = (char *)(uintptr_t)pattern;
-    message.start = (Ipc__Control__Start)options->start;
-    message.slow = (Ipc__Control__Slow)options->slow;
-    message.self = (options->flags & IPC_SUBSCRIPTION_SELF) != 0;
-    message.tap = tap;
-    message.kind = (Ipc__Control__Kind)kind;
-    const ProtobufCMessage *reply;
-    int result = request(connection, IPC__CONTROL__TYPE__SUBSCRIBE, &message.base,
-                         IPC__CONTROL__TYPE__SUBSCRIBED, &reply, NULL, error);
+    int result = subscribe(sub, kind, options->start, &sub->handle.id, error);
     if (result < 0) {
         free(sub);
         return result;
     }
-    const Ipc__Control__Subscribed *subscribed = (const void *)reply;
-    sub->handle.id = subscribed->subscription;
     handle_add(connection, &sub->handle);
     bool join = connection->epoll >= 0;
     request_done(connection);
@@ -146,7 +183,7 @@ ipc_subscription *ipc_subscription_close(ipc_subscription *sub)
     if (!foreign) {
         Ipc__Control__Unsubscribe message = IPC__CONTROL__UNSUBSCRIBE__INIT;
         message.subscription = sub->handle.id;
-        request_undo(connection, IPC__CONTROL__TYPE__UNSUBSCRIBE, &message.base);
+        request_undo(&sub->handle, IPC__CONTROL__TYPE__UNSUBSCRIBE, &message.base);
     }
     subscription_bells_drop(sub);
     if (sub->epoll >= 0)
@@ -183,10 +220,23 @@ static int make_descriptor(struct ipc_subscription *sub)
     return 0;
 }
 
+/* Out of the set by hand: a forked child may have it open. */
+void subscription_bell_drop(struct ipc_subscription *sub, unsigned index)
+{
+    if (!guard_foreign(sub->handle.connection))
+        epoll_ctl(sub->epoll, EPOLL_CTL_DEL, sub->bells[index].fd, NULL);
+    close(sub->bells[index].fd);
+    sub->bells[index] = sub->bells[--sub->bell_count];
+}
+
 void subscription_bells_drop(struct ipc_subscription *sub)
 {
-    while (sub->bell_count)
-        close(sub->bells[--sub->bell_count].fd);
+    bool past = false; /* lanes whose publishers still ring the bells of their session */
+    for (unsigned i = 0; i < sub->lane_count; i++)
+        past = past || sub->lanes[i]->past;
+    for (unsigned i = sub->bell_count; i-- > 0;)
+        if (!past || !sub->bells[i].past)
+            subscription_bell_drop(sub, i);
 }
 
 int subscription_bells(struct ipc_subscription *sub, struct ipc_error *error)
@@ -202,7 +252,7 @@ int subscription_bells(struct ipc_subscription *sub, struct ipc_error *error)
         return error_set(error, result, "cannot make a descriptor to wait on: %s", strerror(-result));
     Ipc__Control__Bell message = IPC__CONTROL__BELL__INIT;
     message.subscription = sub->handle.id;
-    result = request_simple(connection, IPC__CONTROL__TYPE__BELL, &message.base, error);
+    result = request_simple_of(connection, &sub->handle, IPC__CONTROL__TYPE__BELL, &message.base, error);
     sub->bells_asked = result == 0;
     return result;
 }
@@ -239,26 +289,29 @@ int ipc_subscription_wait_writers(ipc_subscription *sub, unsigned count, int64_t
     int result = handle_enter(&sub->handle);
     if (result < 0)
         return result;
-    struct ipc_connection *connection = sub->handle.connection;
-    uint64_t deadline = lane_deadline(timeout_ns), net = lane_now() + IPC_NET_NS;
+    uint64_t deadline = lane_deadline(timeout_ns), look = 0;
     for (;;) {
         struct lane_word words[2];
         handle_words(&sub->handle, words);
         if (handle_has_mail(&sub->handle))
             subscription_news(sub);
-        unsigned writers = sub->lane_count - sub->left_count;
+        unsigned writers = subscription_writers(sub);
         if (writers >= count)
             return (int)writers;
-        if (handle_ended(&sub->handle))
-            return -EPIPE;
         uint64_t now = lane_now();
+        if (handle_ended(&sub->handle)) {
+            result = subscription_revive(sub, &look);
+            if (result == 0)
+                continue;
+            if (result != -EAGAIN)
+                return result;
+        } else if (now >= look) { /* a broker that was killed sends no mail */
+            connection_look(sub->handle.connection, &look);
+        }
         if (now >= deadline)
             return -ETIMEDOUT;
-        lane_sleep(words, 2, deadline < net ? deadline : net);
-        if (now >= net) { /* a broker that was killed sends no mail */
-            ipc_connection_dispatch(connection);
-            net = now + IPC_NET_NS;
-        }
+        if (!handle_restless(&sub->handle))
+            lane_sleep(words, 2, deadline < look ? deadline : look);
     }
 }
 
@@ -274,7 +327,7 @@ int ipc_subscription_stats(ipc_subscription *sub, struct ipc_subscription_stats 
                                            .sleeps = sub->sleeps,
                                            .polls = sub->polls,
                                            .net = sub->net,
-                                           .writers = sub->lane_count - sub->left_count};
+                                           .writers = subscription_writers(sub)};
     for (unsigned i = 0; i < sub->lane_count; i++)
         ret->lost += sub->lanes[i]->reader.lost;
     return 0;

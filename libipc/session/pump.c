@@ -107,6 +107,8 @@ static void outbox_flush(struct ipc_connection *connection)
  * of late answers) and one detach per pairing, so the core bounds the outbox. */
 static void send_or_keep(struct ipc_connection *connection, const void *packet, size_t size)
 {
+    if (atomic_load_explicit(&connection->ended, memory_order_relaxed))
+        return;
     outbox_flush(connection);
     if (connection->outbox_size == 0 &&
         send(connection->socket, packet, size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size)
@@ -145,36 +147,51 @@ void pump_send(struct ipc_connection *connection, uint16_t type, const ProtobufC
     send_or_keep(connection, packet, (size_t)size);
 }
 
-void pump_confirm(struct ipc_connection *connection, uint16_t notice, uint64_t pairing, int result)
+void pump_confirm(struct handle *handle, uint16_t notice, uint64_t pairing, int result)
 {
+    struct ipc_connection *connection = handle->connection;
     pthread_mutex_lock(&connection->lock);
-    confirm_locked(connection, notice, pairing, result);
+    if (!handle_ended(handle))
+        confirm_locked(connection, notice, pairing, result);
     pump_unlock(connection);
 }
 
-void pump_detach(struct ipc_connection *connection, uint64_t pairing, unsigned reason)
+void pump_detach(struct handle *handle, uint64_t pairing, unsigned reason)
 {
+    struct ipc_connection *connection = handle->connection;
     Ipc__Control__Detach detach = IPC__CONTROL__DETACH__INIT;
     detach.pairing = pairing;
     detach.reason = (Ipc__Control__Reason)reason;
     unsigned char packet[128];
     int size = ipc_frame_pack(packet, sizeof(packet), IPC__CONTROL__TYPE__DETACH, 0, &detach.base);
     pthread_mutex_lock(&connection->lock);
-    send_or_keep(connection, packet, (size_t)size);
+    if (!handle_ended(handle))
+        send_or_keep(connection, packet, (size_t)size);
     pump_unlock(connection);
+}
+
+void handles_rouse(struct ipc_connection *connection)
+{
+    for (struct handle *handle = connection->handles; handle; handle = handle->next)
+        if (handle->self >= 0)
+            (void)!write(handle->self, &(uint64_t){1}, sizeof(uint64_t));
+    atomic_fetch_add_explicit(&connection->news, 1, memory_order_seq_cst);
+    lane_wake(&connection->news, true);
 }
 
 void pump_end(struct ipc_connection *connection, unsigned reason)
 {
     if (atomic_load_explicit(&connection->ended, memory_order_relaxed))
         return;
+    unsigned told = atomic_load_explicit(&connection->board->ended, memory_order_acquire);
+    if (told && reason == IPC_REASON_SHUTDOWN) /* the end of a socket does not say why */
+        reason = told;
     atomic_store_explicit(&connection->ended, reason ? reason : IPC_REASON_SHUTDOWN, memory_order_release);
+    atomic_fetch_add_explicit(&connection->epoch, 1, memory_order_release);
     event_add(connection, IPC_EVENT_ENDED, reason, &connection->identity, "");
-    for (struct handle *handle = connection->handles; handle; handle = handle->next)
-        if (handle->self >= 0)
-            (void)!write(handle->self, &(uint64_t){1}, sizeof(uint64_t));
-    atomic_fetch_add_explicit(&connection->news, 1, memory_order_seq_cst);
-    lane_wake(&connection->news, true);
+    if (connection_between(connection))
+        reconnect_begin(connection);
+    handles_rouse(connection);
 }
 
 static void copy_peer(struct ipc_peer *to, const Ipc__Control__Peer *from)
@@ -192,7 +209,7 @@ static void copy_peer(struct ipc_peer *to, const Ipc__Control__Peer *from)
 static struct handle *handle_find(struct ipc_connection *connection, uint64_t id, enum handle_kind kind)
 {
     struct handle *handle = connection->handles;
-    while (handle && (handle->id != id || handle->type->kind != kind))
+    while (handle && (handle->id != id || handle->type->kind != kind || handle_ended(handle)))
         handle = handle->next;
     return handle;
 }

@@ -54,8 +54,10 @@ static int send_request(struct ipc_connection *connection, const void *packet, s
 static int ended_error(struct ipc_connection *connection, struct ipc_error *error)
 {
     unsigned reason = atomic_load_explicit(&connection->ended, memory_order_relaxed);
-    return error_set(error, -EPIPE, "the session with the broker is over: %s; open a new connection",
-                     ipc_reason_text(reason ? reason : IPC_REASON_SHUTDOWN));
+    return error_set(error, -EPIPE, "the session with the broker is over: %s; %s",
+                     ipc_reason_text(reason ? reason : IPC_REASON_SHUTDOWN),
+                     connection_between(connection) ? "this connection tries to begin another one"
+                                                    : "open a new connection");
 }
 
 /* Receive until the answer with that id is there. */
@@ -128,16 +130,21 @@ static bool lock_until(struct ipc_connection *connection, uint64_t deadline_ns)
 #endif
 }
 
-int request_fds(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message,
-                uint16_t reply_type, const ProtobufCMessage **reply, int *fds, unsigned fd_count,
-                struct ipc_error *error)
+/* The handle that a request is about is of another session. */
+static bool is_past(const struct ipc_connection *connection, const struct handle *of)
 {
-    uint64_t deadline = lane_deadline(connection->timeout_ns);
+    return of && of->epoch != atomic_load_explicit(&connection->epoch, memory_order_relaxed);
+}
+
+static int request_once(struct ipc_connection *connection, const struct handle *of, uint16_t type,
+                        const ProtobufCMessage *message, uint16_t reply_type, const ProtobufCMessage **reply,
+                        int *fds, unsigned fd_count, uint64_t deadline, struct ipc_error *error)
+{
     if (!lock_until(connection, deadline))
         return error_set(error, -ETIMEDOUT, "another thread's request to the broker did not end in time");
 
     int result = 0;
-    if (atomic_load_explicit(&connection->ended, memory_order_relaxed)) {
+    if (atomic_load_explicit(&connection->ended, memory_order_relaxed) || is_past(connection, of)) {
         result = ended_error(connection, error);
     } else {
         unsigned char packet[IPC_MAX_FRAME_SIZE];
@@ -159,13 +166,33 @@ int request_fds(struct ipc_connection *connection, uint16_t type, const Protobuf
     return result;
 }
 
-void request_undo(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message)
+/* A broker that went away took what it did for us along, so another one is asked again. */
+int request_fds_of(struct ipc_connection *connection, const struct handle *of, uint16_t type,
+                   const ProtobufCMessage *message, uint16_t reply_type, const ProtobufCMessage **reply,
+                   int *fds, unsigned fd_count, struct ipc_error *error)
 {
-    int result = request_simple(connection, type, message, NULL);
+    uint64_t deadline = lane_deadline(connection->timeout_ns);
+    bool anew = !of && type != IPC__CONTROL__TYPE__GOODBYE;
+    int result;
+    do {
+        if (anew && connection_between(connection) && connection_await(connection, deadline) == -ETIMEDOUT)
+            return error_set(error, -ETIMEDOUT, "the broker at %s went away, and did not come back in time",
+                             connection->address);
+        result =
+            request_once(connection, of, type, message, reply_type, reply, fds, fd_count, deadline, error);
+    } while (result == -EPIPE && anew && connection_between(connection));
+    return result;
+}
+
+void request_undo(const struct handle *handle, uint16_t type, const ProtobufCMessage *message)
+{
+    struct ipc_connection *connection = handle->connection;
+    int result = request_simple_of(connection, handle, type, message, NULL);
     if (result == 0 || result == -EPIPE)
         return;
     pthread_mutex_lock(&connection->lock);
-    pump_send(connection, type, message);
+    if (!is_past(connection, handle))
+        pump_send(connection, type, message);
     pump_unlock(connection);
 }
 
@@ -174,11 +201,12 @@ void request_done(struct ipc_connection *connection)
     pump_unlock(connection);
 }
 
-int request_simple(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message,
-                   struct ipc_error *error)
+int request_simple_of(struct ipc_connection *connection, const struct handle *of, uint16_t type,
+                      const ProtobufCMessage *message, struct ipc_error *error)
 {
     const ProtobufCMessage *reply;
-    int result = request(connection, type, message, IPC__CONTROL__TYPE__DONE, &reply, NULL, error);
+    int result =
+        request_fds_of(connection, of, type, message, IPC__CONTROL__TYPE__DONE, &reply, NULL, 0, error);
     if (result == 0)
         request_done(connection);
     return result;

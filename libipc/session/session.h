@@ -22,6 +22,7 @@
 #include "proto/layout.h"
 
 #define EVENTS_MAX      256u
+#define LOOK_NS         UINT64_C(100000000) /* how often a connection that reconnects looks at its socket */
 #define PENDING_WAIT_NS UINT64_C(100000000) /* how long a pump waits for notices that the core announced */
 
 /* Something that the core told us about a handle. */
@@ -66,6 +67,7 @@ struct handle_type {
     enum handle_kind kind;
     void (*close)(struct handle *handle);
     int (*descriptor)(struct handle *handle); /* its own, for the connection's; NULL: it has none */
+    int (*set)(const struct handle *handle);  /* the same, if it was made; else -1; under lock */
 };
 
 /* What publishers, subscriptions, producers and consumers have in common. */
@@ -74,7 +76,8 @@ struct handle {
     struct ipc_connection *connection;
     const _Atomic uint32_t *mail; /* of its board */
     struct handle *next;
-    uint64_t id; /* lane of a publisher, subscription, port */
+    uint64_t id;    /* lane of a publisher, subscription, port */
+    uint32_t epoch; /* of the connection, in which it was declared; changed under the lock */
     uint32_t mail_seen;
     void *owner;                /* what it is a part of, or NULL */
     void (*close)(void *owner); /* closes that */
@@ -86,7 +89,9 @@ struct ipc_connection {
     struct ipc_board *board;
     _Atomic uint32_t news;  /* private futex word: some inbox got something */
     _Atomic uint32_t ended; /* 0, or the reason why the session is over */
+    _Atomic uint32_t epoch; /* counts up when a session ends and when the next one begins */
     uint32_t generation;    /* of the process that opened it: fork guard */
+    bool reconnects;
 
     pthread_mutex_t lock;
     int socket;
@@ -106,6 +111,14 @@ struct ipc_connection {
     unsigned char *outbox;
     size_t outbox_size;
     size_t outbox_capacity;
+    /* Between two sessions, see reconnect.c. */
+    int timer;           /* readable when it is time to try again; or -1 */
+    bool greeting;       /* HELLO was sent */
+    uint64_t next_ns;    /* when to try again, or to give up waiting for WELCOME */
+    uint64_t backoff_ns; /* after a failure */
+    uint64_t began_ns;
+    char address[IPC_MAX_ADDRESS_SIZE + 1];
+
     struct ipc_frame_arena arena;
     unsigned char packet[IPC_MAX_FRAME_SIZE];
 };
@@ -120,6 +133,26 @@ static inline bool guard_foreign(const struct ipc_connection *connection)
     return connection->generation == 0;
 #endif
     return *guard_page != connection->generation;
+}
+
+/* connection.c: HELLO, as we say it, and its answer, with the board's descriptor, which stays the caller's. */
+void hello_fill(Ipc__Control__Hello *message, char *name);
+int hello_answered(struct ipc_connection *connection, const Ipc__Control__Welcome *welcome, int fd);
+
+/* reconnect.c */
+/* Between two sessions; under lock. */
+void reconnect_begin(struct ipc_connection *connection);
+/* Look at the socket, or one step towards the next session; never blocks. 0: there is a session; -EAGAIN: not yet;
+ * -EPIPE: there will be none. In *next_ns when to look again. */
+int connection_look(struct ipc_connection *connection, uint64_t *next_ns);
+/* The same, waited for. -ETIMEDOUT instead of -EAGAIN. */
+int connection_await(struct ipc_connection *connection, uint64_t deadline_ns);
+
+/* No session now, but there will be another one. Any thread. */
+static inline bool connection_between(const struct ipc_connection *connection)
+{
+    return connection->reconnects &&
+           atomic_load_explicit(&connection->ended, memory_order_acquire) == IPC_REASON_SHUTDOWN;
 }
 
 /* address.c: the socket's path. 0, -ENAMETOOLONG. */
@@ -140,11 +173,14 @@ void pump(struct ipc_connection *connection);
 uint32_t pump_try(struct ipc_connection *connection, uint32_t seen);
 /* Let go of the lock; take in what came while others could not. */
 void pump_unlock(struct ipc_connection *connection);
-/* Send without an answer (confirm, detach); any thread; kept for later if the socket is full. */
-void pump_confirm(struct ipc_connection *connection, uint16_t notice, uint64_t pairing, int result);
-void pump_detach(struct ipc_connection *connection, uint64_t pairing, unsigned reason);
+/* Send without an answer (confirm, detach); any thread; kept for later if the socket is full. Nothing, if the handle is
+ * of a session that is over. */
+void pump_confirm(struct handle *handle, uint16_t notice, uint64_t pairing, int result);
+void pump_detach(struct handle *handle, uint64_t pairing, unsigned reason);
 /* The session is over. */
 void pump_end(struct ipc_connection *connection, unsigned reason);
+/* Wake whoever waits for news, and make all descriptors readable. */
+void handles_rouse(struct ipc_connection *connection);
 /* Take the inbox, oldest first. */
 struct notice *inbox_take(struct handle *handle);
 void notice_free(struct ipc_connection *connection, struct notice *notice);
@@ -155,10 +191,17 @@ void pump_send(struct ipc_connection *connection, uint16_t type, const ProtobufC
 
 /* request.c: one request and its answer. On success the lock is held and *reply is valid until
  * request_done(); fds are the fd_count descriptors that came, the caller's. On failure nothing is held and *error
- * tells. */
-int request_fds(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message,
-                uint16_t reply_type, const ProtobufCMessage **reply, int *fds, unsigned fd_count,
-                struct ipc_error *error);
+ * tells. If it is about a handle (`of`, or NULL) whose session is over: -EPIPE. */
+int request_fds_of(struct ipc_connection *connection, const struct handle *of, uint16_t type,
+                   const ProtobufCMessage *message, uint16_t reply_type, const ProtobufCMessage **reply,
+                   int *fds, unsigned fd_count, struct ipc_error *error);
+static inline int request_fds(struct ipc_connection *connection, uint16_t type,
+                              const ProtobufCMessage *message, uint16_t reply_type,
+                              const ProtobufCMessage **reply, int *fds, unsigned fd_count,
+                              struct ipc_error *error)
+{
+    return request_fds_of(connection, NULL, type, message, reply_type, reply, fds, fd_count, error);
+}
 /* The same with one descriptor, or none (NULL). */
 static inline int request(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message,
                           uint16_t reply_type, const ProtobufCMessage **reply, int *fd,
@@ -168,14 +211,28 @@ static inline int request(struct ipc_connection *connection, uint16_t type, cons
 }
 void request_done(struct ipc_connection *connection);
 /* A request whose answer is DONE, and that is all. 0 or negative errno. */
-int request_simple(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message,
-                   struct ipc_error *error);
-/* End something in the broker. If that cannot be asked now, it is asked with the next words to the broker. */
-void request_undo(struct ipc_connection *connection, uint16_t type, const ProtobufCMessage *message);
+int request_simple_of(struct ipc_connection *connection, const struct handle *of, uint16_t type,
+                      const ProtobufCMessage *message, struct ipc_error *error);
+static inline int request_simple(struct ipc_connection *connection, uint16_t type,
+                                 const ProtobufCMessage *message, struct ipc_error *error)
+{
+    return request_simple_of(connection, NULL, type, message, error);
+}
+/* End a handle in the broker, unless its session is over. If that cannot be asked now, it is asked with the next words
+ * to the broker. */
+void request_undo(const struct handle *handle, uint16_t type, const ProtobufCMessage *message);
 
 /* connection.c: handles come and go; takes the lock. */
 void handle_add(struct ipc_connection *connection, struct handle *handle);
+/* It is declared in this session, as `id`; what came for it before is let go; under lock. */
+void handle_declared(struct handle *handle, uint64_t id);
 void handle_remove(struct ipc_connection *connection, struct handle *handle);
+
+/* The session in which it was declared is over. */
+static inline bool handle_ended(const struct handle *handle)
+{
+    return atomic_load_explicit(&handle->connection->epoch, memory_order_acquire) != handle->epoch;
+}
 
 /* Whatever reaches an inbox comes with mail, which each handle sees for itself. */
 static inline bool handle_has_mail(const struct handle *handle)

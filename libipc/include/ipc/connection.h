@@ -23,11 +23,30 @@ struct ipc_connection_options {
     size_t size;        /**< sizeof(struct ipc_connection_options) */
     const char *name;   /**< what the tools show, at most 63 bytes; NULL: the program's short name */
     int64_t timeout_ns; /**< for the connect and for each later request to the broker; default 5 s */
+    unsigned flags;     /**< IPC_CONNECTION_* */
 };
-#define IPC_CONNECTION_OPTIONS_INIT                                \
- {                                                                 \
-  sizeof(struct ipc_connection_options), NULL, INT64_C(5000000000) \
+#define IPC_CONNECTION_OPTIONS_INIT                                   \
+ {                                                                    \
+  sizeof(struct ipc_connection_options), NULL, INT64_C(5000000000), 0 \
  }
+
+/**
+ * When the broker goes away (it is stopped, or killed together with its guardian), connect again and go on with the
+ * same publishers and subscriptions. Without this flag their calls return -EPIPE from then on, and a new connection
+ * has to be opened.
+ *
+ * There is no thread behind it: it happens inside the calls on the connection and its handles, each of which looks at
+ * times if the broker is still there. Meanwhile nothing fails: a publisher goes on to publish to the readers that it
+ * had, and a subscription to receive from them; when the broker is back each of them is declared again by its next
+ * call, which takes one more exchange with the broker. Calls that need the broker wait for it up to their timeout
+ * or the connection's (-ETIMEDOUT, or -EAGAIN if they do not wait). Descriptors keep their numbers.
+ *
+ * A subscription reads what a publisher wrote before it found the new broker, then what came after; what is missing in
+ * between is counted as lost, like any other loss. The program is told by IPC_EVENT_ENDED, IPC_EVENT_RECONNECTED, and by
+ * the coming and going of peers. A session that ended for another reason than IPC_REASON_SHUTDOWN stays ended.
+ * Producers, consumers, clients, servers and shared segments return -EPIPE: close them and open others on the same connection.
+ */
+#define IPC_CONNECTION_RECONNECT 0x1u
 
 /**
  * Connect to a broker.
@@ -37,7 +56,7 @@ struct ipc_connection_options {
  *                    $XDG_RUNTIME_DIR/ipcd/socket if it exists; else /run/ipcd/socket
  * @param options     NULL: the defaults
  * @param error       filled in on failure if not NULL
- * @return 0; -ENOENT or -ECONNREFUSED no broker at that address; -ENAMETOOLONG; -EACCES the broker does not let
+ * @return 0; -EINVAL an option is bad; -ENOENT or -ECONNREFUSED no broker at that address; -ENAMETOOLONG; -EACCES the broker does not let
  *         this user in; -EDQUOT a limit of this user is reached; -EPROTONOSUPPORT the broker speaks another
  *         version; -ETIMEDOUT; -EMFILE, -ENFILE, -ENOMEM
  *
@@ -76,6 +95,8 @@ enum ipc_event_kind {
     IPC_EVENT_WRITER_JOINED = 3, /**< a publisher that matches one of my subscriptions was attached */
     IPC_EVENT_WRITER_LEFT = 4,   /**< such a publisher left, with a reason; all that it published was read */
     IPC_EVENT_ENDED = 5,         /**< the session is over, with a reason */
+    IPC_EVENT_RECONNECTED =
+        7, /**< a new session began, see IPC_CONNECTION_RECONNECT: peer is what we are now */
     IPC_EVENT_QUEUE_ENDED =
         6, /**< a queue that one of my producers or consumers uses was removed (reason closed), or may
                                       not be used any more; its name is in topic */
@@ -115,7 +136,8 @@ IPC_PUBLIC int ipc_connection_fd(ipc_connection *connection);
  * Take in what the broker has to say (peers come and go). Every publish, receive and wait does this by itself;
  * a program that does none of them for long and wants its descriptor quiet calls this.
  *
- * @return 0; -EPIPE the session is over (the reason comes as an event)
+ * @return 0; -EPIPE the session is over (the reason comes as an event); -EAGAIN it is over, and the broker was not
+ *         there to begin another one (IPC_CONNECTION_RECONNECT): the descriptor is readable when it is time to try again
  *
  * Any thread. Does not block.
  */

@@ -1,0 +1,474 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * ipcd and ipcd-run are both killed, so that all sessions are over: connections that asked for it begin another one by
+ * themselves, and what they had goes on.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "tests/support/broker.h"
+#include "tests/support/guarded.h"
+
+static struct guarded guarded;
+static const char *const quiet[] = {"--log-level", "error", NULL};
+
+static int setup(void **state)
+{
+    watchdog(60, "reconnect");
+    guarded_start(&guarded, quiet);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    guarded_stop(&guarded);
+    return 0;
+}
+
+static void kill_both(void)
+{
+    pid_t ipcd = guarded_pid(&guarded);
+    int pidfd = pidfd_open(ipcd, 0);
+    EXPECT(pidfd >= 0);
+    EXPECT_EQ(kill(guarded.run, SIGSTOP), 0); /* so that it starts no other, and ipcd does not miss it */
+    EXPECT_EQ(kill(ipcd, SIGKILL), 0);
+    EXPECT_EQ(kill(guarded.run, SIGKILL), 0);
+    EXPECT_EQ(wait_child(guarded.run), 128 + SIGKILL);
+    struct pollfd gone = {.fd = pidfd, .events = POLLIN};
+    EXPECT_EQ(poll(&gone, 1, -1), 1);
+    close(pidfd);
+}
+
+static void start_again(void)
+{
+    guarded_run(&guarded, quiet);
+    guarded_pid(&guarded);
+}
+
+static ipc_connection *connection_lasting(int64_t timeout_ns)
+{
+    struct ipc_connection_options options = IPC_CONNECTION_OPTIONS_INIT;
+    struct ipc_error error = {0};
+    ipc_connection *connection;
+    options.flags = IPC_CONNECTION_RECONNECT;
+    options.timeout_ns = timeout_ns;
+    EXPECT_EQ(ipc_connection_open(&connection, NULL, &options, &error), 0);
+    return connection;
+}
+
+struct pair {
+    ipc_connection *writing, *reading;
+    ipc_publisher *publisher;
+    ipc_subscription *subscription;
+    uint64_t at;
+};
+
+static struct pair pair_new(const char *topic, const char *pattern, enum ipc_slow slow)
+{
+    struct pair pair = {connection_lasting(SECONDS(60)), connection_lasting(SECONDS(60)), NULL, NULL, 0};
+    pair.publisher = publisher_new(pair.writing, topic, 1 << 16, 0);
+    pair.subscription = subscription_new(pair.reading, pattern, IPC_START_NEXT, slow, 0);
+    EXPECT_EQ(ipc_publisher_wait_readers(pair.publisher, 1, IPC_FOREVER), 1);
+    return pair;
+}
+
+static void pair_exchange(struct pair *pair, uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++, pair->at++) {
+        publish_numbers(pair->publisher, pair->at, pair->at + 1, 64);
+        receive_numbers(pair->subscription, pair->at, pair->at + 1, 64);
+    }
+}
+
+static bool took(ipc_connection *connection, enum ipc_event_kind kind, struct ipc_event *event)
+{
+    int result;
+    while ((result = ipc_connection_next_event(connection, event)) != 0)
+        if (result == 1 && event->kind == (unsigned)kind)
+            return true;
+    return false;
+}
+
+/* Go on until both of its ends are in another session. */
+static void pair_crosses(struct pair *pair)
+{
+    struct ipc_event event;
+    bool wrote = false, read = false;
+    while (!wrote || !read) {
+        pair_exchange(pair, 1);
+        wrote = wrote || took(pair->writing, IPC_EVENT_RECONNECTED, &event);
+        read = read || took(pair->reading, IPC_EVENT_RECONNECTED, &event);
+    }
+    struct ipc_peer me;
+    EXPECT_EQ(ipc_connection_identity(pair->reading, &me), 0);
+    EXPECT(me.session != 0);
+    pair_exchange(pair, 1000);
+    EXPECT_EQ(ipc_publisher_wait_readers(pair->publisher, 1, IPC_FOREVER), 1);
+    EXPECT_EQ(ipc_subscription_wait_writers(pair->subscription, 1, IPC_FOREVER), 1);
+}
+
+static void pair_end(struct pair *pair)
+{
+    struct ipc_subscription_stats stats;
+    EXPECT_EQ(ipc_subscription_stats(pair->subscription, &stats), 0);
+    EXPECT_EQ(stats.lost, 0);
+    publisher_end(pair->publisher);
+    subscription_end(pair->subscription);
+    ipc_connection_close(pair->writing);
+    ipc_connection_close(pair->reading);
+}
+
+static void test_traffic_goes_on(void **state)
+{
+    struct pair exact = pair_new("a.block", "a.block", IPC_SLOW_BLOCK);
+    struct pair wild = pair_new("b.drop", "b.>", IPC_SLOW_DROP_OLDEST);
+    pair_exchange(&exact, 100);
+    pair_exchange(&wild, 100);
+    kill_both();
+    pair_exchange(&exact, 1000); /* there is no broker at all */
+    pair_exchange(&wild, 1000);
+    start_again();
+    pair_crosses(&exact);
+    pair_crosses(&wild);
+    pair_end(&exact);
+    pair_end(&wild);
+}
+
+static void test_again_and_again(void **state)
+{
+    struct pair pair = pair_new("again", ">", IPC_SLOW_BLOCK);
+    unsigned open = 0;
+    EXPECT(ipc_connection_fd(pair.reading) >= 0);
+    for (unsigned i = 0; i < 6; i++) {
+        kill_both();
+        if (i % 2)
+            pair_exchange(&pair, 10);
+        start_again();
+        pair_crosses(&pair);
+        if (i == 1)
+            open = descriptors_open();
+        if (i > 1)
+            EXPECT_EQ(descriptors_open(), open);
+    }
+    pair_end(&pair);
+}
+
+/* A broker that is stopped in good order ends all pairings first; then it has gone away, too. */
+static void test_stopped_in_order(void **state)
+{
+    struct pair pair = pair_new("orderly", "orderly", IPC_SLOW_BLOCK);
+    struct ipc_event event;
+    bool wrote = false, read = false;
+    char buffer[64];
+    EXPECT_EQ(kill(guarded.run, SIGTERM), 0);
+    EXPECT_EQ(wait_child(guarded.run), 0);
+    start_again();
+    while (!wrote || !read) {
+        publish_numbers(pair.publisher, pair.at, pair.at + 1, 64);
+        pair.at++;
+        (void)ipc_subscription_receive(pair.subscription, buffer, sizeof(buffer), NULL, 0);
+        wrote = wrote || took(pair.writing, IPC_EVENT_RECONNECTED, &event);
+        read = read || took(pair.reading, IPC_EVENT_RECONNECTED, &event);
+    }
+    EXPECT_EQ(ipc_publisher_wait_readers(pair.publisher, 1, IPC_FOREVER), 1);
+    publish_numbers(pair.publisher, pair.at, pair.at + 1, 64);
+    do
+        EXPECT_EQ(ipc_subscription_receive(pair.subscription, buffer, sizeof(buffer), NULL, IPC_FOREVER), 64);
+    while (!message_holds(buffer, 64, pair.at));
+    pair.at++;
+    pair_exchange(&pair, 1000);
+    publisher_end(pair.publisher);
+    subscription_end(pair.subscription);
+    ipc_connection_close(pair.writing);
+    ipc_connection_close(pair.reading);
+}
+
+/* Wait for the descriptor, as a loop of events does, and take what there is. */
+static void receive_by_descriptor(struct pair *pair, int fd, bool of_connection)
+{
+    for (;;) {
+        struct pollfd ready = {.fd = fd, .events = POLLIN};
+        char buffer[64];
+        int result = of_connection ? ipc_connection_dispatch(pair->reading) : 0;
+        EXPECT(result == 0 || result == -EAGAIN);
+        ssize_t size = ipc_subscription_receive(pair->subscription, buffer, sizeof(buffer), NULL, 0);
+        if (size >= 0) {
+            EXPECT(message_holds(buffer, (size_t)size, pair->at++));
+            return;
+        }
+        EXPECT_EQ(size, -EAGAIN);
+        EXPECT_EQ(poll(&ready, 1, -1), 1);
+    }
+}
+
+static void descriptor_goes_on(bool of_connection)
+{
+    struct pair pair = pair_new("bell", "bell", IPC_SLOW_BLOCK);
+    int fd = of_connection ? ipc_connection_fd(pair.reading) : ipc_subscription_fd(pair.subscription);
+    struct ipc_event event;
+    EXPECT(fd >= 0);
+    int gate = gate_new();
+    pid_t child = fork_child(); /* keeps the old socket open */
+    if (child == 0) {
+        gate_wait(gate);
+        _exit(ipc_connection_dispatch(pair.reading) == -ECHILD &&
+                      ipc_subscription_receive(pair.subscription, &event, 1, NULL, 0) == -ECHILD &&
+                      ipc_publisher_publish(pair.publisher, NULL, 0) == -ECHILD
+                  ? 0
+                  : 1);
+    }
+    publish_numbers(pair.publisher, pair.at, pair.at + 1, 64);
+    receive_by_descriptor(&pair, fd, of_connection);
+    kill_both();
+    publish_numbers(pair.publisher, pair.at, pair.at + 1, 64);
+    receive_by_descriptor(&pair, fd, of_connection);
+    start_again();
+    bool wrote = false, read = false;
+    while (!wrote || !read) {
+        publish_numbers(pair.publisher, pair.at, pair.at + 1, 64);
+        receive_by_descriptor(&pair, fd, of_connection);
+        wrote = wrote || took(pair.writing, IPC_EVENT_RECONNECTED, &event);
+        read = read || took(pair.reading, IPC_EVENT_RECONNECTED, &event);
+    }
+    for (unsigned i = 0; i < 100; i++) {
+        publish_numbers(pair.publisher, pair.at, pair.at + 1, 64);
+        receive_by_descriptor(&pair, fd, of_connection);
+    }
+    EXPECT_EQ(of_connection ? ipc_connection_fd(pair.reading) : ipc_subscription_fd(pair.subscription), fd);
+    /* Once nothing is left to be told, it is quiet: the old socket, which the child has open, is not in it. */
+    struct pollfd ready = {.fd = fd, .events = POLLIN};
+    char byte;
+    do {
+        EXPECT(ipc_connection_dispatch(pair.reading) == 0);
+        EXPECT_EQ(ipc_subscription_receive(pair.subscription, &byte, 1, NULL, 0), -EAGAIN);
+    } while (poll(&ready, 1, 0) == 1);
+    gate_open(gate);
+    EXPECT_EQ(wait_child(child), 0);
+    close(gate);
+    pair_end(&pair);
+}
+
+static void test_descriptor_of_connection(void **state)
+{
+    descriptor_goes_on(true);
+}
+
+static void test_descriptor_of_subscription(void **state)
+{
+    descriptor_goes_on(false);
+}
+
+static void test_nobody_there_for_a_while(void **state)
+{
+    ipc_connection *connection = connection_lasting(SECONDS(1) / 50);
+    ipc_subscription *subscription = subscription_new(connection, "x", IPC_START_NEXT, IPC_SLOW_BLOCK, 0);
+    struct pollfd ready = {.fd = ipc_connection_fd(connection), .events = POLLIN};
+    struct ipc_error error = {0};
+    struct ipc_event event;
+    ipc_publisher *publisher;
+    char byte;
+    EXPECT(ready.fd >= 0);
+    kill_both();
+    EXPECT_EQ(ipc_connection_dispatch(connection), -EAGAIN);
+    event = event_wait(connection, IPC_EVENT_ENDED);
+    EXPECT_EQ(event.reason, IPC_REASON_SHUTDOWN);
+    EXPECT_EQ(ipc_publisher_open(&publisher, connection, "x", NULL, &error), -ETIMEDOUT);
+    EXPECT_TEXT(error.text, "did not come back in time");
+    EXPECT_EQ(ipc_subscription_receive(subscription, &byte, 1, NULL, 0), -EAGAIN);
+    EXPECT_EQ(ipc_subscription_receive(subscription, &byte, 1, NULL, 1000000), -ETIMEDOUT);
+    EXPECT_EQ(ipc_subscription_wait_writers(subscription, 1, 1000000), -ETIMEDOUT);
+    for (unsigned i = 0; i < 5; i++) { /* the descriptor says when it is worth a try */
+        EXPECT_EQ(poll(&ready, 1, -1), 1);
+        EXPECT_EQ(ipc_connection_dispatch(connection), -EAGAIN);
+        EXPECT_EQ(ipc_subscription_receive(subscription, &byte, 1, NULL, 0), -EAGAIN);
+    }
+    start_again();
+    do
+        EXPECT_EQ(poll(&ready, 1, -1), 1);
+    while (ipc_connection_dispatch(connection) == -EAGAIN);
+    event = event_wait(connection, IPC_EVENT_RECONNECTED);
+    EXPECT_EQ(event.peer.pid, getpid());
+    subscription_end(subscription);
+    ipc_connection_close(connection);
+}
+
+/* What a reader does not see while it is away is counted, across both sessions. */
+static void test_gaps_are_counted(void **state)
+{
+    struct pair pair = pair_new("gap", "gap", IPC_SLOW_DROP_OLDEST);
+    struct ipc_event event;
+    pair_exchange(&pair, 10);
+    kill_both();
+    start_again();
+    uint64_t published = pair.at, received = pair.at, lost = 0;
+    while (!took(pair.writing, IPC_EVENT_RECONNECTED, &event))
+        publish_numbers(pair.publisher, published, published + 1, 64), published++;
+    publish_numbers(pair.publisher, published, published + 10000, 64);
+    published += 10000;
+    while (received + lost < published) {
+        struct ipc_message message;
+        char buffer[64];
+        ssize_t size =
+            ipc_subscription_receive(pair.subscription, buffer, sizeof(buffer), &message, IPC_FOREVER);
+        EXPECT_EQ(size, 64);
+        lost += message.lost;
+        EXPECT_EQ(message.sequence, received + lost);
+        EXPECT(message_holds(buffer, 64, received + lost));
+        received++;
+    }
+    EXPECT_EQ(received + lost, published);
+    EXPECT(lost > 0);
+    struct ipc_subscription_stats stats;
+    EXPECT_EQ(ipc_subscription_stats(pair.subscription, &stats), 0);
+    EXPECT_EQ(stats.lost, lost);
+    publisher_end(pair.publisher);
+    subscription_end(pair.subscription);
+    ipc_connection_close(pair.writing);
+    ipc_connection_close(pair.reading);
+}
+
+static void test_loan_is_kept(void **state)
+{
+    struct pair pair = pair_new("loan", "loan", IPC_SLOW_BLOCK);
+    struct ipc_message taken;
+    struct ipc_event event;
+    void *loan;
+    pair_exchange(&pair, 10);
+    publish_numbers(pair.publisher, 10, 11, 64);
+    EXPECT_EQ(ipc_subscription_take(pair.subscription, &taken, 1, IPC_FOREVER), 1);
+    EXPECT_EQ(ipc_publisher_loan(pair.publisher, 64, NULL, &loan), 0);
+    kill_both();
+    start_again();
+    do
+        EXPECT(ipc_connection_dispatch(pair.writing) <= 0);
+    while (!took(pair.writing, IPC_EVENT_RECONNECTED, &event));
+    EXPECT_EQ(ipc_publisher_publish(pair.publisher, "x", 1), -EBUSY);
+    message_fill(loan, 64, 11);
+    EXPECT_EQ(ipc_publisher_commit(pair.publisher, 64), 0);
+    pair.at = 11;
+    receive_numbers(pair.subscription, pair.at, pair.at + 1, 64);
+    pair.at = 12;
+    EXPECT(message_holds(taken.data, 64, 10));
+    while (!took(pair.reading, IPC_EVENT_RECONNECTED, &event))
+        pair_exchange(&pair, 1);
+    EXPECT(message_holds(taken.data, 64, 10)); /* it is still ours */
+    EXPECT_EQ(ipc_subscription_release(pair.subscription, 1), 0);
+    pair_exchange(&pair, 1000);
+    pair_end(&pair);
+}
+
+struct shared {
+    ipc_connection *connection;
+    const char *topic;
+    _Atomic bool stop;
+};
+
+/* A publisher and a subscription of its own, on a connection that another thread uses, too. */
+static void *thread_works(void *argument)
+{
+    struct shared *shared = argument;
+    struct pair pair = {shared->connection, shared->connection, NULL, NULL, 0};
+    pair.publisher = publisher_new(shared->connection, shared->topic, 1 << 16, 0);
+    pair.subscription = subscription_new(shared->connection, shared->topic, IPC_START_NEXT, IPC_SLOW_BLOCK,
+                                         IPC_SUBSCRIPTION_SELF);
+    EXPECT_EQ(ipc_publisher_wait_readers(pair.publisher, 1, IPC_FOREVER), 1);
+    while (!atomic_load(&shared->stop))
+        pair_exchange(&pair, 10);
+    EXPECT_EQ(ipc_publisher_wait_readers(pair.publisher, 1, IPC_FOREVER), 1);
+    pair_exchange(&pair, 1000);
+    publisher_end(pair.publisher);
+    subscription_end(pair.subscription);
+    return NULL;
+}
+
+static void test_threads(void **state)
+{
+    ipc_connection *connection = connection_lasting(SECONDS(60));
+    struct shared shared[] = {{connection, "thread.1", false}, {connection, "thread.2", false}};
+    pthread_t threads[2];
+    struct ipc_event event;
+    for (int i = 0; i < 2; i++)
+        EXPECT_EQ(pthread_create(&threads[i], NULL, thread_works, &shared[i]), 0);
+    kill_both();
+    start_again();
+    while (!took(connection, IPC_EVENT_RECONNECTED, &event))
+        sched_yield();
+    for (int i = 0; i < 2; i++)
+        atomic_store(&shared[i].stop, true);
+    for (int i = 0; i < 2; i++)
+        EXPECT_EQ(pthread_join(threads[i], NULL), 0);
+    ipc_connection_close(connection);
+}
+
+/* Only a broker that went away is come back to. */
+static void test_ended_for_cause(void **state)
+{
+    ipc_connection *connection = connection_lasting(SECONDS(5));
+    ipc_publisher *publisher = publisher_new(connection, "cause", 1 << 16, 0);
+    struct ipc_error error = {0};
+    struct ipc_event event;
+    int fd = -1;
+    struct sockaddr_storage name;
+    for (int i = 3; fd < 0; i++) { /* the socket of the session: say what no client says */
+        socklen_t size = sizeof(name);
+        if (getpeername(i, (struct sockaddr *)&name, &size) == 0 && name.ss_family == AF_UNIX)
+            fd = i;
+    }
+    EXPECT_EQ(send(fd, "nonsense", 8, MSG_NOSIGNAL), 8);
+    event = event_wait(connection, IPC_EVENT_ENDED);
+    EXPECT_EQ(event.reason, IPC_REASON_PROTOCOL);
+    EXPECT_EQ(ipc_connection_dispatch(connection), -EPIPE);
+    EXPECT_EQ(ipc_publisher_publish(publisher, "x", 1), -EPIPE);
+    ipc_publisher *other;
+    EXPECT_EQ(ipc_publisher_open(&other, connection, "other", NULL, &error), -EPIPE);
+    EXPECT_TEXT(error.text, "open a new connection");
+    ipc_connection_close(connection);
+}
+
+static void test_not_asked_for(void **state)
+{
+    ipc_connection *connection = connection_new();
+    ipc_publisher *publisher = publisher_new(connection, "plain", 1 << 16, 0), *other;
+    struct ipc_error error = {0};
+    kill_both();
+    start_again();
+    EXPECT_EQ(ipc_connection_dispatch(connection), -EPIPE);
+    EXPECT_EQ(ipc_publisher_publish(publisher, "x", 1), -EPIPE);
+    EXPECT_EQ(ipc_publisher_open(&other, connection, "other", NULL, &error), -EPIPE);
+    EXPECT_TEXT(error.text, "open a new connection");
+    ipc_connection_close(connection);
+}
+
+#define GUARDED(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        GUARDED(test_traffic_goes_on),
+        GUARDED(test_again_and_again),
+        GUARDED(test_stopped_in_order),
+        GUARDED(test_descriptor_of_connection),
+        GUARDED(test_descriptor_of_subscription),
+        GUARDED(test_nobody_there_for_a_while),
+        GUARDED(test_gaps_are_counted),
+        GUARDED(test_loan_is_kept),
+        GUARDED(test_threads),
+        GUARDED(test_ended_for_cause),
+        GUARDED(test_not_asked_for),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
