@@ -296,7 +296,7 @@ void calls_expire(struct ipc_client *client, uint64_t now)
     arm_timer(client);
 }
 
-/* Nobody has told for long what was announced: ask. */
+/* Ask, rather than rely on what was told. */
 static bool any_server(struct ipc_client *client)
 {
     Ipc__Control__List list = IPC__CONTROL__LIST__INIT;
@@ -322,7 +322,8 @@ static int find_server(struct ipc_call *call, struct call_lane **lane)
         if ((*lane = client_lane(client)))
             break;
         bool wait = call->flags & IPC_CALL_WAIT;
-        if (!client_expects(client) && !wait)
+        /* A server that has just come may be in the core's mail to us, behind what we know. */
+        if (!client_expects(client) && !wait && !any_server(client))
             return -ENOENT;
         int result = client_turn(client, wait || call->deadline < ask ? call->deadline : ask);
         uint64_t now = lane_now();

@@ -74,7 +74,7 @@ static int subscribe(struct ipc_subscription *sub, unsigned kind, unsigned start
 int subscription_revive(struct ipc_subscription *sub, uint64_t *next_ns)
 {
     struct handle *handle = &sub->handle;
-    uint64_t id;
+    uint64_t id = 0;
     int result = handle_look(handle, next_ns);
     if (result == 0)
         result = subscribe(sub, IPC__CONTROL__KIND__KIND_TOPIC, IPC_START_OLDEST, &id, NULL);

@@ -202,7 +202,7 @@ int file_open(struct file *file, int fd, uint64_t queue, bool resumed, struct ro
         int result = -errno;
 
         file->map = NULL;
-        file_close(file, false);
+        file_close(file);
         return result;
     }
     file->header = (struct file_header *)(void *)file->map;
@@ -223,13 +223,10 @@ int file_open(struct file *file, int fd, uint64_t queue, bool resumed, struct ro
     return 0;
 }
 
-void file_close(struct file *file, bool punched)
+void file_close(struct file *file)
 {
-    if (file->map) {
-        if (punched)
-            punch(file, 0, file_size(file->header->dedup_window));
+    if (file->map)
         munmap(file->map, file_size(file->header ? file->header->dedup_window : 0));
-    }
     if (file->memory)
         discharge(file, file->memory);
     free(file->chunks);

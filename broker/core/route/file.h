@@ -129,8 +129,8 @@ static inline uint64_t record_stride(uint32_t size)
  * -EBADMSG if it is not the file of that queue, or another negative errno. */
 int file_open(struct file *file, int fd, uint64_t queue, bool resumed, struct route_budget *budget);
 
-/* Unmap it, and return what it was charged. With `punch` its memory goes, whoever has it open. */
-void file_close(struct file *file, bool punch);
+/* Unmap it, and return what it was charged. Its memory goes with its last descriptor. */
+void file_close(struct file *file);
 
 /* Every record that is not done, in order of number, and then the end of the last chunk. Returns 0 or -ENOMEM. */
 int file_scan(struct file *file, int (*found)(void *data, uint64_t offset, struct record *record),

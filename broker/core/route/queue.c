@@ -35,7 +35,7 @@ void queue_add(struct router *router, struct route_mail *mail)
     }
     if (result < 0) {
         if (queue)
-            queue_free(queue, false);
+            queue_free(queue);
         mail->kind = ROUTE_QUEUE_BROKEN;
         mail->result = result;
         (void)snprintf(mail->text, sizeof(mail->text), "%s",
@@ -56,14 +56,14 @@ static void clear_lists(struct queue *queue)
     heap_clear(&queue->returned);
 }
 
-void queue_free(struct queue *queue, bool removed)
+void queue_free(struct queue *queue)
 {
     clear_lists(queue);
     if (queue->keys.buckets)
         keys_clear(queue);
     ids_done(queue);
     free(queue->letters);
-    file_close(&queue->file, removed);
+    file_close(&queue->file);
     list_remove(&queue->dirty);
     list_remove(&queue->link);
     free(queue);

@@ -216,7 +216,7 @@ static void remove_queue(struct router *router, struct route_mail *mail)
         list_for_each_safe(consumer, &queue->consumers)
             port_gone(router, list_entry(consumer, struct port, link), true);
         hash_remove(&router->queues, &queue->node);
-        queue_free(queue, true);
+        queue_free(queue);
     }
     router_mail(router, mail);
 }
@@ -542,7 +542,7 @@ static void router_done(struct router *router)
 
         list_for_each_safe(producer, &queue->producers) port_drop(list_entry(producer, struct port, link));
         list_for_each_safe(consumer, &queue->consumers) port_drop(list_entry(consumer, struct port, link));
-        queue_free(queue, false);
+        queue_free(queue);
     }
     while ((mail = mailbox_take(&router->in)))
         route_mail_free(mail);

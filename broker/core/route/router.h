@@ -191,7 +191,7 @@ static inline uint64_t port_next_delivery(const struct port *port)
 void queue_add(struct router *router, struct route_mail *mail);
 void queue_begin(struct queue *queue);
 void queue_set(struct queue *queue, const struct queue_settings *settings);
-void queue_free(struct queue *queue, bool removed);
+void queue_free(struct queue *queue);
 
 enum verdict { VERDICT_ACCEPTED, VERDICT_HOLD, VERDICT_NO_ROOM, VERDICT_BROKEN };
 enum verdict queue_accept(struct queue *queue, struct port *port, const struct lane_record *in);
