@@ -64,7 +64,7 @@ int queue_move(struct queue_arguments *arguments)
         {"requeue", "requeued", IPC__CONTROL__QUEUE_OPERATION__REQUEUE},
     };
     _cleanup_admin_ struct admin *admin = NULL;
-    const Ipc__Control__QueueDid *did;
+    const Ipc__Control__QueueDid *did = NULL;
     Ipc__Control__QueueDo request;
     uint64_t left = limit_of(arguments, UINT64_MAX), done = 0;
     size_t which = 0;
