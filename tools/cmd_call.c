@@ -146,7 +146,7 @@ static int call_service(const struct call_arguments *arguments, ipc_connection *
     struct ipc_error error = {0};
     struct ipc_reply reply = {.text = ""};
     ipc_client *client;
-    ipc_call *call;
+    ipc_call *call = NULL;
     client_options.spin_max_ns = 0;
     client_options.message_size_max = size > 65536 ? (uint32_t)size : 0;
     int r = ipc_client_open(&client, connection, arguments->service, &client_options, &error);
@@ -164,11 +164,15 @@ static int call_service(const struct call_arguments *arguments, ipc_connection *
         if (r == 1)
             print_part(arguments, &reply);
         if (r == 0 || tool_stdout_gone())
-            return TOOL_OK;
+            break;
         if (r == -ETIME)
             r = fflush(stdout) == 0 ? 1 : 0;
     }
-    return r < 0 ? fail(arguments, r, &reply) : TOOL_INTERRUPTED;
+    int status = r < 0                          ? fail(arguments, r, &reply)
+                 : r == 0 || tool_stdout_gone() ? TOOL_OK
+                                                : TOOL_INTERRUPTED;
+    ipc_call_free(call);
+    return status;
 }
 
 int cmd_call(struct tool *tool, int argc, char **argv)

@@ -515,6 +515,7 @@ proctype Reader(byte r) {
     store_r(OWNER(r), PAIRING);
 #endif
 #ifndef M_NO_RING_AT_ATTACH
+    fence(p);
     atomic { w = mem[WANT] }
     if
     :: w != 0 -> atomic { wake(p, OWNER(r)) }
