@@ -218,7 +218,7 @@ static void lie_in_lane(const struct lane_row *row, uint32_t slot)
         memset(body, 0xff, 256);
         memcpy(body, &row->value, 8);
         number = (lane.writer.sequence << 32) | IPC_RECORD_COMMITTED | IPC_RECORD_HEADERS | 256;
-        /* fallthrough */
+        __attribute__((fallthrough));
     case RECORD:
         if (row->value != 0 || row->word == BLOCK)
             atomic_store(record, number);

@@ -124,7 +124,7 @@ inline put(p, a, v) {
 inline store_w(a, v) { atomic { KW put(0, a, v) } }
 inline store_r(a, v) { atomic { KR put(p, a, v) } }
 
-inline fence(self) { d_step { drain(self) } }
+inline fence(self) { atomic { drain(self) } }
 
 /* membarrier(GLOBAL_EXPEDITED): interrupts whoever runs, one after the other. */
 inline barrier(self) {

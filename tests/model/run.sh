@@ -80,7 +80,7 @@ caught|ARMED_BEFORE_CURSOR|STEP=9 N=4 M=3
 caught|COMMIT_BEFORE_STAMP|$room
 caught|NO_STAMP|$room
 caught|ROOM_NO_STAMP|$room
-caught|NO_FENCE_ROOM|$room
+spare|NO_FENCE_ROOM|$room
 caught|NO_FENCE_REPORT|$room
 caught|NO_WANT|$room
 caught|CURSOR_AFTER_WANT|$room
@@ -99,7 +99,7 @@ caught|CURSOR_BEFORE_OWNER|$join
 caught|OWNER_BEFORE_CURSOR|$join
 caught|SAFE_WITHOUT_TAIL|$oldest
 caught|SEEN_LATE|$join NUDGE
-caught|REUSE_EARLY|JOIN REUSE N=2 M=3
+spare|REUSE_EARLY|JOIN REUSE N=2 M=3
 caught|CORE_FORGETS|$kill_writer
 caught|CORE_FORGETS|$kill_reader
 caught|CORE_NO_WAKE|$kill_writer

@@ -315,8 +315,10 @@ static void test_gaps_are_counted(void **state)
     kill_both();
     start_again();
     uint64_t published = pair.at, received = pair.at, lost = 0;
-    while (!took(pair.writing, IPC_EVENT_RECONNECTED, &event))
-        publish_numbers(pair.publisher, published, published + 1, 64), published++;
+    while (!took(pair.writing, IPC_EVENT_RECONNECTED, &event)) {
+        publish_numbers(pair.publisher, published, published + 1, 64);
+        published++;
+    }
     publish_numbers(pair.publisher, published, published + 10000, 64);
     published += 10000;
     while (received + lost < published) {

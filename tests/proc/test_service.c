@@ -155,8 +155,11 @@ static void serve(void *argument)
             }
             continue;
         }
-        int result = order.operation == 'H' ? (obey(request, &order, (size_t)size), 0)
-                                            : ipc_request_reply(request, buffer, (size_t)size, NULL);
+        if (order.operation == 'H') {
+            (void)obey(request, &order, (size_t)size);
+            continue;
+        }
+        int result = ipc_request_reply(request, buffer, (size_t)size, NULL);
         EXPECT(result == 0 || result == -EPIPE);
     }
     EXPECT(!ipc_server_close(server));
