@@ -229,8 +229,9 @@ static void send_all_kinds(void)
     close(pipes[0]);
     close(pipes[1]);
     close(objects[5]);
-    hostile_alive(&attacker);
-    EXPECT_EQ(raw_broker_descriptors(&hostile.raw), before);
+    do /* sessions of others may still be on their way out */
+        hostile_alive(&attacker);
+    while (raw_broker_descriptors(&hostile.raw) > before);
 }
 
 static void test_sent_to_the_core(void **state)
