@@ -30,11 +30,11 @@ struct usage {
     int64_t live;
 };
 
-static struct usage usage_of(void)
+static struct usage usage_of(int counter)
 {
     struct usage usage;
     memset(&usage, 0, sizeof(usage));
-    usage.counts = broker_count(&broker);
+    usage.counts = broker_counter_ask(counter);
     usage.descriptors = descriptors_of(broker.pid);
     usage.segments = segments_mapped(broker.pid);
     usage.live = atomic_load(&fault->live);
@@ -44,15 +44,17 @@ static struct usage usage_of(void)
 /* Sessions end when their sockets do, so a moment later. */
 static void settles(const struct usage *then)
 {
+    int counter = broker_counter_open(&broker);
     for (;;) {
-        struct usage now = usage_of();
+        struct usage now = usage_of(counter);
         if (memcmp(&now, then, sizeof(now)) == 0)
-            return;
+            break;
         series_says("descriptors %u, %u; segments %u, %u; allocations %lld, %lld; sessions %u; pairings %u",
                     now.descriptors, then->descriptors, now.segments, then->segments, (long long)now.live,
                     (long long)then->live, (unsigned)now.counts.sessions, (unsigned)now.counts.pairings);
         sched_yield();
     }
+    broker_counter_close(counter);
 }
 
 static void begin(struct usage *before, uint32_t ring_size)
@@ -60,7 +62,11 @@ static void begin(struct usage *before, uint32_t ring_size)
     broker_start(&broker, NULL);
     way_walk_clean(ring_size);
     way_walk_clean(ring_size);
-    *before = usage_of();
+    int counter = broker_counter_open(&broker);
+    do
+        *before = usage_of(counter);
+    while (before->counts.sessions > 0 || before->counts.segments > 0);
+    broker_counter_close(counter);
     settles(before);
 }
 

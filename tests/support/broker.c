@@ -156,39 +156,62 @@ static void exchange(int fd, struct ipc_frame *frame, struct ipc_frame_arena *ar
     ssize_t got = recv(fd, packet, sizeof(packet), 0);
     EXPECT(got > 0);
     EXPECT_EQ(ipc_frame_unpack(frame, arena, packet, (size_t)got), 0);
+    if (frame->type == IPC__CONTROL__TYPE__FAILURE)
+        fprintf(stderr, "broker: %s\n", ((const Ipc__Control__Failure *)frame->message)->text);
     EXPECT_EQ(frame->type, reply);
 }
 
-struct broker_counts broker_count(const struct broker *made)
+static struct ipc_frame_arena arena; /* of the session that counts */
+
+int broker_counter_open(const struct broker *made)
 {
-    static struct ipc_frame_arena arena;
     struct ipc_frame frame;
     Ipc__Control__Hello hello = IPC__CONTROL__HELLO__INIT;
-    Ipc__Control__Status status = IPC__CONTROL__STATUS__INIT;
     hello.version_min = hello.version_max = IPC_CONTROL_VERSION;
     hello.fingerprint = IPC_LAYOUT_FINGERPRINT;
     hello.name = (char *)"counts";
     hello.admin = true;
     int fd = broker_socket(made);
     exchange(fd, &frame, &arena, IPC__CONTROL__TYPE__HELLO, &hello.base, IPC__CONTROL__TYPE__WELCOME);
+    return fd;
+}
+
+struct broker_counts broker_counter_ask(int fd)
+{
+    struct ipc_frame frame;
+    Ipc__Control__Status status = IPC__CONTROL__STATUS__INIT;
     exchange(fd, &frame, &arena, IPC__CONTROL__TYPE__STATUS, &status.base, IPC__CONTROL__TYPE__STATUS_REPLY);
     const Ipc__Control__StatusReply *reply = (const void *)frame.message;
-    struct broker_counts counts = {reply->sessions - 1, reply->topics,   reply->subscriptions,
-                                   reply->pairings,     reply->segments, reply->segment_bytes,
-                                   reply->descriptors};
+    return (struct broker_counts){reply->sessions - 1, reply->topics,   reply->subscriptions,
+                                  reply->pairings,     reply->segments, reply->segment_bytes,
+                                  reply->descriptors};
+}
+
+void broker_counter_close(int fd)
+{
+    struct ipc_frame frame;
     Ipc__Control__Done goodbye = IPC__CONTROL__DONE__INIT;
     exchange(fd, &frame, &arena, IPC__CONTROL__TYPE__GOODBYE, &goodbye.base, IPC__CONTROL__TYPE__DONE);
     close(fd);
+}
+
+struct broker_counts broker_count(const struct broker *made)
+{
+    int fd = broker_counter_open(made);
+    struct broker_counts counts = broker_counter_ask(fd);
+    broker_counter_close(fd);
     return counts;
 }
 
 void broker_settles(const struct broker *made, const struct broker_counts *then)
 {
-    for (;;) {
-        struct broker_counts now = broker_count(made);
-        if (memcmp(&now, then, sizeof(now)) == 0)
-            return;
-    }
+    /* In one session: who asks without end must not connect without end. */
+    int fd = broker_counter_open(made);
+    struct broker_counts now;
+    do
+        now = broker_counter_ask(fd);
+    while (memcmp(&now, then, sizeof(now)) != 0);
+    broker_counter_close(fd);
 }
 
 /* ---- fixtures -------------------------------------------------------------------------------------------- */

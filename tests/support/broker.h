@@ -63,6 +63,11 @@ struct broker_counts {
 };
 struct broker_counts broker_count(const struct broker *broker);
 
+/* The same by one session, for those who ask often: it may not connect without end. */
+int broker_counter_open(const struct broker *broker);
+struct broker_counts broker_counter_ask(int fd);
+void broker_counter_close(int fd);
+
 /* Ask until the core has as much of everything as then. */
 void broker_settles(const struct broker *broker, const struct broker_counts *then);
 
