@@ -181,6 +181,16 @@ static inline void bench_pause(void)
 #endif
 }
 
+/* What follows is not begun before what comes before is done, guesses included. */
+static inline void bench_in_order(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    _mm_lfence();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb" ::: "memory");
+#endif
+}
+
 /* ---- figures --------------------------------------------------------------------------------------------- */
 
 /* Latencies of one process, in ticks. */
@@ -217,7 +227,9 @@ struct bench_line {
     double line_ns; /* cache-line round trip, median over the repetitions that count */
     char waived[160];
 };
-/* What stands in the last column: "ok", "short", "waived" or "". */
+/* It is not met, or was not measured, for the reason in `waived`. */
+bool bench_line_excused(const struct bench_line *line);
+/* What stands in the last column: "ok", "short", "(short)", "not measured" or "". */
 const char *bench_line_mark(const struct bench_line *line);
 void bench_table_head(FILE *file);
 void bench_table_line(FILE *file, const struct bench_line *line);

@@ -5,6 +5,7 @@
 #ifndef BENCH_LIMIT_H
 #define BENCH_LIMIT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct limit_stream {
@@ -21,8 +22,10 @@ int limit_ring_stream(struct limit_stream *ret, uint32_t size, uint32_t ring_siz
 int limit_ring_batches(struct limit_stream *ret, uint32_t size, uint32_t ring_size, uint32_t batch,
                        uint64_t count);
 
-/* There and back over two raw rings; p50 and p99 in nanoseconds. */
-int limit_ring_round_trip(double *ret_p50, double *ret_p99, uint32_t size, uint32_t spins, uint64_t count);
+/* There and back over two raw rings; p50 and p99 in nanoseconds. `in_order`: a core does nothing ahead of a look that
+ * finds the message; otherwise it guesses after how many looks the message comes, and is often right. */
+int limit_ring_round_trip(double *ret_p50, double *ret_p99, uint32_t size, uint32_t spins, bool in_order,
+                          uint64_t count);
 
 /* The same with two eventfds, and with two futex words. */
 int limit_eventfd_round_trip(double *ret_p50, uint64_t count);

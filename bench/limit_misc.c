@@ -217,8 +217,8 @@ static int limits_run(double *values)
     values[V_SYSCALL] = bench_elapsed_s(&seat, 1) * 1e9 / (double)calls;
     if (limit_futex_round_trip(&values[V_FUTEX], trips) < 0 ||
         limit_eventfd_round_trip(&values[V_EVENTFD], trips) < 0 ||
-        limit_ring_round_trip(&values[V_SPIN], &p99, 64, RAW_SPIN, bench_count(100000)) < 0 ||
-        limit_ring_round_trip(&values[V_SLEEP], &p99, 64, 0, trips) < 0)
+        limit_ring_round_trip(&values[V_SPIN], &p99, 64, RAW_SPIN, false, bench_count(100000)) < 0 ||
+        limit_ring_round_trip(&values[V_SLEEP], &p99, 64, 0, false, trips) < 0)
         return -1;
     if (sleepers_round_trip(&values[V_BARRIER_TRIP], trips, true, true) < 0)
         bench_waive(V_BARRIER_TRIP, "this kernel has no membarrier for other processes");

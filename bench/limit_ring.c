@@ -153,6 +153,8 @@ static inline bool try_get(struct raw_reader *reader, void *data)
 
     if (atomic_load_explicit((_Atomic uint64_t *)(void *)slot, memory_order_acquire) != reader->number)
         return false;
+    if (ring->in_order)
+        bench_in_order();
     copy(data, slot + 8, ring->size);
     reader->run++;
     slot += ring->slot_size;

@@ -26,6 +26,7 @@ struct raw_ring {
     uint32_t slots;
     uint32_t size;  /* of a message */
     uint32_t spins; /* looks before a waiter sleeps; RAW_SPIN: it never does */
+    bool in_order;  /* nothing is done ahead of a look that finds a message: no guess that it will */
     bool fetch;     /* a stream: ask for lines ahead (in round trips that costs more than it brings) */
     size_t map_size;
     _Alignas(128) _Atomic uint32_t tail; /* messages consumed, in steps */

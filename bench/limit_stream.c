@@ -103,6 +103,23 @@ struct pair {
     uint64_t count;
 };
 
+/* As those who use the product do: the number stands at both ends of the message, and is checked there. */
+static inline void pair_send(struct raw_writer *writer, unsigned char *data, uint64_t number)
+{
+    memcpy(data, &number, sizeof(number));
+    memcpy(data + writer->ring->size - sizeof(number), &number, sizeof(number));
+    raw_put(writer, data);
+}
+
+static inline bool pair_receive(struct raw_reader *reader, unsigned char *data, uint64_t *number)
+{
+    uint64_t last;
+    raw_get(reader, data);
+    memcpy(number, data, sizeof(*number));
+    memcpy(&last, data + reader->ring->size - sizeof(last), sizeof(last));
+    return last == *number;
+}
+
 static int pair_ping(struct bench_seat *seat, void *argument)
 {
     struct pair *pair = argument;
@@ -118,11 +135,8 @@ static int pair_ping(struct bench_seat *seat, void *argument)
     uint64_t before = bench_ticks();
     for (uint64_t n = 0; n < pair->count; n++) {
         uint64_t got;
-        memcpy(data, &n, sizeof(n));
-        raw_put(&writer, data);
-        raw_get(&reader, data);
-        memcpy(&got, data, sizeof(got));
-        if (got != n)
+        pair_send(&writer, data, n);
+        if (!pair_receive(&reader, data, &got) || got != n)
             return bench_fail(seat, "raw ring: a reply is wrong");
         uint64_t after = bench_ticks();
         bench_sample_add(&sample, after - before);
@@ -145,21 +159,25 @@ static int pair_pong(struct bench_seat *seat, void *argument)
     raw_reader_init(&reader, pair->there);
     bench_begin(seat);
     for (uint64_t n = 0; n < pair->count; n++) {
-        raw_get(&reader, data);
-        raw_put(&writer, data);
+        uint64_t got;
+        if (!pair_receive(&reader, data, &got))
+            return bench_fail(seat, "raw ring: a request is wrong");
+        pair_send(&writer, data, got);
     }
     bench_end(seat);
     return 0;
 }
 
-int limit_ring_round_trip(double *ret_p50, double *ret_p99, uint32_t size, uint32_t spins, uint64_t count)
+int limit_ring_round_trip(double *ret_p50, double *ret_p99, uint32_t size, uint32_t spins, bool in_order,
+                          uint64_t count)
 {
     struct pair pair = {raw_ring_new(size, 1u << 18, spins, false),
                         raw_ring_new(size, 1u << 18, spins, false), count};
     struct bench_role roles[] = {{0, pair_ping, &pair}, {1, pair_pong, &pair}};
     struct bench_seat seats[2];
-    int result = bench_play(roles, 2, seats);
 
+    pair.there->in_order = pair.back->in_order = in_order;
+    int result = bench_play(roles, 2, seats);
     raw_ring_free(pair.there);
     raw_ring_free(pair.back);
     if (result < 0)

@@ -196,7 +196,7 @@ static void summary(void)
         printf(
             "All in the state 'one core' (two threads of one): what two cores do did not show in this run.\n");
     for (size_t i = 0; i < line_count; i++)
-        if (*lines[i].waived)
+        if (bench_line_excused(&lines[i]))
             printf("%s: %s\n", lines[i].row->name, lines[i].waived);
 }
 

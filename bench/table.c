@@ -52,6 +52,13 @@ const char *bench_line_mark(const struct bench_line *line)
     return isnan(line->value) ? "not measured" : "";
 }
 
+bool bench_line_excused(const struct bench_line *line)
+{
+    bool pass;
+
+    return *line->waived && (judged(line, &pass) ? !pass : isnan(line->value));
+}
+
 static const char *number(char *text, size_t size, double value)
 {
     if (isnan(value))
@@ -105,7 +112,7 @@ static json_t *line_object(const struct bench_line *line)
     target_text(line, target, sizeof(target));
     json_object_set_new(object, "target", *target ? json_string(target) : json_null());
     json_object_set_new(object, "pass", judged(line, &pass) ? json_boolean(pass) : json_null());
-    json_object_set_new(object, "waived", *line->waived ? json_string(line->waived) : json_null());
+    json_object_set_new(object, "waived", bench_line_excused(line) ? json_string(line->waived) : json_null());
     json_object_set_new(object, "repetitions", json_integer(line->reps));
     json_object_set_new(object, "disturbed", json_integer(line->disturbed));
     json_object_set_new(object, "cores",
@@ -191,7 +198,7 @@ int bench_write_markdown(const char *path, const struct bench_line *lines, size_
     }
     fputc('\n', file);
     for (size_t i = 0; i < count; i++)
-        if (*lines[i].waived)
+        if (bench_line_excused(&lines[i]))
             fprintf(file, "- %s: %s.\n", lines[i].row->name, lines[i].waived);
     return finish(file, path);
 }

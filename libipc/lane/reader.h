@@ -122,6 +122,13 @@ static inline uint64_t lane_reader_load(const struct lane_reader *reader)
 #endif
 }
 
+/* Before a look that is expected to find something soon: the line behind the word's, so that the rest of a short record
+ * comes at the same time as its word, not after it. */
+static inline void lane_reader_fetch(const struct lane_reader *reader)
+{
+    __builtin_prefetch(reader->ring + ((reader->position + LANE_LINE) & (reader->ring_size - 1)));
+}
+
 /* The size of a record if the word is that of the next one, committed and without headers; else any number above
  * the sizes that there are. */
 static inline uint64_t lane_reader_plain(const struct lane_reader *reader, uint64_t word)

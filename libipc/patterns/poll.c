@@ -26,7 +26,8 @@
 #define NAP_RECORDS         16u
 #define SPOILED_MAX         4u                /* bells shut down before it counts as an attack */
 #define ALSO_NS             UINT64_C(1000000) /* who sleeps by bell looks this often at another word */
-#define SPIN_BLIND          32                /* looks between two looks at the clock */
+#define LOOK_PAUSES         4 /* between two looks: more often pulls the line from under the writer's store */
+#define SPIN_BLIND          32 /* looks between two looks at the clock */
 
 static inline void relax(void)
 {
@@ -297,11 +298,13 @@ static int sleep_by_futex(struct ipc_subscription *sub, struct lane_record *reco
 static int spin_blind(struct ipc_subscription *sub, struct lane_record *record, struct sub_lane **lane)
 {
     for (int i = 0; i < SPIN_BLIND; i++) {
+        if (sub->lane_count > 0)
+            lane_reader_fetch(&sub->lanes[sub->current]->reader);
         int result = subscription_find(sub, record, lane);
         if (result > 0)
             return result;
-        relax(); /* twice: looking more often pulls the line from under the writer's store */
-        relax();
+        for (int pause = 0; pause < LOOK_PAUSES; pause++)
+            relax();
     }
     return 0;
 }
