@@ -49,7 +49,7 @@ READER_PAYS          proc-broker-users    the reader that left pays for the writ
 PAIRING_NOT_RETURNED proc-broker-users    a pairing that ends is charged for ever
 SESSION_NOT_RETURNED unit-broker-rounds   a session that ends is charged for ever
 SLOTS_UNLIMITED      proc-broker-users    one user may take all slots of a lane
-BUDGET_IGNORED       unit-broker-rounds   a user's requests are worked on whatever they cost
+BUDGET_IGNORED       unit-broker-rounds   the requests of a user are worked on whatever they cost
 GENERATION_UNCHECKED proc-connection      a forked child uses the handles of its parent
 SERVICE_NOT_RENEWED  proc-service-restart a service does not go on after a restart of ipcd
 REPLY_TO_ANY         proc-service         a reply is handed to a call that it does not belong to
@@ -80,12 +80,12 @@ tried=0 survived=0
 
 # How it ended: caught, or survived.
 try() { # NAME TEST
-    cmake --preset dev -B "$build" -DIPC_PLANT="$1" -DIPC_BENCH=OFF -DIPC_EXAMPLES=OFF >"$build/log" 2>&1 </dev/null &&
-        ninja -C "$build" ipcd ipcd-run ipcctl "$2" >"$build/log" 2>&1 </dev/null || {
+    if ! cmake --preset dev -B "$build" -DIPC_PLANT="$1" -DIPC_BENCH=OFF -DIPC_EXAMPLES=OFF >"$build/log" 2>&1 </dev/null ||
+        ! ninja -C "$build" ipcd ipcd-run ipcctl "$2" >"$build/log" 2>&1 </dev/null; then
         tail -n 30 "$build/log"
         printf 'plant: building with %s failed\n' "$1"
         exit 1
-    }
+    fi
     if IPC_KILL_FULL=1 IPC_TORTURE_SECONDS=20 IPC_TORTURE_CORE_MS=100 ctest --test-dir "$build" -R "^$2\$" --no-tests=error -Q --output-log "$build/$1.log" </dev/null; then
         how=SURVIVED
     else

@@ -20,6 +20,7 @@ rows=$(awk '/^\| attack \|/ {on = 1; next} /^$/ {on = 0} on && !/^\| ---/' "$tab
 named=""
 while IFS='|' read -r _ attack result tests _; do
     [[ -n ${result// /} ]] || complain "no expected result: $attack"
+    # shellcheck disable=SC2016 # Markdown's backquotes
     refs=$(grep -o '`tests/[^`]*`' <<<"$tests" | tr -d '`' || true)
     [[ -n $refs ]] || complain "no test: $attack"
     for ref in $refs; do
@@ -30,14 +31,14 @@ while IFS='|' read -r _ attack result tests _; do
         [[ -z $function ]] && continue
         # Defined, and in the list of what is run.
         grep -q "^static void $function(" "$file" || complain "$file has no $function: $attack"
-        grep -Eq "(\(|, )$function[,)]" <(grep -v '^static' "$file") || complain "$file does not run $function: $attack"
+        grep -Eq "(\(|, )${function}[,)]" <(grep -v '^static' "$file") || complain "$file does not run $function: $attack"
     done
 done <<<"$rows"
 
 for file in tests/hostile/test_*.c; do
-    for function in $(sed -n 's/^static void \(test_[a-z_0-9]*\)(.*/\1/p' "$file"); do
+    while read -r function; do
         [[ " $named" == *" $file:$function "* ]] || complain "$table does not name $file:$function"
-    done
+    done < <(sed -n 's/^static void \(test_[a-z_0-9]*\)(.*/\1/p' "$file")
 done
 ((bad == 0)) && printf '%d attacks, each with its tests\n' "$(wc -l <<<"$rows")"
 exit "$bad"
