@@ -7,6 +7,7 @@
 
 #include "libipc/lane/reader.h"
 #include "libipc/lane/writer.h"
+#include "libipc/patterns/spin.h"
 #include "libipc/session/session.h"
 
 /* The reader of a publisher that left last. */
@@ -98,7 +99,7 @@ struct bell_end {
 struct ipc_subscription {
     struct handle handle;
     unsigned slow, flags;
-    int64_t spin_max_ns;
+    struct spin spin;
     uint64_t look_at_ns; /* when to look at the connection again, if this never sleeps */
     struct sub_lane **lanes;
     unsigned lane_count;
@@ -120,8 +121,6 @@ struct ipc_subscription {
     uint64_t run_start; /* `received`, when the lanes were last empty */
     uint32_t backoff;   /* pauses before the next look */
     uint32_t probe;
-    uint64_t expected_ns; /* how long waits have been taking */
-    uint32_t spins;
     uint64_t slept_at; /* received, when it went to sleep last */
     uint32_t naps;     /* sleeps in a row with few records in between */
 

@@ -16,27 +16,11 @@
 #define STREAM_PAUSES       8u /* a stream has at least a record in the time of so many pauses */
 #define BACKOFF_PROBE       8u
 #define BACKOFF_PROBE_EVERY 32u
-/* Adaptive polling: a sleep and its wake cost about this much CPU and latency, so polling longer never pays. */
-#define SLEEP_COST_NS       UINT64_C(20000)
-#define WAKE_COST_NS        UINT64_C(8000)
-#define EXPECTED_MAX_NS     UINT64_C(200000)
-#define SPIN_PROBE_EVERY    64u
 /* Sleeps in a row with fewer records in between, after which a reader counts as one that sleeps often. */
 #define NAPS                4u
 #define NAP_RECORDS         16u
 #define SPOILED_MAX         4u                /* bells shut down before it counts as an attack */
 #define ALSO_NS             UINT64_C(1000000) /* who sleeps by bell looks this often at another word */
-#define LOOK_PAUSES         4 /* between two looks: more often pulls the line from under the writer's store */
-#define SPIN_BLIND          32 /* looks between two looks at the clock */
-
-static inline void relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
 
 /* Drop lanes that were read to their end. */
 static void sweep(struct ipc_subscription *sub)
@@ -114,33 +98,11 @@ static void step_back(struct ipc_subscription *sub)
             sub->backoff = BACKOFF_PROBE;
         }
     } else {
-        relax();
+        spin_relax();
         return;
     }
     for (uint32_t i = 0; i < sub->backoff; i++)
-        relax();
-}
-
-/* For how long to poll before going to sleep. */
-static uint64_t spin_budget(struct ipc_subscription *sub)
-{
-    if (sub->spin_max_ns == IPC_FOREVER)
-        return LANE_NEVER;
-    if (sub->spin_max_ns >= 0)
-        return (uint64_t)sub->spin_max_ns;
-    if (sub->expected_ns <= SLEEP_COST_NS)
-        return 2 * SLEEP_COST_NS;
-    return ++sub->spins % SPIN_PROBE_EVERY == 0 ? SLEEP_COST_NS : 0;
-}
-
-/* Remember how long a wait took; a sleeper was woken later than its message came. */
-static void spin_learn(struct ipc_subscription *sub, uint64_t waited_ns, bool slept)
-{
-    if (slept)
-        waited_ns = waited_ns > WAKE_COST_NS ? waited_ns - WAKE_COST_NS : 0;
-    if (waited_ns > EXPECTED_MAX_NS)
-        waited_ns = EXPECTED_MAX_NS;
-    sub->expected_ns = sub->expected_ns - sub->expected_ns / 8 + waited_ns / 8;
+        spin_relax();
 }
 
 /* Arm all lanes and make that known. Who sleeps often lets the writers fence, since a barrier in all of their
@@ -303,8 +265,7 @@ static int spin_blind(struct ipc_subscription *sub, struct lane_record *record, 
         int result = subscription_find(sub, record, lane);
         if (result > 0)
             return result;
-        for (int pause = 0; pause < LOOK_PAUSES; pause++)
-            relax();
+        spin_pause();
     }
     return 0;
 }
@@ -351,10 +312,10 @@ int subscription_wait(struct ipc_subscription *sub, struct lane_record *record, 
     if (timeout_ns == 0)
         return find_no_more(sub, record, lane);
 
-    uint64_t budget = spin_budget(sub);
+    uint64_t budget = spin_budget(&sub->spin);
     if (budget > 0 && spin_blind(sub, record, lane) > 0) {
         sub->polls++;
-        spin_learn(sub, 0, false);
+        spin_learn(&sub->spin, 0, false);
         return 1;
     }
     const uint64_t start = lane_now();
@@ -397,6 +358,6 @@ int subscription_wait(struct ipc_subscription *sub, struct lane_record *record, 
     if (result < 0)
         return result;
     sub->polls += !slept;
-    spin_learn(sub, now - start, slept);
+    spin_learn(&sub->spin, now - start, slept);
     return 1;
 }

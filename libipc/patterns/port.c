@@ -358,8 +358,7 @@ static int spin_blind(struct port *port, port_look *look, uint64_t goal)
     for (int i = 0; i < SPIN_BLIND && (result = look(port, goal)) == 0; i++) {
         if (handle_has_mail(&port->handle))
             port_news(port);
-        spin_relax(); /* twice: looking more often pulls the line from under the writer's store */
-        spin_relax();
+        spin_pause();
     }
     return result;
 }

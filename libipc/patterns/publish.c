@@ -51,15 +51,6 @@ static inline void leave(struct ipc_publisher *publisher)
         publisher_report_faults(publisher);
 }
 
-static inline void relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
 /* Poll for a quarter of the ring, for a while. */
 static bool spin_for_room(struct ipc_publisher *publisher, uint32_t stride, uint64_t until)
 {
@@ -68,7 +59,7 @@ static bool spin_for_room(struct ipc_publisher *publisher, uint32_t stride, uint
         comfortable = stride;
     do {
         for (int i = 0; i < 16; i++)
-            relax();
+            spin_relax();
         if (lane_writer_make_room(&publisher->writer, comfortable) == 0)
             return true;
     } while (!handle_has_mail(&publisher->handle) && lane_now() < until);

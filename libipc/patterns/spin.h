@@ -34,6 +34,13 @@ static inline void spin_relax(void)
 #endif
 }
 
+/* Between two looks: looking more often pulls the line from under the writer's store. */
+static inline void spin_pause(void)
+{
+    for (int i = 0; i < 4; i++)
+        spin_relax();
+}
+
 /* For how long to poll before going to sleep. */
 static inline uint64_t spin_budget(struct spin *spin)
 {

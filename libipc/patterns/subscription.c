@@ -129,7 +129,7 @@ int subscription_open(ipc_subscription **ret, ipc_connection *connection, const 
     sub->epoll = -1;
     sub->slow = options->slow;
     sub->flags = options->flags;
-    sub->spin_max_ns = options->spin_max_ns;
+    sub->spin.max_ns = options->spin_max_ns;
     snprintf(sub->pattern, sizeof(sub->pattern), "%s", pattern);
 
     int result = subscribe(sub, kind, options->start, &sub->handle.id, error);
