@@ -57,11 +57,12 @@ static void settles(const struct usage *then)
     broker_counter_close(counter);
 }
 
-static void begin(struct usage *before, uint32_t ring_size)
+static void begin(struct usage *before, const struct way *way)
 {
     broker_start(&broker, NULL);
-    way_walk_clean(ring_size);
-    way_walk_clean(ring_size);
+    EXPECT_EQ(way_walk(way), 0);
+    EXPECT_EQ(way_walk(way), 0);
+    way_walk_clean(1 << 16);
     int counter = broker_counter_open(&broker);
     do
         *before = usage_of(counter);
@@ -70,22 +71,24 @@ static void begin(struct usage *before, uint32_t ring_size)
     settles(before);
 }
 
-static void walk_each(uint32_t ring_size, const enum fault_kind *kinds)
+static void walk_each(const struct way *clean, const enum fault_kind *kinds, const enum fault_kind *without)
 {
     struct usage before;
     struct series series;
-    begin(&before, ring_size);
+    begin(&before, clean);
     series_begin(&series, kinds);
+    series_without(&series, without);
     while (series_next(&series)) {
         const bool dies = series.kind == FAULT_EPOLL_WAIT_DEAD;
-        const struct way way = {.ring_size = ring_size, .lasting = series.lasting || dies};
+        struct way way = *clean;
+        way.lasting = series.lasting || dies;
         series_arm(&series);
         unsigned failed = way_walk(&way);
         series_done(&series, failed);
         if (dies && series.hits > 0) { /* it cannot go on, and says so */
             EXPECT_EQ(wait_child(broker.pid), EXIT_FAILURE);
             broker_forget(&broker);
-            begin(&before, ring_size);
+            begin(&before, clean);
             continue;
         }
         settles(&before);
@@ -99,7 +102,7 @@ static void walk_each(uint32_t ring_size, const enum fault_kind *kinds)
 static void test_whole_way(void **state)
 {
     (void)state;
-    walk_each(1 << 16, NULL);
+    walk_each(&(const struct way){.ring_size = 1 << 16}, NULL, NULL);
 }
 
 /* Rings that are made by the worker thread. */
@@ -108,7 +111,15 @@ static void test_large_rings(void **state)
     static const enum fault_kind kinds[] = {FAULT_ALLOC,     FAULT_MEMFD, FAULT_FALLOCATE, FAULT_FTRUNCATE,
                                             FAULT_EPOLL_CTL, FAULT_FCNTL, FAULT_THREAD,    FAULT_NONE};
     (void)state;
-    walk_each(1 << 22, kinds);
+    walk_each(&(const struct way){.ring_size = 1 << 22}, kinds, NULL);
+}
+
+static void test_tasks(void **state)
+{
+    /* The queue would end with ipcd. */
+    static const enum fault_kind without[] = {FAULT_EPOLL_WAIT_DEAD, FAULT_NONE};
+    (void)state;
+    walk_each(&(const struct way){.ring_size = 1 << 16, .tasks = true}, NULL, without);
 }
 
 /* ---- starting --------------------------------------------------------------------------------------------- */
@@ -175,6 +186,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_whole_way),
         cmocka_unit_test(test_large_rings),
+        cmocka_unit_test(test_tasks),
         cmocka_unit_test(test_start),
     };
     EXPECT(getenv("IPCD_FAULT_BIN") != NULL);

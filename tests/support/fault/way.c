@@ -191,11 +191,202 @@ static void use_pair(struct walk *walk, struct pair *pair)
         exchange(walk, pair);
 }
 
+/* ---- queues, services, segments ------------------------------------------------------------------------------- */
+
+#define QUEUE "way.queue"
+
+struct delivery {
+    bool confirmed, acked;
+};
+
+static bool again(const struct walk *walk, ssize_t result, unsigned *slice)
+{
+    if (++*slice >= SLICES && walk->way->lasting)
+        fault_disarm();
+    return result == -ETIMEDOUT || result == -ETIME || result == -EAGAIN;
+}
+
+/* result = call, in slices of time. */
+#define PATIENTLY(walk, result, call)       \
+ do {                                       \
+  unsigned slice_ = 0;                      \
+  do                                        \
+   (result) = (call);                       \
+  while (again((walk), (result), &slice_)); \
+ } while (0)
+
+static bool send_one(struct walk *walk, ipc_producer *producer, uint64_t number, struct delivery *delivery)
+{
+    unsigned char message[64];
+    struct ipc_error error = {0};
+    uint64_t ticket;
+    int result;
+    message_fill(message, sizeof(message), number);
+    PATIENTLY(walk, result, ipc_producer_send(producer, message, sizeof(message), SLICE_NS, &ticket));
+    if (!did(walk, result, NULL))
+        return false;
+    PATIENTLY(walk, result, ipc_producer_confirm(producer, ticket, SLICE_NS, &error));
+    delivery->confirmed = result == 0;
+    return did(walk, result, &error);
+}
+
+/* Returns the number of what came, or a negative errno. */
+static int64_t receive_one(ipc_consumer *consumer, struct ipc_queue_message *about, int64_t timeout_ns)
+{
+    unsigned char message[64];
+    uint64_t number;
+    ssize_t size = ipc_consumer_receive(consumer, message, sizeof(message), about, timeout_ns);
+    if (size < 0)
+        return size;
+    EXPECT_EQ(size, sizeof(message));
+    memcpy(&number, message, sizeof(number));
+    EXPECT(number < MESSAGES && message_holds(message, sizeof(message), number));
+    return (int64_t)number;
+}
+
+static void use_queue(struct walk *walk, struct delivery *deliveries)
+{
+    struct ipc_error error = {0};
+    struct ipc_queue_message about;
+    ipc_producer *producer = NULL;
+    ipc_consumer *consumer = NULL;
+    bool good = did(walk, ipc_queue_create(walk->out, QUEUE, NULL, 0, &error), &error) &&
+                did(walk, ipc_producer_open(&producer, walk->out, QUEUE, NULL, &error), &error) &&
+                did(walk, ipc_consumer_open(&consumer, walk->in, QUEUE, NULL, &error), &error);
+    for (uint64_t number = 0; good && number < MESSAGES; number++) {
+        int64_t got;
+        good = send_one(walk, producer, number, &deliveries[number]);
+        if (!good || number % 2) /* every other one is left to whoever comes next */
+            continue;
+        do {
+            PATIENTLY(walk, got, receive_one(consumer, &about, SLICE_NS));
+        } while (got >= 0 && (uint64_t)got != number);
+        good = did(walk, (int)got, NULL) && did(walk, ipc_consumer_ack(consumer, about.delivery), NULL);
+        deliveries[number].acked = good;
+    }
+    if (good) {
+        int result;
+        PATIENTLY(walk, result, ipc_consumer_flush(consumer, SLICE_NS));
+        did(walk, result, NULL);
+    }
+    ipc_consumer_close(consumer);
+    ipc_producer_close(producer);
+}
+
+/* With no fault any more: what was confirmed is there, unless it was acknowledged; then the queue goes. */
+static void take_rest(const struct delivery *deliveries)
+{
+    bool seen[MESSAGES] = {false};
+    ipc_connection *connection = connection_new();
+    ipc_consumer *consumer = NULL;
+    int result = ipc_consumer_open(&consumer, connection, QUEUE, NULL, NULL);
+    for (unsigned number = 0; number < MESSAGES; number++) {
+        while (deliveries[number].confirmed && !deliveries[number].acked && !seen[number]) {
+            struct ipc_queue_message about;
+            EXPECT_EQ(result, 0);
+            int64_t got = receive_one(consumer, &about, IPC_FOREVER);
+            EXPECT(got >= 0);
+            seen[got] = true;
+        }
+    }
+    ipc_consumer_close(consumer);
+    EXPECT_EQ(ipc_queue_remove(connection, QUEUE, 0, NULL), result);
+    ipc_connection_close(connection);
+}
+
+static void use_service(struct walk *walk)
+{
+    struct ipc_call_options how = IPC_CALL_OPTIONS_INIT;
+    struct ipc_error error = {0};
+    struct ipc_request *request;
+    struct ipc_reply reply = {0};
+    ipc_server *server = NULL;
+    ipc_client *client = NULL;
+    ipc_call *call = NULL;
+    uint64_t question = 7;
+    unsigned slice = 0;
+    int result;
+    how.flags = IPC_CALL_WAIT;
+    how.timeout_ns = walk->way->lasting ? SECONDS(1) / 5 : SECONDS(120);
+    if (did(walk, ipc_server_open(&server, walk->in, "way.service", NULL, &error), &error) &&
+        did(walk, ipc_client_open(&client, walk->out, "way.service", NULL, &error), &error) &&
+        did(walk, ipc_call_start(&call, client, &question, sizeof(question), &how), NULL)) {
+        bool answered = false;
+        do {
+            ssize_t size = ipc_server_receive(server, NULL, 0, &request, SLICE_NS);
+            if (size >= 0) {
+                EXPECT(size == sizeof(question) && memcmp(request->data, &question, sizeof(question)) == 0);
+                answered = did(walk, ipc_request_reply(request, &question, sizeof(question), NULL), NULL);
+            }
+            /* Who had no room for the lane is not introduced again: the call would wait for its whole timeout. */
+            if (slice >= SLICES && atomic_load(&fault->hits) > 0)
+                ipc_call_cancel(call);
+            result = ipc_call_wait(call, 0);
+        } while (again(walk, result, &slice));
+        result = ipc_call_next(call, &reply, 0);
+        if (did(walk, result, NULL))
+            EXPECT(result == 1 && answered && reply.size == sizeof(question) &&
+                   memcmp(reply.data, &question, sizeof(question)) == 0);
+    }
+    ipc_call_free(call);
+    ipc_client_close(client);
+    ipc_server_close(server);
+}
+
+static void use_segment(struct walk *walk)
+{
+    struct ipc_segment_options options = IPC_SEGMENT_OPTIONS_INIT;
+    struct ipc_error error = {0};
+    ipc_segment *made = NULL, *found = NULL;
+    int permit;
+    options.bytes = walk->way->ring_size;
+    options.flags = IPC_SEGMENT_CREATE;
+    if (did(walk, ipc_segment_open(&made, walk->out, "way.segment", &options, &error), &error) &&
+        did(walk, ipc_segment_open(&found, walk->in, "way.segment", NULL, &error), &error)) {
+        unsigned char *bytes = ipc_segment_data(made), *same = ipc_segment_data(found);
+        size_t last = ipc_segment_size(found) - 1;
+        EXPECT(ipc_segment_created(made) && !ipc_segment_created(found) && same[last] == 0);
+        PATIENTLY(walk, permit, ipc_segment_acquire(made, SLICE_NS));
+        if (did(walk, permit, NULL)) {
+            bytes[last] = 1;
+            EXPECT_EQ(ipc_segment_acquire(found, 0), -EAGAIN);
+            EXPECT_EQ(ipc_segment_release(made, permit), 0);
+            EXPECT_EQ(same[last], 1);
+        }
+    }
+    ipc_segment_close(found);
+    ipc_segment_close(made);
+}
+
+static unsigned walk_tasks(const struct way *way)
+{
+    struct walk walk = {.way = way};
+    struct delivery deliveries[MESSAGES] = {{false, false}};
+    walk.out = open_connection(&walk, "out");
+    walk.in = open_connection(&walk, "in");
+    if (walk.out && walk.in) {
+        use_queue(&walk, deliveries);
+        use_service(&walk);
+        use_segment(&walk);
+    }
+    ipc_connection_close(walk.out);
+    ipc_connection_close(walk.in);
+    if (walk.out && walk.in) {
+        fault_disarm();
+        take_rest(deliveries);
+    }
+    return walk.failed;
+}
+
+/* ---- all of it -------------------------------------------------------------------------------------------------- */
+
 unsigned way_walk(const struct way *way)
 {
     struct walk walk = {.way = way,
                         .exact = {.topic = "way.exact", .pattern = "way.exact", .fd = -1},
                         .wild = {.topic = "way.wild.a", .pattern = "way.wild.*", .fd = -1}};
+    if (way->tasks)
+        return walk_tasks(way);
     walk.out = open_connection(&walk, "out");
     walk.in = open_connection(&walk, "in");
     open_pair(&walk, &walk.wild, IPC_START_NEXT, true);

@@ -12,6 +12,7 @@
 
 struct way {
     uint32_t ring_size;
+    bool tasks;   /* instead of topics: a queue, a service, a segment. Needs a broker that outlives it */
     bool lasting; /* the fault stays: wait no longer than it takes for others, then end it */
 };
 
