@@ -41,6 +41,7 @@ struct lane_reader {
     uint64_t armed_at; /* our position when we armed: where the writer rings */
     uint64_t expects;  /* the number that came next in another lane of this writer; 0: none */
     uint64_t start;    /* where we began; UINT64_MAX: the lane has no writer to tell what we missed before */
+    uint64_t waited_at, guess; /* see lane_reader_fetch() */
     uint32_t slot;
     int bell; /* the writer waits for room by this one, too: not our own; -1: none */
 };
@@ -122,11 +123,15 @@ static inline uint64_t lane_reader_load(const struct lane_reader *reader)
 #endif
 }
 
-/* Before a look that is expected to find something soon: the line behind the word's, so that the rest of a short record
- * comes at the same time as its word, not after it. */
-static inline void lane_reader_fetch(const struct lane_reader *reader)
+/* Before a look that is expected to find something soon: ask for the last line of the next record, as if it were as long as
+ * what came since the last wait, so that it comes at the same time as the word, not after it. */
+static inline void lane_reader_fetch(struct lane_reader *reader)
 {
-    __builtin_prefetch(reader->ring + ((reader->position + LANE_LINE) & (reader->ring_size - 1)));
+    if (reader->position != reader->waited_at) {
+        reader->guess = reader->position - reader->waited_at;
+        reader->waited_at = reader->position;
+    }
+    __builtin_prefetch(reader->ring + ((reader->position + reader->guess - 1) & (reader->ring_size - 1)));
 }
 
 /* The size of a record if the word is that of the next one, committed and without headers; else any number above
