@@ -116,13 +116,12 @@ static int is_broker(pid_t pid)
     return result;
 }
 
-pid_t inspect_broker(void)
+pid_t inspect_listener(void)
 {
     const char *address = getenv("IPC_ADDRESS");
     struct sockaddr_un name = {.sun_family = AF_UNIX};
     struct ucred peer;
     socklen_t size = sizeof(peer);
-    char path[64];
 
     if (!address || strlen(address) >= sizeof(name.sun_path))
         return -1;
@@ -134,18 +133,28 @@ pid_t inspect_broker(void)
     if (result == 0)
         result = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size);
     close(fd);
-    if (result < 0)
-        return -1;
-    if (is_broker(peer.pid))
-        return peer.pid;
-    /* The parent listens: the broker is its child. */
-    snprintf(path, sizeof(path), "task/%d/children", (int)peer.pid);
-    FILE *file = open_of(peer.pid, path);
+    return result < 0 ? -1 : peer.pid;
+}
+
+pid_t inspect_broker_of(pid_t listener)
+{
+    char path[64];
     int pid, found = -1;
+
+    if (listener <= 0 || is_broker(listener))
+        return listener;
+    /* The parent listens: the broker is its child. */
+    snprintf(path, sizeof(path), "task/%d/children", (int)listener);
+    FILE *file = open_of(listener, path);
     while (file && found < 0 && fscanf(file, "%d", &pid) == 1)
         if (is_broker(pid))
             found = pid;
     if (file)
         fclose(file);
     return found;
+}
+
+pid_t inspect_broker(void)
+{
+    return inspect_broker_of(inspect_listener());
 }

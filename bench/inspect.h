@@ -24,4 +24,8 @@ int inspect(struct inspection *ret, pid_t pid);
 /* The process of the broker behind IPC_ADDRESS; -1 if it cannot be told. */
 pid_t inspect_broker(void);
 
+/* The two steps of that: who listens at IPC_ADDRESS (which takes a connection), and the broker among its children. */
+pid_t inspect_listener(void);
+pid_t inspect_broker_of(pid_t listener);
+
 #endif
