@@ -297,8 +297,8 @@ static int fill_queue(struct bench_seat *seat, ipc_connection *connection, const
     for (unsigned i = 0; i < BATCH; i++)
         messages[i] = (struct iovec){data, MESSAGE_SIZE};
     for (unsigned sent = 0; sent < WAITING && result >= 0; sent += (unsigned)result)
-        result = ipc_producer_send_batch(producer, messages, WAITING - sent < BATCH ? WAITING - sent : BATCH, NULL,
-                                         IPC_FOREVER, NULL);
+        result = ipc_producer_send_batch(producer, messages, WAITING - sent < BATCH ? WAITING - sent : BATCH,
+                                         NULL, IPC_FOREVER, NULL);
     if (result >= 0)
         result = ipc_producer_flush(producer, IPC_FOREVER);
     free(data);
@@ -309,7 +309,8 @@ static int fill_queue(struct bench_seat *seat, ipc_connection *connection, const
 }
 
 /* The consumer's window is one message, which it has: the next one can only come from the next ipcd. */
-static int kill_and_receive(struct bench_seat *seat, struct resume *resume, pid_t run, ipc_connection *connection)
+static int kill_and_receive(struct bench_seat *seat, struct resume *resume, pid_t run,
+                            ipc_connection *connection)
 {
     struct ipc_consumer_options options = IPC_CONSUMER_OPTIONS_INIT;
     unsigned char *data = bench_alloc(MESSAGE_SIZE);
@@ -361,7 +362,8 @@ static int kill_it(struct bench_seat *seat, void *argument)
     atomic_store(&resume->stage, QUIET);
     nanosleep(&as_long, NULL);
     atomic_store(&resume->stage, OVER);
-    if (kill_and_trace(seat, resume, run, connection) < 0 || kill_and_receive(seat, resume, run, connection) < 0)
+    if (kill_and_trace(seat, resume, run, connection) < 0 ||
+        kill_and_receive(seat, resume, run, connection) < 0)
         return -1;
     bench_end(seat);
     bench_meet(seat);
@@ -397,10 +399,10 @@ static int resume_run(double *values)
     return 0;
 }
 
-#define WITHIN(n, v, t)                                                                                   \
- {                                                                                                        \
-  .name = (n), .value = (v), .scale = 1e-6, .unit = "ms", .limit = -1, .limit_fixed = BENCH_NONE,         \
-  .kind = BENCH_VALUE_MAX, .target = (t)                                                                  \
+#define WITHIN(n, v, t)                                                                           \
+ {                                                                                                \
+  .name = (n), .value = (v), .scale = 1e-6, .unit = "ms", .limit = -1, .limit_fixed = BENCH_NONE, \
+  .kind = BENCH_VALUE_MAX, .target = (t)                                                          \
  }
 
 static const struct bench_row rows[] = {
@@ -411,11 +413,13 @@ static const struct bench_row rows[] = {
     WITHIN("resume.queue.p50", V_QUEUE, 20),
     WITHIN("resume.queue.p99", V_QUEUE_P99, 100),
     BENCH_AGAINST("resume.pair.worst-gap", V_GAP, 1e-6, "ms", "without kills", V_GAP_QUIET, BENCH_INFO, 0),
-    BENCH_AGAINST("resume.pair.worst-latency", V_LATENCY, 1e-6, "ms", "without kills", V_LATENCY_QUIET, BENCH_INFO, 0),
+    BENCH_AGAINST("resume.pair.worst-latency", V_LATENCY, 1e-6, "ms", "without kills", V_LATENCY_QUIET,
+                  BENCH_INFO, 0),
     BENCH_FIGURE("resume.descriptors", V_DESCRIPTORS, 1, "fds"),
     BENCH_FIGURE("resume.calls", V_CALLS, 1, "calls"),
     BENCH_FIGURE("resume.calls-per-descriptor", V_PER_DESCRIPTOR, 1, "calls"),
 };
 
-const struct bench_case bench_case_resume = {"resume", "ipcd killed with 1,000 sessions and 100,000 waiting messages",
+const struct bench_case bench_case_resume = {"resume",
+                                             "ipcd killed with 1,000 sessions and 100,000 waiting messages",
                                              BENCH_BROKER | BENCH_ONCE, resume_run, BENCH_ROWS(rows)};
