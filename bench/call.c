@@ -103,7 +103,7 @@ static int one_at_a_time(struct bench_seat *seat, ipc_client *client, uint64_t c
 static int many_at_a_time(struct bench_seat *seat, ipc_client *client, const struct trial *trial)
 {
     unsigned char data[SIZE] = {0};
-    ipc_call *calls[OUTSTANDING];
+    ipc_call *calls[OUTSTANDING] = {0};
     uint64_t made = 0, done = 0, got;
 
     bench_begin(seat);

@@ -133,7 +133,7 @@ pid_t inspect_listener(void)
     if (result == 0)
         result = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size);
     close(fd);
-    return result < 0 ? -1 : peer.pid;
+    return result != 0 ? -1 : peer.pid;
 }
 
 pid_t inspect_broker_of(pid_t listener)

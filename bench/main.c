@@ -304,7 +304,7 @@ static void select_cases(struct argp_state *state, const char *list)
 
 static error_t parse_option(int key, char *argument, struct argp_state *state)
 {
-    unsigned long number;
+    unsigned long number = 0;
 
     switch (key) {
     case 'o':

@@ -53,8 +53,10 @@ static pid_t start_reader(const char *name, bool leave)
     check(ipc_connection_open(&connection, NULL, &options, NULL), "connecting");
     check(ipc_subscription_open(&subscription, connection, "alarms", NULL, NULL), "subscribing");
     check(ipc_subscription_receive(subscription, buffer, sizeof(buffer), NULL, 30 * SECOND), "receiving");
-    while (!leave)
-        pause();
+    if (!leave) {
+        for (;;)
+            pause();
+    }
     ipc_connection_close(connection);
     _exit(0);
 }

@@ -131,9 +131,8 @@ static void verdict_digest(struct index *index, FILE *tool, bool *right)
 {
     char *line = NULL;
     size_t room = 0, position = 0;
-    ssize_t size;
 
-    while ((size = getdelim(&line, &room, '\0', tool)) > 66) {
+    while (getdelim(&line, &room, '\0', tool) > 66) {
         struct file *file = next_named(index, &position, line + 66);
 
         if (file != NULL)

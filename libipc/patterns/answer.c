@@ -103,7 +103,7 @@ static bool take(struct ipc_client *client, struct sub_lane *lane, const struct 
 {
     struct lane_record rest = *record;
     struct ipc_reply_head head;
-    bool again;
+    bool again = false;
     if (record->size < sizeof(head))
         return !lane_reader_check(&lane->reader);
     lane_copy_out(&head, record->body, sizeof(head));

@@ -520,10 +520,10 @@ ssize_t ipc_client_call(ipc_client *client, const void *data, size_t size, void 
         call->parts = part->next;
         call->answer = (struct ipc_message){
             .data = part->bytes + part->block + (part->block ? BLOCK_EXTRA : 0), .size = part->size};
-        if (result == 0 && part->size <= capacity)
-            memcpy(buffer, call->answer.data, part->size);
-        else if (result == 0)
+        if (result == 0 && part->size > capacity)
             result = -EMSGSIZE;
+        else if (result == 0 && part->size)
+            memcpy(buffer, call->answer.data, part->size);
     }
     ssize_t answered = result < 0 ? result : (ssize_t)call->answer.size;
     if (reply)

@@ -352,7 +352,7 @@ int ipc_producer_send(ipc_producer *producer, const void *data, size_t size, int
         return -EINVAL;
     unsigned char *body = NULL;
     int result = enter_sending(producer);
-    if (__builtin_expect(result == 0, 1))
+    if (__builtin_expect(result >= 0, 1))
         result = reserve(producer, size, timeout_ns, &body);
     if (__builtin_expect(result < 0, 0))
         return result;
@@ -370,7 +370,7 @@ static int open_message(ipc_producer *producer, uint64_t size, const struct ipc_
     if (block < 0)
         return (int)block;
     int result = enter_sending(producer);
-    if (result == 0)
+    if (result >= 0)
         result = reserve(producer, (uint64_t)block + size, timeout_ns, body);
     if (result == 0 && block)
         send_block_put(how, *body, (uint32_t)block);

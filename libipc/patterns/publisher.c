@@ -76,8 +76,9 @@ static int advertise(struct ipc_publisher *publisher, uint32_t ring_size, unsign
     if (result < 0) {
         pump_send(connection, IPC__CONTROL__TYPE__UNADVERTISE, &undo.base);
         request_done(connection);
-        return error_set(error, result, "cannot map the lane of \"%s\" (%u bytes): %s", publisher->topic,
-                         ring_size, strerror(-result));
+        error_set(error, result, "cannot map the lane of \"%s\" (%u bytes): %s", publisher->topic, ring_size,
+                  strerror(-result));
+        return result;
     }
     *lane = map;
     *ret = advertised;

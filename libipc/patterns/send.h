@@ -13,6 +13,6 @@
 int64_t send_block_size(const struct ipc_send *how);
 
 /* Write the block that send_block_size() counted. */
-void send_block_put(const struct ipc_send *how, unsigned char *block, uint32_t size);
+void send_block_put(const struct ipc_send *how, unsigned char *bytes, uint32_t size);
 
 #endif

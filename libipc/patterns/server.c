@@ -327,7 +327,7 @@ static int take(struct ipc_server *server, struct sub_lane *lane, const struct l
     struct caller *caller = (struct caller *)(void *)lane->owner;
     struct lane_record rest = *record;
     struct ipc_call_head head;
-    bool again;
+    bool again = false;
     if (record->size < sizeof(head))
         return lane_reader_check(&lane->reader) ? -EPROTO : 0;
     lane_copy_out(&head, record->body, sizeof(head));

@@ -6,7 +6,7 @@
  */
 static int ipcd_main(int argc, char **argv);
 #define main ipcd_main
-#include "broker/core/main.c"
+#include "broker/core/main.c" // NOLINT(bugprone-suspicious-include): all of ipcd, and a main() around it
 #undef main
 
 #include <errno.h>

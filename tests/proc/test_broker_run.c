@@ -127,15 +127,14 @@ static void test_signals_reach_the_command(void **state)
 static void test_broker_that_dies_is_started_again(void **state)
 {
     static char output[8192];
+    static const char script[] =
+        "for p in /proc/[0-9]*; do read -r _ comm _ parent _ <$p/stat 2>/dev/null; "
+        "test \"$parent\" = $PPID && test \"$comm\" = '(ipcd)' && kill -9 ${p#/proc/}; "
+        "done; exec $IPCCTL_BIN status";
     struct run run;
     int status;
 
-    run_start(&run, (const char *const[10]){
-                        "--private", "--", "sh", "-c",
-                        "for p in /proc/[0-9]*; do read -r _ comm _ parent _ <$p/stat 2>/dev/null; "
-                        "test \"$parent\" = $PPID && test \"$comm\" = '(ipcd)' && kill -9 ${p#/proc/}; "
-                        "done; exec $IPCCTL_BIN status",
-                        NULL});
+    run_start(&run, (const char *const[10]){"--private", "--", "sh", "-c", script, NULL});
     status = run_end(&run, output, sizeof(output));
     if (status != 0 || !strstr(output, "ipcd was killed by signal 9 (KILL); it is started again"))
         fail_msg("status %d, output: %s", status, output);

@@ -46,33 +46,33 @@ struct broker {
 
 /* Start ipcd in a folder of its own, and wait until it is ready. Its address is put into IPC_ADDRESS. `arguments`
  * (or NULL) are added to its command line. */
-void broker_start(struct broker *broker, const char *const *arguments);
+void broker_start(struct broker *made, const char *const *arguments);
 
 /* End it by SIGTERM, check that it leaves with 0 and leaves no file, and remove its folder. */
-void broker_stop(struct broker *broker);
+void broker_stop(struct broker *made);
 
 /* End it by SIGKILL, and remove its folder. */
-void broker_kill(struct broker *broker);
+void broker_kill(struct broker *made);
 
 /* It ended by itself: remove its folder. */
-void broker_forget(struct broker *broker);
+void broker_forget(struct broker *made);
 
 /* What the core says of itself, without the session that asks. */
 struct broker_counts {
     uint64_t sessions, topics, subscriptions, pairings, segments, segment_bytes, descriptors;
 };
-struct broker_counts broker_count(const struct broker *broker);
+struct broker_counts broker_count(const struct broker *made);
 
 /* The same by one session, for those who ask often: it may not connect without end. */
-int broker_counter_open(const struct broker *broker);
+int broker_counter_open(const struct broker *made);
 struct broker_counts broker_counter_ask(int fd);
 void broker_counter_close(int fd);
 
 /* Ask until the core has as much of everything as then. */
-void broker_settles(const struct broker *broker, const struct broker_counts *then);
+void broker_settles(const struct broker *made, const struct broker_counts *then);
 
 /* A socket connected to the broker, for what libipc would not send. */
-int broker_socket(const struct broker *broker);
+int broker_socket(const struct broker *made);
 
 /* ---- fixtures for cmocka: each case has a broker, and leaves nothing ---------------------------------------- */
 

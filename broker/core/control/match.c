@@ -38,10 +38,11 @@ struct subscription *match_readers_next(struct match_walk *walk, struct broker *
         if (!wildcard && !exact)
             return NULL;
         broker->work++;
-        next = !wildcard || (exact && exact->id < wildcard->id) ? exact : wildcard;
-        if (next == exact) {
+        if (!wildcard || (exact && exact->id < wildcard->id)) {
+            next = exact;
             walk->exact = walk->exact->next;
         } else {
+            next = wildcard;
             walk->wildcard = walk->wildcard->next;
             if (!ipc_name_match(next->pattern, lane->topic->name))
                 continue;

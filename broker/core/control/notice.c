@@ -87,6 +87,7 @@ static int send_lane_add(struct broker *broker, struct session *session, struct 
     Ipc__Control__LaneAdd message = IPC__CONTROL__LANE_ADD__INIT;
     Ipc__Control__Peer peer = peer_message(&pairing->lane->writer);
     _cleanup_(fd_closep) int lane = fd_reopen_readonly(pairing->lane->fd);
+    const bool bell_new = pairing->bell && pairing->bell->read_fd >= 0;
     int fds[3] = {lane}, result;
     size_t n_fds = 1;
 
@@ -103,20 +104,20 @@ static int send_lane_add(struct broker *broker, struct session *session, struct 
     message.peer = &peer;
     message.ended = pairing->late;
     message.cells_new = !pairing->cells->known;
-    message.bell_new = pairing->bell && pairing->bell->read_fd >= 0;
+    message.bell_new = bell_new;
     message.fence = pairing->lane->fence;
     message.start = (Ipc__Control__Start)pairing->start;
     if (pairing->lane->kind == IPC__CONTROL__KIND__KIND_REPLY)
         message.call = pairing->lane->target;
     if (message.cells_new)
         fds[n_fds++] = pairing->cells->fd;
-    if (message.bell_new)
+    if (bell_new)
         fds[n_fds++] = pairing->bell->read_fd;
     result = send_message(broker, session, TYPE(LANE_ADD), &message.base, fds, n_fds);
     if (result < 0)
         return result;
     pairing->cells->known = true;
-    if (message.bell_new) {
+    if (bell_new) {
         keep_remove(broker, KEEP_BELL_READ, pairing->bell->id);
         pairing->bell->read_fd = fd_close(pairing->bell->read_fd);
     }

@@ -51,7 +51,7 @@ bool request_deny_admin(struct broker *broker, struct session *session, uint64_t
 
 /* Did an ipcd that was killed before its answer went out do it already? And from here on that is so. */
 bool request_done_before(const struct session *session, uint64_t id);
-void request_mark_done(struct session *session, uint64_t id);
+void request_mark_done(struct session *session, uint64_t request);
 
 /* Have a segment allocated by the worker, which then calls job->finish(); until that the session is busy. On success the
  * descriptor is the job's. Returns 0 or a negative errno. */

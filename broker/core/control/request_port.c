@@ -128,7 +128,7 @@ static void finish(struct broker *broker, struct session *session, const struct 
     if (result >= 0)
         result = segment_allocate(other, segment_size(IPC_SEGMENT_PORT, wish.consumer ? wish.session_ring_size
                                                                                       : wish.core_ring_size));
-    if (result == 0)
+    if (result >= 0)
         result = registry_port_new(broker, session, queue, &wish, wish.consumer ? fd : &other,
                                    wish.consumer ? &other : fd, &port);
     if (result < 0) {

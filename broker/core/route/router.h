@@ -258,6 +258,6 @@ void letter_done(struct router *router, struct route_mail *mail);
 
 /* ---- look.c ---- */
 void look_do(struct queue *queue, struct route_mail *mail);
-void look_letter_done(void *work, int result);
+void look_letter_done(void *data, int result);
 
 #endif

@@ -104,7 +104,8 @@ static int stop(void **state)
     listener_close(&listener);
     core = broker_free(core);
     close(place.notify_fd);
-    (void)unlink(strcat(strcpy(place.config, place.folder), "/notify"));
+    snprintf(place.config, sizeof(place.config), "%s/notify", place.folder);
+    (void)unlink(place.config);
     assert_return_code(rmdir(place.folder), errno);
     watchdog(0, NULL);
     return 0;
