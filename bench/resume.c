@@ -36,6 +36,7 @@ enum {
     V_GAP_QUIET,
     V_LATENCY,
     V_LATENCY_QUIET,
+    V_SESSIONS,
     V_DESCRIPTORS,
     V_CALLS,
     V_PER_DESCRIPTOR,
@@ -387,6 +388,7 @@ static int resume_run(double *values)
         roles[3 + i] = (struct bench_role){BENCH_ANYWHERE, hold, resume};
     if (bench_play(roles, 3 + HOLDERS, NULL) < 0)
         return -1;
+    resume->values[V_SESSIONS] = resume->sessions * HOLDERS;
     resume->values[V_GAP] = (double)resume->gaps[KILLING] * bench_tick_ns;
     resume->values[V_GAP_QUIET] = (double)resume->gaps[QUIET] * bench_tick_ns;
     resume->values[V_LATENCY] = (double)resume->latencies[KILLING] * bench_tick_ns;
@@ -415,11 +417,12 @@ static const struct bench_row rows[] = {
     BENCH_AGAINST("resume.pair.worst-gap", V_GAP, 1e-6, "ms", "without kills", V_GAP_QUIET, BENCH_INFO, 0),
     BENCH_AGAINST("resume.pair.worst-latency", V_LATENCY, 1e-6, "ms", "without kills", V_LATENCY_QUIET,
                   BENCH_INFO, 0),
+    BENCH_FIGURE("resume.sessions", V_SESSIONS, 1, "sessions"),
     BENCH_FIGURE("resume.descriptors", V_DESCRIPTORS, 1, "fds"),
     BENCH_FIGURE("resume.calls", V_CALLS, 1, "calls"),
     BENCH_FIGURE("resume.calls-per-descriptor", V_PER_DESCRIPTOR, 1, "calls"),
 };
 
-const struct bench_case bench_case_resume = {"resume",
-                                             "ipcd killed with 1,000 sessions and 100,000 waiting messages",
-                                             BENCH_BROKER | BENCH_ONCE, resume_run, BENCH_ROWS(rows)};
+const struct bench_case bench_case_resume = {
+    "resume", "ipcd killed with 1,000 sessions (quick: 100) and 100,000 waiting messages",
+    BENCH_BROKER | BENCH_ONCE, resume_run, BENCH_ROWS(rows)};

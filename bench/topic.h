@@ -45,8 +45,8 @@ struct topic_pair {
     uint64_t max_ns; /* and time at most; 0: no limit */
     char there[TOPIC_NAME_SIZE], back[TOPIC_NAME_SIZE];
 };
-int topic_pair_ping(struct bench_seat *seat,
-                    void *argument); /* values: p50, p99 in ns; messages: round trips */
+/* values: p50, p99 in ns; messages: round trips */
+int topic_pair_ping(struct bench_seat *seat, void *argument);
 int topic_pair_pong(struct bench_seat *seat, void *argument);
 int topic_pair_run(struct topic_pair *pair, double *ret_p50, double *ret_p99, double *ret_cpu_ns);
 

@@ -384,7 +384,7 @@ static void tell_table(const struct collect *collect, const struct board *board,
         messages += tally->messages;
         bytes += tally->bytes;
         redelivered += tally->redelivered;
-        replaced += tally->workers > 1 ? tally->workers - 1 : 0;
+        replaced += tally->replaced;
     }
     tell_row(out, "results", collect->messages, collect->bytes, seconds);
     fputc('\n', out);

@@ -101,7 +101,7 @@ uint64_t latency_percentile_ns(const struct latency *latency, unsigned percent);
 /* The shared segment. A worker that is killed leaves what it wrote, and the next one adds to it. */
 struct board {
     struct tally {
-        uint64_t workers;     /* that began */
+        uint64_t replaced;    /* workers that died before the one that has begun last */
         uint64_t messages;    /* taken from the queue, those that came again included */
         uint64_t bytes;       /* in them */
         uint64_t redelivered; /* of the messages */

@@ -36,6 +36,7 @@ end_all() {
 # Inside the private broker: start the programs, replace workers that are killed, wait for all.
 job() {
     local bin=$1/examples/fileindex folder=$2 what name value failed='' middle replaced=0 count=("$1/examples/fileindex/count")
+    local -A before=() # workers of a kind that were ended
     declare -gA pids=() # global: the trap sees it
 
     # From coreutils 9.5 on, wc counts words of unprintable bytes, too.
@@ -75,9 +76,10 @@ job() {
                 [[ ! -t 1 ]] || printf '\r\033[K'
                 printf '  %s (%d) was ended by SIG%s: another one takes its place\n' \
                     "$name" "${pids[$name]}" "$(kill -l $((value - 128)))"
+                ((before[$name] = ${before[$name]:-0} + 1))
                 case $name in
-                    count) keep count "${count[@]}" & ;;
-                    *) keep "$name" "$bin/$name" & ;;
+                    count) keep count "${count[@]}" --replaces "${before[$name]}" & ;;
+                    *) keep "$name" "$bin/$name" --replaces "${before[$name]}" & ;;
                 esac
                 ;;
             ended,*,0)

@@ -190,16 +190,19 @@ int worker_run(const struct worker *worker, int argc, char **argv)
     const char *name = kind_names[worker->kind];
     ipc_connection *connection = job_connect(name);
     struct job job = {.worker = worker, .state = must(calloc(1, worker->state_size))};
-    uint64_t die_after = UINT64_MAX;
+    uint64_t die_after = UINT64_MAX, replaced = 0;
 
-    for (int i = 1; i + 1 < argc; i++)
+    for (int i = 1; i + 1 < argc; i++) {
         if (strcmp(argv[i], "--die-after") == 0)
             die_after = strtoull(argv[i + 1], NULL, 10);
+        else if (strcmp(argv[i], "--replaces") == 0)
+            replaced = strtoull(argv[i + 1], NULL, 10);
+    }
     job.news = news_open(connection, name);
     job.board = board_open(connection);
     job.results = job_producer(connection, QUEUE_RESULTS);
     job.work = work_consumer(connection, worker->kind);
-    board_lock(job.board)->kinds[worker->kind].workers++;
+    board_lock(job.board)->kinds[worker->kind].replaced = replaced;
     board_unlock(job.board);
 
     job_work(&job, die_after);

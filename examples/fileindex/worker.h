@@ -19,7 +19,7 @@ struct worker {
 };
 
 /* Work until there is no more. With --die-after N, kill itself at the worst moment after N files: their results are
- * sent, and the work is not acknowledged yet. Returns the exit status. */
+ * sent, and the work is not acknowledged yet. --replaces N: N workers of this kind died before. Returns the exit status. */
 int worker_run(const struct worker *worker, int argc, char **argv);
 
 #endif
