@@ -51,6 +51,7 @@ struct session {
     bool admin;
     bool busy;    /* a request of it is being worked on: nothing is read meanwhile */
     bool unread;  /* the answer to the request in front has not gone out, so it stays there: the same */
+    bool spent;   /* that answer has gone out, but the request could not be taken out of the socket */
     bool resumed; /* of an earlier ipcd, and that request may have been worked on by it */
     bool watched; /* the loop knows its descriptors */
     bool wants_out;

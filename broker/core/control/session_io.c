@@ -48,12 +48,13 @@ void session_update_events(struct broker *broker, struct session *session)
         stall(broker, session);
 }
 
-/* The request in front was worked on and answered. */
-static void consume(struct session *session)
+/* The request in front was worked on and answered. False: it is still there, but must not be worked on again. */
+static bool consume(struct session *session)
 {
-    (void)!recv(session->fd, NULL, 0, MSG_TRUNC | MSG_DONTWAIT);
+    session->spent = recv(session->fd, NULL, 0, MSG_TRUNC | MSG_DONTWAIT) < 0;
     session->unread = false;
     session->resumed = false;
+    return !session->spent;
 }
 
 void session_drain(struct session *session)
@@ -67,7 +68,7 @@ void session_answered(struct broker *broker, struct session *session)
     if (session->state == SESSION_ENDED)
         return;
     if (outbox_empty(&session->outbox)) {
-        consume(session);
+        (void)consume(session);
         registry_port_handed(broker, session);
     } else {
         session->unread = true;
@@ -211,8 +212,11 @@ static bool read_frame(struct broker *broker, struct session *session)
     struct iovec piece = {.iov_base = broker->rx, .iov_len = sizeof(broker->rx)};
     struct msghdr message = {
         .msg_iov = &piece, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
-    ssize_t size = recvmsg(session->fd, &message, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    ssize_t size;
 
+    if (session->spent && !consume(session))
+        return false;
+    size = recvmsg(session->fd, &message, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (size < 0) {
         if (errno == EAGAIN || errno == EINTR || errno == ENOMEM || errno == ENOBUFS)
             return false;
@@ -237,7 +241,7 @@ static bool read_frame(struct broker *broker, struct session *session)
         return false;
     }
 #ifdef IPC_PLANT_CONSUMED_EARLY
-    consume(session);
+    (void)consume(session);
 #endif
     broker->work = 0;
     request_handle(broker, session, broker->rx, (size_t)size);

@@ -40,6 +40,7 @@
  X(RECVMSG, recvmsg, INPUT, ENOMEM, ENOBUFS)                \
  X(RECVMSG_EINTR, recvmsg_eintr, ONCE, EINTR)               \
  X(RECV, recv, ONCE, EINTR, EAGAIN)                         \
+ X(RECV_FRAME, recv_frame, ONCE, EINTR, EAGAIN)             \
  X(SEND, send, INPUT, ENOBUFS, ENOMEM)                      \
  X(SEND_EINTR, send_eintr, ONCE, EINTR, EAGAIN)             \
  X(GETSOCKOPT, getsockopt, NORMAL, EMFILE, ESRCH)           \

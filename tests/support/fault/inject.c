@@ -154,7 +154,8 @@ WRAP(ssize_t, recvmsg, (int fd, struct msghdr *message, int flags), (fd, message
      FAILS(RECVMSG) || FAILS(RECVMSG_EINTR))
 WRAP(ssize_t, send, (int fd, const void *bytes, size_t size, int flags), (fd, bytes, size, flags),
      FAILS(SEND) || FAILS(SEND_EINTR))
-WRAP(ssize_t, recv, (int fd, void *bytes, size_t size, int flags), (fd, bytes, size, flags), FAILS(RECV))
+WRAP(ssize_t, recv, (int fd, void *bytes, size_t size, int flags), (fd, bytes, size, flags),
+     FAILS(RECV) || (flags & MSG_TRUNC && FAILS(RECV_FRAME))) /* no other thread's, so that each is met */
 WRAP(int, getsockopt, (int fd, int level, int option, void *value, socklen_t *size),
      (fd, level, option, value, size), FAILS(GETSOCKOPT))
 WRAP(int, setsockopt, (int fd, int level, int option, const void *value, socklen_t size),
