@@ -345,12 +345,12 @@ int subscription_wait(struct ipc_subscription *sub, struct lane_record *record, 
             until = check;
         result = by_bell(sub) ? sleep_by_bell(sub, record, lane, until)
                               : sleep_by_futex(sub, record, lane, until);
+        if (result != 0) /* it came while we armed: the wait was over before */
+            break;
         slept = true;
         now = lane_now();
-        if (result == 0) {
-            result = subscription_find(sub, record, lane);
-            sub->net += result > 0 && now >= net;
-        }
+        result = subscription_find(sub, record, lane);
+        sub->net += result > 0 && now >= net;
         if (result != 0)
             break;
         spin_until = 0;

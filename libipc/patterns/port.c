@@ -395,11 +395,11 @@ int port_wait(struct port *port, port_look *look, uint64_t goal, uint64_t want, 
             bool by_bell = port->set >= 0 || !lane_has_waitv();
             result = by_bell ? sleep_by_bell(port, look, goal, want, until)
                              : sleep_by_futex(port, look, goal, want, until);
+            if (result != 0) /* it came while we armed: the wait was over before */
+                break;
             slept = true;
-            if (result == 0) {
-                result = look(port, goal);
-                port->net += result > 0 && lane_now() >= net;
-            }
+            result = look(port, goal);
+            port->net += result > 0 && lane_now() >= net;
         }
         now = lane_now();
         if (result != 0)

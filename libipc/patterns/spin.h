@@ -12,9 +12,11 @@
 #include "libipc/lane/wait.h"
 
 /* A sleep and its wake cost about this much CPU and latency, so polling longer never pays. */
-#define SLEEP_COST_NS    UINT64_C(20000)
-#define WAKE_COST_NS     UINT64_C(8000)
-#define EXPECTED_MAX_NS  UINT64_C(200000)
+#define SLEEP_COST_NS UINT64_C(20000)
+#define WAKE_COST_NS  UINT64_C(8000)
+#define EXPECTED_MAX_NS \
+ UINT64_C(100000) /* an eighth is less than a sleep: one long wait changes nothing yet */
+#define SPIN_PROBE_FIRST 4u
 #define SPIN_PROBE_EVERY 64u
 /* Looks between two looks at the clock. */
 #define SPIN_BLIND       32
@@ -22,7 +24,7 @@
 struct spin {
     int64_t max_ns;       /* IPC_SPIN_ADAPTIVE, IPC_FOREVER, or a time */
     uint64_t expected_ns; /* how long waits have been taking */
-    uint32_t probe;
+    uint32_t probe;       /* waits without polling */
 };
 
 static inline void spin_relax(void)
@@ -50,17 +52,25 @@ static inline uint64_t spin_budget(struct spin *spin)
         return (uint64_t)spin->max_ns;
     if (spin->expected_ns <= SLEEP_COST_NS)
         return 2 * SLEEP_COST_NS;
-    return ++spin->probe % SPIN_PROBE_EVERY == 0 ? SLEEP_COST_NS : 0;
+    uint32_t n = ++spin->probe;
+    bool early = n >= SPIN_PROBE_FIRST && n < SPIN_PROBE_EVERY && (n & (n - 1)) == 0;
+    return early || n % SPIN_PROBE_EVERY == 0 ? SLEEP_COST_NS : 0;
 }
 
-/* Remember how long a wait took; a sleeper was woken later than its message came. */
+/* Remember how long a wait took; a sleeper was woken later than its message came. How much later is a guess, so that
+ * sleeping alone could make waits seem long for ever: what polling saw counts for more. */
 static inline void spin_learn(struct spin *spin, uint64_t waited_ns, bool slept)
 {
-    if (slept)
+    if (slept) {
         waited_ns = waited_ns > WAKE_COST_NS ? waited_ns - WAKE_COST_NS : 0;
+    } else if (spin->expected_ns > SLEEP_COST_NS) {
+        spin->expected_ns = SLEEP_COST_NS;
+    }
     if (waited_ns > EXPECTED_MAX_NS)
         waited_ns = EXPECTED_MAX_NS;
     spin->expected_ns = spin->expected_ns - spin->expected_ns / 8 + waited_ns / 8;
+    if (spin->expected_ns < SLEEP_COST_NS / 2)
+        spin->probe = 0;
 }
 
 #endif

@@ -25,10 +25,6 @@
 #define ROUNDS_BLIND     8u
 /* Rounds without anything after which a port is armed although others are busy. */
 #define IDLE_ROUNDS      64u
-/* As in libipc/patterns/poll.c: polling for longer than a sleep costs never pays. */
-#define SLEEP_COST_NS    UINT64_C(20000)
-#define WAKE_COST_NS     UINT64_C(8000)
-#define EXPECTED_MAX_NS  UINT64_C(200000)
 #define RETRY_NS         UINT64_C(50000000)
 #define TIMERS_SLACK     1024u
 
@@ -467,19 +463,10 @@ static bool deliveries(struct router *router)
     return some || !list_empty(&router->dirty);
 }
 
-static void learn(struct router *router, uint64_t waited_ns, bool slept)
-{
-    if (slept)
-        waited_ns = waited_ns > WAKE_COST_NS ? waited_ns - WAKE_COST_NS : 0;
-    if (waited_ns > EXPECTED_MAX_NS)
-        waited_ns = EXPECTED_MAX_NS;
-    router->expected_ns = router->expected_ns - router->expected_ns / 8 + waited_ns / 8;
-}
-
 static void *run(void *data)
 {
     struct router *router = data;
-    uint64_t idle_since = 0;
+    uint64_t idle_since = 0, idle_last = 0, budget = 0;
     unsigned blind = 0;
     bool slept = false;
 
@@ -504,7 +491,7 @@ static void *run(void *data)
             break;
         if (some) {
             if (idle_since) {
-                learn(router, router->now_ns - idle_since, slept);
+                spin_learn(&router->spin, (slept ? router->now_ns : idle_last) - idle_since, slept);
                 idle_since = 0;
                 slept = false;
             }
@@ -514,10 +501,12 @@ static void *run(void *data)
             }
             continue;
         }
-        if (!idle_since)
+        if (!idle_since) {
             idle_since = router->now_ns;
-        if (router->expected_ns <= SLEEP_COST_NS && router->now_ns - idle_since < 2 * SLEEP_COST_NS &&
-            !list_empty(&router->active)) {
+            budget = spin_budget(&router->spin);
+        }
+        idle_last = router->now_ns;
+        if (router->now_ns - idle_since < budget && !list_empty(&router->active)) {
             look_at_bells(router, 0);
             continue;
         }
@@ -568,7 +557,7 @@ static int router_start(struct routers *routers, struct router *router)
     list_init(&router->all);
     list_init(&router->active);
     list_init(&router->dirty);
-    router->expected_ns = EXPECTED_MAX_NS;
+    router->spin = (struct spin){.max_ns = IPC_SPIN_ADAPTIVE, .expected_ns = EXPECTED_MAX_NS};
     router->stop = route_mail_new(ROUTE_STOP, 0, 0);
     router->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     router->mail_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -19,6 +19,7 @@
 #include "broker/core/util/list.h"
 #include "libipc/lane/reader.h"
 #include "libipc/lane/writer.h"
+#include "libipc/patterns/spin.h"
 
 /* A record that is on its way to another queue counts as delivered to this. */
 #define SLOT_LEAVING UINT16_MAX
@@ -148,7 +149,7 @@ struct router {
     size_t boot_before, lease_before;      /* how many they were after the last sweep */
     uint64_t boot_ns, real_ns, now_ns;     /* as of this round */
     uint64_t retry_at;                     /* something waits for memory; 0: nothing does */
-    uint64_t expected_ns;                  /* how long waits have been taking */
+    struct spin spin;
     _Atomic uint64_t rounds;
     _Atomic bool asleep;
     bool stopping;
