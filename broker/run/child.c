@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A child learns by PR_SET_PDEATHSIG that its parent is gone, unless it is to survive us. That of exec failing comes back through a pipe that exec
- * closes.
+ * A child learns by PR_SET_PDEATHSIG that its parent is gone, unless it is to survive us. That of exec failing comes back
+ * through a pipe that exec closes. Until then it has our memory, not a copy, which would cost the more the more we keep.
  */
 #include "broker/run/run.h"
 
@@ -18,11 +18,13 @@
 
 #include "broker/core/util/fd.h"
 
-/* In the child, between fork and exec: async-signal-safe calls alone. Returns the errno of what failed. */
-static int become(const struct child_plan *plan, pid_t parent, int *report_fd)
+/* In the child, between vfork and exec: async-signal-safe calls alone, and no store that the parent should not see. Returns
+ * the errno of what failed; *ret_report_fd: where to report it. */
+static int become(const struct child_plan *plan, pid_t parent, int report_fd, int *ret_report_fd)
 {
     sigset_t none;
 
+    *ret_report_fd = report_fd;
     if (plan->foreground_signals && setpgid(0, 0) < 0)
         return errno;
     if (!plan->survives && prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
@@ -32,9 +34,9 @@ static int become(const struct child_plan *plan, pid_t parent, int *report_fd)
     if (!plan->inherits && close_range(3, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
         return errno;
     if (plan->listen_fd >= 0) {
-        if (*report_fd == 3) {
-            *report_fd = fcntl(3, F_DUPFD_CLOEXEC, 4);
-            if (*report_fd < 0)
+        if (report_fd == 3) {
+            *ret_report_fd = fcntl(3, F_DUPFD_CLOEXEC, 4);
+            if (*ret_report_fd < 0)
                 return errno;
         }
         if (plan->listen_fd == 3 ? fcntl(3, F_SETFD, 0) < 0 : dup2(plan->listen_fd, 3) < 0)
@@ -67,18 +69,18 @@ static void set_listen_pid(char *const *environment)
 
 int child_start(struct child *child, const struct child_plan *plan)
 {
-    int report[2], failed = 0;
+    int report[2], failed = 0, own_failed, own_report;
     pid_t parent = getpid(), pid;
     ssize_t size;
 
     if (pipe2(report, O_CLOEXEC) < 0)
         return -errno;
-    pid = fork();
+    pid = vfork();
     if (pid == 0) {
         if (plan->listen_fd >= 0)
             set_listen_pid(plan->environment);
-        failed = become(plan, parent, &report[1]);
-        (void)!write(report[1], &failed, sizeof(failed));
+        own_failed = become(plan, parent, report[1], &own_report);
+        (void)!write(own_report, &own_failed, sizeof(own_failed));
         _exit(127);
     }
     if (pid < 0)

@@ -83,12 +83,12 @@ static pid_t replace(pid_t ipcd)
     unsigned long child;
     int status;
 
-    trace(guarded.run, PTRACE_O_TRACEFORK);
+    trace(guarded.run, PTRACE_O_TRACEVFORK);
     EXPECT_EQ(kill(ipcd, SIGKILL), 0);
     for (;;) {
         EXPECT_EQ(waitpid(guarded.run, &status, __WALL), guarded.run);
         EXPECT(WIFSTOPPED(status));
-        if (status >> 8 == (SIGTRAP | PTRACE_EVENT_FORK << 8))
+        if (status >> 8 == (SIGTRAP | PTRACE_EVENT_VFORK << 8))
             break;
         EXPECT_EQ(ptrace(PTRACE_CONT, guarded.run, NULL, WSTOPSIG(status)), 0);
     }

@@ -42,7 +42,7 @@ static void walk_in_child(void *argument)
 static void test_whole_way(void **state)
 {
     /* These are no library's calls, or those of its helpers here. */
-    static const enum fault_kind without[] = {FAULT_FORK, FAULT_PIPE, FAULT_DUP2, FAULT_NONE};
+    static const enum fault_kind without[] = {FAULT_VFORK, FAULT_PIPE, FAULT_DUP2, FAULT_NONE};
     struct broker_counts before;
     struct series series;
     (void)state;

@@ -178,7 +178,7 @@ static void test_ipcd_run(void **state)
         FAULT_ALLOC,     FAULT_MEMFD,   FAULT_OPEN,          FAULT_FCNTL,    FAULT_DUP2,
         FAULT_SOCKET,    FAULT_BIND,    FAULT_LISTEN,        FAULT_CONNECT,  FAULT_SETSOCKOPT,
         FAULT_POLL,      FAULT_RECVMSG, FAULT_RECVMSG_EINTR, FAULT_SIGNALFD, FAULT_PIDFD,
-        FAULT_GETRANDOM, FAULT_FORK,    FAULT_PIPE,          FAULT_NONE};
+        FAULT_GETRANDOM, FAULT_VFORK,   FAULT_PIPE,          FAULT_NONE};
     (void)state;
     each(getenv("IPCD_RUN_FAULT_BIN"), getenv("IPCD_BIN"), only);
 }

@@ -114,6 +114,35 @@ static void test_all_is_there_again(void **state)
     pair_end(&drop);
 }
 
+static unsigned boards_mapped(void)
+{
+    char path[64], line[512];
+    unsigned n = 0;
+
+    snprintf(path, sizeof(path), "/proc/%d/maps", (int)guarded_pid(&guarded));
+    FILE *file = fopen(path, "re");
+    EXPECT(file != NULL);
+    while (fgets(line, sizeof(line), file))
+        n += strstr(line, "ipc-board") != NULL;
+    fclose(file);
+    return n;
+}
+
+static void test_who_is_owed_nothing_costs_nothing(void **state)
+{
+    ipc_connection *connections[8];
+
+    for (size_t i = 0; i < 8; i++)
+        connections[i] = connection_new();
+    EXPECT_EQ(boards_mapped(), 8);
+    guarded_kill_ipcd(&guarded);
+    EXPECT_EQ(guarded_status(&guarded).starts, 2);
+    publisher_end(publisher_new(connections[7], "asks", 1 << 16, 0));
+    EXPECT_EQ(boards_mapped(), 0);
+    for (size_t i = 0; i < 8; i++)
+        ipc_connection_close(connections[i]);
+}
+
 /* With nobody there to start another one, so that there is no ipcd at all for as long as it takes. */
 static void test_direct_traffic_does_not_pause(void **state)
 {
@@ -356,6 +385,7 @@ int main(void)
 #define GUARDED(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
     const struct CMUnitTest tests[] = {
         GUARDED(test_all_is_there_again),
+        GUARDED(test_who_is_owed_nothing_costs_nothing),
         GUARDED(test_direct_traffic_does_not_pause),
         GUARDED(test_new_clients_join_old_topics),
         GUARDED(test_requests_in_flight_are_answered),

@@ -255,8 +255,15 @@ static int flush_nudge(struct broker *broker, struct session *session)
     return result;
 }
 
+/* While its row does not say otherwise, its board shows that nothing is to come: so a board that needs no word stays
+ * unmapped. */
 static void post(struct session *session, bool left)
 {
+    if (session->due)
+        owe(session);
+    else if (!session->told && !left && session->row &&
+             !atomic_load_explicit(&session->row->owed, memory_order_relaxed))
+        return;
     if (!session_board(session))
         return;
     atomic_store_explicit(&session->board->pending, session->due, memory_order_relaxed);
@@ -265,7 +272,7 @@ static void post(struct session *session, bool left)
 #endif
     if (session->told || left)
         notice_mail(session);
-    if (session->row && !session->nudge)
+    if (session->row && !session->nudge && !session->due)
         atomic_store_explicit(&session->row->owed, 0, memory_order_release);
 }
 

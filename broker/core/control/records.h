@@ -53,6 +53,7 @@ struct session {
     bool unread;  /* the answer to the request in front has not gone out, so it stays there: the same */
     bool spent;   /* that answer has gone out, but the request could not be taken out of the socket */
     bool resumed; /* of an earlier ipcd, and that request may have been worked on by it */
+    bool asks;    /* the same, and there was something in its socket when this ipcd began */
     bool watched; /* the loop knows its descriptors */
     bool wants_out;
     uint32_t events; /* of its socket, as epoll knows them */

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +31,7 @@
 
 #define WORK_PER_ROUND 64u
 #define PARTS          IPC_MAX_FRAME_FDS
+#define POLLS          256u /* sockets in one look */
 
 /* One name of the index. What is taken out of `fds` belongs to a record; the rest belongs to nothing. */
 struct kept {
@@ -360,6 +362,33 @@ static void finish_what_was_begun(struct broker *broker)
     session_bury(broker);
 }
 
+/* Who waits for an answer goes first. */
+static void find_who_asks(struct broker *broker)
+{
+    struct pollfd polls[POLLS];
+    struct list *next = broker->unwatched.next;
+
+    while (next != &broker->unwatched) {
+        struct list *first = next;
+        unsigned n = 0;
+
+        for (; next != &broker->unwatched && n < POLLS; next = next->next)
+            polls[n++] =
+                (struct pollfd){.fd = list_entry(next, struct session, unwatched)->fd, .events = POLLIN};
+        bool failed = poll(polls, n, 0) < 0;
+        for (unsigned i = 0; i < n; i++) {
+            struct list *node = first;
+
+            first = node->next;
+            if (!failed && !polls[i].revents)
+                continue;
+            list_entry(node, struct session, unwatched)->asks = true;
+            list_remove(node);
+            list_append(broker->unwatched.next, node);
+        }
+    }
+}
+
 static struct leftovers *leftovers_new(int index_fd)
 {
     struct leftovers *left = calloc(1, sizeof(*left));
@@ -405,8 +434,10 @@ static int go_on(struct broker *broker)
     broker->requests = broker->state.header->requests;
     broker->ended_badly = broker->state.header->ended_badly;
     result = load_all(broker, broker->leftovers);
-    if (result == 0)
+    if (result == 0) {
         finish_what_was_begun(broker);
+        find_who_asks(broker);
+    }
     for (struct list *node = broker->queues.next; result == 0 && node != &broker->queues; node = node->next)
         result = registry_queue_ready(broker, list_entry(node, struct queue, link));
     return result;
@@ -453,7 +484,8 @@ static void watch(struct broker *broker, struct session *session)
     session_update_events(broker, session);
     /* The request that an earlier ipcd did not finish comes before any notice: the client knows what it made from the
      * answer alone. */
-    session_on_socket(broker, session, EPOLLIN);
+    if (session->asks)
+        session_on_socket(broker, session, EPOLLIN);
     if (session->state == SESSION_ENDED)
         return;
     session->resumed = session->resumed && session->busy;

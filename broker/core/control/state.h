@@ -73,7 +73,7 @@ struct session_row {
     _Atomic uint64_t request; /* the last one that changed something */
     uint32_t uid, gid, pid;
     _Atomic uint8_t ending; /* enum ipc_reason + 1 */
-    _Atomic uint8_t owed;   /* something was being told: mail or a nudge may be lacking */
+    _Atomic uint8_t owed;   /* something is being told: mail or a nudge may be lacking */
     bool admin, watched;    /* watched: there is a pidfd */
     char name[IPC_MAX_CLIENT_NAME + 1];
 };

@@ -57,7 +57,7 @@
  X(PIDFD, pidfd_open, NORMAL, EMFILE, ENOMEM, ESRCH)        \
  X(GETRANDOM, getrandom, NORMAL, ENOSYS)                    \
  X(THREAD, pthread_create, NORMAL, EAGAIN)                  \
- X(FORK, fork, NORMAL, EAGAIN)                              \
+ X(VFORK, vfork, NORMAL, EAGAIN)                            \
  X(PIPE, pipe2, NORMAL, EMFILE)                             \
  X(MEMBARRIER, membarrier, NORMAL, ENOMEM, ENOSYS)          \
  X(WAITV, futex_waitv, NORMAL, ENOMEM, ENOSYS)              \

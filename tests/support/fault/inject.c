@@ -178,8 +178,14 @@ WRAP(int, timerfd_settime, (int fd, int flags, const struct itimerspec *new, str
 WRAP(int, signalfd, (int fd, const sigset_t *mask, int flags), (fd, mask, flags), FAILS(SIGNALFD))
 WRAP(int, pidfd_open, (pid_t pid, unsigned flags), (pid, flags), FAILS(PIDFD))
 WRAP(ssize_t, getrandom, (void *bytes, size_t size, unsigned flags), (bytes, size, flags), FAILS(GETRANDOM))
-WRAP(pid_t, fork, (void), (), FAILS(FORK))
 WRAP(int, pipe2, (int ends[2], int flags), (ends, flags), FAILS(PIPE))
+
+/* The frame of this function is gone by the time that a parent of vfork(2) goes on: so its child gets a copy. */
+DECLARE(pid_t, vfork, (void));
+pid_t __wrap_vfork(void)
+{
+    return FAILS(VFORK) ? -1 : fork();
+}
 
 DECLARE(int, pthread_create,
         (pthread_t * thread, const pthread_attr_t *attributes, void *(*run)(void *), void *data));
