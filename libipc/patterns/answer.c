@@ -196,8 +196,8 @@ static const char *describe_end(struct ipc_call *call)
         snprintf(text, size, "the session with the broker is over");
     else if (call->result == -ETIMEDOUT)
         snprintf(text, size, "service %s did not answer in time", client->service);
-    else if (call->result == -ENOENT)
-        snprintf(text, size, "service %s has no server", client->service);
+    else if (call->result == -ENOENT || call->result == -EDQUOT)
+        return client_nobody_text(client, call->result);
     else
         snprintf(text, size, "%s", strerror(-call->result));
     return text;

@@ -208,7 +208,7 @@ void calls_send_unsent(struct ipc_client *client)
         if (!lane && (client_expects(client) || (call->flags & IPC_CALL_WAIT)))
             return;
         if (!lane) {
-            call_settle(call, call->server.session ? -EPIPE : -ENOENT);
+            call_settle(call, call->server.session ? -EPIPE : client_nobody(client));
             continue;
         }
         unlink_unsent(call);
@@ -312,7 +312,7 @@ static bool any_server(struct ipc_client *client)
     return any;
 }
 
-/* A lane with a server, waiting for one if the core or the caller says so. 0; -ENOENT; -ETIMEDOUT; -EPIPE. */
+/* A lane with a server, waiting for one if the core or the caller says so. 0; -ENOENT; -EDQUOT; -ETIMEDOUT; -EPIPE. */
 static int find_server(struct ipc_call *call, struct call_lane **lane)
 {
     struct ipc_client *client = call->client;
@@ -323,8 +323,8 @@ static int find_server(struct ipc_call *call, struct call_lane **lane)
             break;
         bool wait = call->flags & IPC_CALL_WAIT;
         /* A server that has just come may be in the core's mail to us, behind what we know. */
-        if (!client_expects(client) && !wait && !any_server(client))
-            return -ENOENT;
+        if (!client_expects(client) && !wait && (client_nobody(client) == -EDQUOT || !any_server(client)))
+            return client_nobody(client);
         int result = client_turn(client, wait || call->deadline < ask ? call->deadline : ask);
         uint64_t now = lane_now();
         if (result == -EPIPE || now >= call->deadline)
@@ -506,10 +506,8 @@ ssize_t ipc_client_call(ipc_client *client, const void *data, size_t size, void 
     if (result < 0) {
         if (reply) {
             *reply = (struct ipc_reply){.code = result, .text = ""};
-            if (result == -ENOENT) {
-                snprintf(client->text, sizeof(client->text), "service %s has no server", client->service);
-                reply->text = client->text;
-            }
+            if (result == -ENOENT || result == -EDQUOT)
+                reply->text = client_nobody_text(client, result);
         }
         return result;
     }

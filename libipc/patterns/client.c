@@ -189,7 +189,8 @@ static void server_left(struct ipc_client *client, struct call_lane *lane)
     lane->open = 0;
     client->cancels -= lane->cancel_count;
     lane->cancel_count = 0;
-    lane->expected = known && left->servers > others;
+    lane->refused = reason == IPC_REASON_LIMIT;
+    lane->expected = known && !lane->refused && left->servers > others;
     if (open == 0)
         return;
     struct leaving *leaving = replying || has_replies(client, pairing) ? malloc(sizeof(*leaving)) : NULL;
@@ -222,7 +223,7 @@ static void look_at_lane(struct ipc_client *client, struct call_lane *lane)
     if (!now)
         return;
     lane->pairing = now;
-    lane->expected = false;
+    lane->expected = lane->refused = false;
     for (struct reader_ref *reader = publisher->readers; reader; reader = reader->next)
         if (reader->pairing == now)
             lane->server = reader->peer;
@@ -263,6 +264,24 @@ bool client_expects(const struct ipc_client *client)
         if (client->lanes[i].expected || client->lanes[i].pairing)
             return true;
     return false;
+}
+
+int client_nobody(const struct ipc_client *client)
+{
+    for (uint32_t i = 0; i < client->lane_count; i++)
+        if (client->lanes[i].refused)
+            return -EDQUOT;
+    return -ENOENT;
+}
+
+const char *client_nobody_text(struct ipc_client *client, int code)
+{
+    snprintf(client->text, sizeof(client->text),
+             code == -ENOENT ? "service %s has no server"
+                             : "no server of service %s has room for this client: a limit was reached, "
+                               "which the broker's log names (events refused, pairing-failed)",
+             client->service);
+    return client->text;
 }
 
 struct call_lane *client_lane(struct ipc_client *client)

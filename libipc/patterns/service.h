@@ -21,6 +21,7 @@ struct call_lane {
     struct ipc_peer server;
     uint32_t open;     /* calls that this server has */
     bool expected;     /* the core said that there is a server for it */
+    bool refused;      /* its last server had no room for us */
     uint64_t *cancels; /* ids of calls that the server is still to be told of, for want of room */
     uint32_t cancel_count, cancel_capacity;
 };
@@ -119,6 +120,9 @@ void client_news(struct ipc_client *client);
 struct call_lane *client_lane(struct ipc_client *client);
 /* No lane has a server. Is one to come? */
 bool client_expects(const struct ipc_client *client);
+/* None is: -ENOENT, or -EDQUOT if those that there are have no room for us; and the sentence about that. */
+int client_nobody(const struct ipc_client *client);
+const char *client_nobody_text(struct ipc_client *client, int code);
 
 /* call.c */
 void call_settle(struct ipc_call *call, int result);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "libipc/session/session.h"
 
@@ -16,6 +18,10 @@ int error_set(struct ipc_error *error, int code, const char *format, ...)
         error->code = code;
         vsnprintf(error->text, sizeof(error->text), format, arguments);
         va_end(arguments);
+        size_t used = strlen(error->text);
+        if (code == -EMFILE && !strstr(error->text, "NOFILE")) /* not the broker's sentence about its own */
+            snprintf(error->text + used, sizeof(error->text) - used,
+                     "; this process has all the files open that it may: close some, or raise RLIMIT_NOFILE");
     }
     return code;
 }

@@ -371,6 +371,7 @@ static void on_late(struct ipc_connection *connection, const struct ipc_frame *f
     Ipc__Control__Unadvertise unadvertise = IPC__CONTROL__UNADVERTISE__INIT;
     Ipc__Control__Unsubscribe unsubscribe = IPC__CONTROL__UNSUBSCRIBE__INIT;
     Ipc__Control__PortClose port_close = IPC__CONTROL__PORT_CLOSE__INIT;
+    Ipc__Control__SegmentClose segment_close = IPC__CONTROL__SEGMENT_CLOSE__INIT;
     const ProtobufCMessage *message = NULL;
     uint16_t type = 0;
     if (frame->type == IPC__CONTROL__TYPE__ADVERTISED) {
@@ -386,6 +387,11 @@ static void on_late(struct ipc_connection *connection, const struct ipc_frame *f
         port_close.port = ((const Ipc__Control__PortOpened *)(const void *)frame->message)->port;
         type = IPC__CONTROL__TYPE__PORT_CLOSE;
         message = &port_close.base;
+    } else if (frame->type == IPC__CONTROL__TYPE__SEGMENT_OPENED) {
+        segment_close.attachment =
+            ((const Ipc__Control__SegmentOpened *)(const void *)frame->message)->attachment;
+        type = IPC__CONTROL__TYPE__SEGMENT_CLOSE;
+        message = &segment_close.base;
     }
     if (message)
         pump_send(connection, type, message);

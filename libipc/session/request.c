@@ -91,8 +91,8 @@ static int await_reply(struct ipc_connection *connection, uint64_t id, uint16_t 
                 return ended_error(connection, error);
             continue;
         }
-        connection->answered = id;
         if (frame.type == IPC__CONTROL__TYPE__FAILURE) {
+            connection->answered = id;
             const Ipc__Control__Failure *failure = (const void *)frame.message;
             receive_close(fds, count);
             int code = failure->code < 0 && failure->code > -4096 ? failure->code : -EIO;
@@ -100,11 +100,12 @@ static int await_reply(struct ipc_connection *connection, uint64_t id, uint16_t 
         }
         if (frame.type != reply_type || (fd_count && count != fd_count)) {
             receive_dispatch(connection, &frame, fds, count); /* undoes what was made for it */
-            return error_set(
-                error, count < fd_count && frame.type == reply_type ? -EMFILE : -EPROTO,
-                "the broker's answer came without its descriptors, or is not one: this process may be "
-                "out of descriptors (RLIMIT_NOFILE)");
+            if (count < fd_count && frame.type == reply_type)
+                return error_set(error, -EMFILE,
+                                 "there was no room for the descriptors of the broker's answer");
+            return error_set(error, -EPROTO, "the broker's answer is not one to this request");
         }
+        connection->answered = id;
         if (fd_count)
             memcpy(ret_fds, fds, fd_count * sizeof(int));
         else

@@ -12,6 +12,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -26,6 +27,7 @@
 #define CASE_SECONDS  90
 
 struct broker broker;
+rlim_t broker_files;
 static pid_t tester; /* the process that cmocka runs in */
 static unsigned descriptors_before;
 
@@ -48,6 +50,13 @@ void expect_failed(const char *file, int line, const char *text, bool numbers, l
 
 /* ---- brokers --------------------------------------------------------------------------------------------- */
 
+void broker_limit_files(void)
+{
+    const struct rlimit files = {.rlim_cur = broker_files, .rlim_max = broker_files};
+    if (broker_files > 0 && setrlimit(RLIMIT_NOFILE, &files) < 0)
+        _exit(127);
+}
+
 static void exec_broker(const struct broker *made, const char *const *arguments, const char *notify)
 {
     const char *program = getenv("IPCD_BIN");
@@ -61,6 +70,7 @@ static void exec_broker(const struct broker *made, const char *const *arguments,
     for (int i = 0; arguments && arguments[i] && n < ARGUMENTS_MAX + 5; i++)
         argv[n++] = (char *)(uintptr_t)arguments[i];
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    broker_limit_files();
     setenv("NOTIFY_SOCKET", notify, 1);
     unsetenv("IPC_ADDRESS");
     execv(program ? program : "ipcd", argv);

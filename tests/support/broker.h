@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/resource.h>
 #include <sys/types.h>
 
 #include "ipc/ipc.h"
@@ -47,6 +48,10 @@ struct broker {
 /* Start ipcd in a folder of its own, and wait until it is ready. Its address is put into IPC_ADDRESS. `arguments`
  * (or NULL) are added to its command line. */
 void broker_start(struct broker *made, const char *const *arguments);
+
+/* The open files that the brokers started from now on may have, ipcd-run's too; 0: as many as we. */
+extern rlim_t broker_files;
+void broker_limit_files(void); /* in the child that becomes one */
 
 /* End it by SIGTERM, check that it leaves with 0 and leaves no file, and remove its folder. */
 void broker_stop(struct broker *made);

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/support/guarded.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
@@ -87,19 +86,6 @@ pid_t guarded_pid(const struct guarded *guarded)
     return guarded_wait_other(guarded, 0);
 }
 
-static unsigned descriptors_of(pid_t pid)
-{
-    char path[64];
-    unsigned n = 0;
-    snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
-    DIR *folder = opendir(path);
-    EXPECT(folder != NULL);
-    while (readdir(folder))
-        n++;
-    closedir(folder);
-    return n;
-}
-
 /* With nothing to read, that is: whoever is sent something is awake until it has read it. */
 static bool sleeps(pid_t pid)
 {
@@ -145,6 +131,7 @@ void guarded_run(struct guarded *guarded, const char *const *arguments)
     EXPECT(guarded->run >= 0);
     if (guarded->run == 0) {
         prctl(PR_SET_PDEATHSIG, SIGTERM); /* so that it takes ipcd along */
+        broker_limit_files();
         execv(argv[0], (char **)(uintptr_t)argv);
         _exit(127);
     }

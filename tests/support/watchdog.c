@@ -54,16 +54,23 @@ int wait_child(pid_t child)
     return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-unsigned descriptors_open(void)
+unsigned descriptors_of(pid_t pid)
 {
+    char path[64];
     unsigned count = 0;
-    DIR *dir = opendir("/proc/self/fd");
+    snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+    DIR *dir = opendir(path);
     if (!dir)
         return 0;
     while (readdir(dir))
         count++;
     closedir(dir);
     return count;
+}
+
+unsigned descriptors_open(void)
+{
+    return descriptors_of(getpid());
 }
 
 bool children_left(void)

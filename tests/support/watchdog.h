@@ -19,6 +19,8 @@ int wait_child(pid_t child);
 
 /* Descriptors that this process has open. */
 unsigned descriptors_open(void);
+/* Of another process. */
+unsigned descriptors_of(pid_t pid);
 
 /* True if this process has children, running or not waited for. */
 bool children_left(void);

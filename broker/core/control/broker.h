@@ -34,7 +34,7 @@ struct broker {
     /* The loop. */
     int epoll_fd, listen_fd, signal_fd, watchdog_fd, retry_fd, reserve_fd, worker_fd, routers_fd;
     bool stopping;
-    bool retry_armed;
+    bool retry_armed, retry_later;
     bool listen_paused;
     bool missed;                       /* some subscription did */
     uint64_t turned_away, full_log_ns; /* connections since that was logged; when it is logged again */

@@ -30,6 +30,7 @@
 
 #define EVENTS_PER_ROUND 64
 #define RETRY_NS         50000000L
+#define RETRY_LATER_S    1
 #define ID_BITS          56
 
 static int control(struct broker *broker, int operation, int fd, uint32_t events, enum loop_source source,
@@ -64,6 +65,14 @@ void loop_retry_soon(struct broker *broker)
     broker->retry_armed = timerfd_settime(broker->retry_fd, 0, &soon, NULL) == 0;
 }
 
+void loop_retry_later(struct broker *broker)
+{
+    const struct itimerspec later = {.it_value = {.tv_sec = RETRY_LATER_S}};
+
+    if (!broker->retry_armed && !broker->retry_later)
+        broker->retry_later = timerfd_settime(broker->retry_fd, 0, &later, NULL) == 0;
+}
+
 static void on_signal(struct broker *broker)
 {
     struct signalfd_siginfo info;
@@ -85,7 +94,7 @@ static void drain(int fd)
 static void on_retry(struct broker *broker)
 {
     drain(broker->retry_fd);
-    broker->retry_armed = false;
+    broker->retry_armed = broker->retry_later = false;
     if (broker->keep.lost)
         keep_all(broker);
     session_retry_stalled(broker);

@@ -31,6 +31,8 @@ void loop_remove(struct broker *broker, int fd);
 
 /* Ask for a round in a moment, in which is tried again what failed for want of descriptors or memory. */
 void loop_retry_soon(struct broker *broker);
+/* The same, of what somebody else has to make room for. */
+void loop_retry_later(struct broker *broker);
 
 /* Wait until there is something to do, and do it: a bounded amount. Returns 0 or a negative errno. */
 int loop_round(struct broker *broker);

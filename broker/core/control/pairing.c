@@ -265,6 +265,8 @@ void pairing_confirm(struct broker *broker, struct session *session, struct pair
         confirm_writer(broker, session, pairing, add, result);
     else if (!writer && pairing->subscription && pairing->subscription->session == session)
         confirm_reader(broker, session, pairing, add, result);
+    if (add && result < 0)
+        service_refused(broker, pairing);
     if (pairing_finish(broker, pairing))
         lane_release(broker, lane);
 }
@@ -275,7 +277,10 @@ void pairing_detach(struct broker *broker, struct pairing *pairing, unsigned rea
 
     writer_end(broker, pairing, reason);
     reader_end(broker, pairing, reason, false);
-    service_seek(broker, lane);
+    if (reason == REASON(LIMIT))
+        service_refused(broker, pairing);
+    else
+        service_seek(broker, lane);
     if (pairing_finish(broker, pairing))
         lane_release(broker, lane);
 }

@@ -154,6 +154,7 @@ static void finish(struct broker *broker, struct session *session, const struct 
                                    job->request, job->kind,      job->target};
     const struct charge charge = lane_charge(job->ring_size);
     struct lane *lane = NULL;
+    struct refusal refusal;
 
     if (result == 0)
         result =
@@ -167,10 +168,13 @@ static void finish(struct broker *broker, struct session *session, const struct 
         advertise_failed(broker, session, job->request, result, job->ring_size);
         return;
     }
-    if (lane->kind == IPC__CONTROL__KIND__KIND_TOPIC)
+    if (lane->kind == IPC__CONTROL__KIND__KIND_TOPIC) {
         pairing_join_lane(broker, lane);
-    else
-        service_join_lane(broker, lane);
+    } else if (service_join_lane(broker, lane, &refusal) < 0) {
+        pairing_end_lane(broker, lane, IPC_REASON_CLOSED);
+        session_refuse(broker, session, job->request, &refusal);
+        return;
+    }
 #ifdef IPC_PLANT_ANSWERED_EARLY
     answer_advertised(broker, session, lane);
     lane_joined(lane);

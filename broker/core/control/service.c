@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <inttypes.h>
 
+#include <ipc/error.h>
+
 #include "broker/core/control/loop.h"
 #include "broker/core/control/pairing.h"
 #include "broker/core/control/registry.h"
@@ -56,30 +58,34 @@ static bool taken(const struct lane *lane, const struct subscription *server)
     return false;
 }
 
-static void join(struct broker *broker, struct lane *lane, struct subscription *subscription, unsigned start)
+/* That failed: log it, and try again, soon if it was for want of memory. */
+static void miss(struct broker *broker, const struct lane *lane, struct subscription *subscription,
+                 const struct refusal *refusal)
 {
     const struct peer *reader = &subscription->session->peer;
     const struct log_about about = {reader->session, reader->uid, reader->pid, reader->name, "limit"};
-    struct refusal refusal;
-    int result = pairing_join(broker, lane, subscription, start, &refusal);
 
-    if (result == 0)
-        return;
     log_write(LOG_PAIRING_FAILED, &about, "subscription %" PRIu64 " gets no %s of service %s: %s",
               subscription->id, lane->kind == KIND(CALL) ? "calls" : "replies", lane->topic->name,
-              refusal.text);
-    if (result == -EDQUOT)
-        return;
+              refusal->text);
     subscription->missed = broker->missed = true;
-    loop_retry_soon(broker);
+    if (refusal->code == -EDQUOT)
+        loop_retry_later(broker);
+    else
+        loop_retry_soon(broker);
 }
 
-void service_seek(struct broker *broker, struct lane *lane)
+/* A server for a lane of calls that has none, or NULL. */
+static struct subscription *choose(struct broker *broker, const struct lane *lane)
 {
     struct subscription *best = NULL;
 
     if (lane->kind != KIND(CALL) || lane->state != LANE_LIVE || server_of(lane))
-        return;
+        return NULL;
+#ifdef IPC_PLANT_SERVICE_NOT_RENEWED
+    if (lane->readers > 0)
+        return NULL;
+#endif
     list_for_each(node, &lane->topic->readers)
     {
         struct subscription *server = list_entry(node, struct subscription, by_match);
@@ -88,13 +94,19 @@ void service_seek(struct broker *broker, struct lane *lane)
         if ((!best || server->n_pairings < best->n_pairings) && !taken(lane, server))
             best = server;
     }
-#ifdef IPC_PLANT_SERVICE_NOT_RENEWED
-    if (lane->readers > 0)
-        return;
-#endif
-    /* What was meant for another server is not for this one. */
-    if (best)
-        join(broker, lane, best, IPC__CONTROL__START__START_NEXT);
+    return best;
+}
+
+/* What was meant for another server is not for this one. */
+#define START_OF_CALLS IPC__CONTROL__START__START_NEXT
+
+void service_seek(struct broker *broker, struct lane *lane)
+{
+    struct subscription *server = choose(broker, lane);
+    struct refusal refusal;
+
+    if (server && pairing_join(broker, lane, server, START_OF_CALLS, &refusal) < 0)
+        miss(broker, lane, server, &refusal);
 }
 
 void service_seek_all(struct broker *broker, const struct topic *service)
@@ -108,20 +120,36 @@ void service_left(struct broker *broker, struct session *session, const struct l
         list_for_each(node, &session->lanes) service_seek(broker, list_entry(node, struct lane, by_session));
 }
 
-void service_join_lane(struct broker *broker, struct lane *lane)
+int service_join_lane(struct broker *broker, struct lane *lane, struct refusal *refusal)
 {
-    const struct pairing *calls;
-    struct subscription *inbox;
+    struct subscription *reader = choose(broker, lane);
+    unsigned start = START_OF_CALLS;
 
-    if (lane->kind == KIND(CALL)) {
-        service_seek(broker, lane);
-        return;
+    if (lane->kind == KIND(REPLY)) { /* the client may have left while a large lane was made */
+        const struct pairing *calls = registry_pairing(broker, lane->target);
+
+        reader = calls && lives(calls) ? registry_subscription(broker, calls->lane->target) : NULL;
+        start = IPC__CONTROL__START__START_OLDEST;
     }
-    /* The client may have left while a large lane was made. */
-    calls = registry_pairing(broker, lane->target);
-    inbox = calls && lives(calls) ? registry_subscription(broker, calls->lane->target) : NULL;
-    if (inbox)
-        join(broker, lane, inbox, IPC__CONTROL__START__START_OLDEST);
+    if (!reader || pairing_join(broker, lane, reader, start, refusal) == 0)
+        return 0;
+    if (refusal->code != -EDQUOT)
+        miss(broker, lane, reader, refusal);
+    return refusal->code == -EDQUOT ? -EDQUOT : 0;
+}
+
+void service_refused(struct broker *broker, const struct pairing *pairing)
+{
+    struct pairing *calls = NULL;
+
+    if (pairing->lane->kind == KIND(REPLY))
+        calls = registry_pairing(broker, pairing->lane->target);
+    if (calls && lives(calls))
+        pairing_detach(broker, calls, IPC_REASON_LIMIT);
+    if (pairing->lane->kind != KIND(CALL) || !pairing->subscription)
+        return;
+    pairing->subscription->missed = broker->missed = true;
+    loop_retry_later(broker);
 }
 
 void service_join_missed(struct broker *broker, struct subscription *subscription)
@@ -134,8 +162,12 @@ void service_join_missed(struct broker *broker, struct subscription *subscriptio
     {
         struct lane *lane = list_entry(node, struct lane, by_topic);
 
-        if (lane->state == LANE_LIVE && lane->readers == 0)
-            service_join_lane(broker, lane);
+        struct pairing *calls = registry_pairing(broker, lane->target);
+        struct refusal refusal;
+
+        if (lane->state == LANE_LIVE && lane->readers == 0 && service_join_lane(broker, lane, &refusal) < 0 &&
+            calls)
+            pairing_detach(broker, calls, IPC_REASON_LIMIT);
     }
 }
 

@@ -16,8 +16,11 @@
 bool service_may_advertise(struct broker *broker, struct session *session, uint64_t id,
                            const Ipc__Control__Advertise *advertise, const char **ret_name);
 
-/* Pair a new lane of calls or replies. */
-void service_join_lane(struct broker *broker, struct lane *lane);
+/* Pair a new lane of calls or replies. -EDQUOT: its reader has no room for it. What else fails is tried again. */
+int service_join_lane(struct broker *broker, struct lane *lane, struct refusal *refusal);
+
+/* The client or the server of that pairing could not use it: the client is told, and it is tried again later. */
+void service_refused(struct broker *broker, const struct pairing *pairing);
 
 /* Find a server for a lane of calls that has none. Other lanes are left alone. */
 void service_seek(struct broker *broker, struct lane *lane);

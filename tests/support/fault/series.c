@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/support/fault/series.h"
 
-#include <dirent.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -139,19 +138,6 @@ void series_end(const struct series *series)
     printf("%u faults, %u runs\n", series->runs, series->total);
     const char *word = getenv("IPC_FAULT_ONLY");
     EXPECT(series->runs > 0 || (word && *word));
-}
-
-unsigned descriptors_of(pid_t pid)
-{
-    char path[64];
-    unsigned n = 0;
-    snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
-    DIR *folder = opendir(path);
-    while (folder && readdir(folder))
-        n++;
-    if (folder)
-        closedir(folder);
-    return n;
 }
 
 unsigned segments_mapped(pid_t pid)

@@ -48,7 +48,6 @@ void series_end(const struct series *series);
 void series_says(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* Of another process. */
-unsigned descriptors_of(pid_t pid);
 unsigned segments_mapped(pid_t pid);
 
 #endif
