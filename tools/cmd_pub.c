@@ -123,43 +123,15 @@ static error_t parse(int key, char *value, struct argp_state *state)
 
 struct pub {
     const struct pub_arguments *arguments;
-    ipc_connection *connection;
+    struct tool_session session;
     ipc_publisher *publisher;
     struct input input;
     int interrupt_fd;
     int connection_fd;
+    bool was_away; /* the broker */
     uint64_t published;
     uint64_t next_ns; /* when the next message is due */
 };
-
-/* Wait until stdin has something (fd >= 0) or until a time (not 0), and serve the broker meanwhile. Returns
- * TOOL_OK or the status to end with. */
-static int wait_until(struct pub *pub, int fd, uint64_t until_ns)
-{
-    while (!tool_interrupted()) {
-        uint64_t now = tool_now_ns();
-        if (until_ns != 0 && now >= until_ns)
-            return TOOL_OK;
-        struct timespec left = {.tv_sec = (time_t)((until_ns - now) / 1000000000u),
-                                .tv_nsec = (long)((until_ns - now) % 1000000000u)};
-        struct pollfd fds[] = {{.fd = pub->interrupt_fd, .events = POLLIN},
-                               {.fd = pub->connection_fd, .events = POLLIN},
-                               {.fd = fd, .events = POLLIN}};
-        int r = ppoll(fds, 3, until_ns != 0 ? &left : NULL, NULL);
-        if (r < 0 && errno != EINTR)
-            return tool_fail(TOOL_FAILED, "poll", "%s", strerror(errno));
-        if (r > 0 && fds[1].revents) {
-            r = ipc_connection_dispatch(pub->connection);
-            if (r == 0) /* not to wait, but to let in who came */
-                r = ipc_publisher_wait_readers(pub->publisher, 0, 0);
-            if (r < 0)
-                return tool_fail_error(pub->arguments->topic, r, NULL);
-        }
-        if (r >= 0 && fd >= 0 && fds[2].revents)
-            return TOOL_OK;
-    }
-    return TOOL_INTERRUPTED;
-}
 
 static int wait_readers(struct pub *pub)
 {
@@ -176,10 +148,53 @@ static int wait_readers(struct pub *pub)
         if (r != -ETIMEDOUT && r != -EAGAIN)
             return tool_fail_error(pub->arguments->topic, r, NULL);
         if (timeout != IPC_FOREVER && (int64_t)(tool_now_ns() - start) >= timeout)
-            return tool_fail(
-                TOOL_TIMEOUT, pub->arguments->topic,
-                "fewer than %u readers came in time; nothing was published; --timeout waits longer",
-                pub->arguments->wait);
+            return tool_fail(TOOL_TIMEOUT, pub->arguments->topic,
+                             "fewer than %u readers came in time; %s was published; --timeout waits longer",
+                             pub->arguments->wait, pub->published ? "not all" : "nothing");
+    }
+    return TOOL_INTERRUPTED;
+}
+
+/* Whether the broker is there; let in who came. Returns TOOL_OK or the status to end with. */
+static int look(struct pub *pub)
+{
+    struct ipc_event event;
+    int r;
+    while ((r = ipc_connection_next_event(pub->session.connection, &event)) == 1 || r == -EOVERFLOW)
+        if (r == 1 && tool_session_event(&pub->session, &event))
+            pub->was_away = true;
+    int status = tool_session_check(&pub->session);
+    if (status != TOOL_OK || pub->session.away_until_ns)
+        return status;
+    r = ipc_publisher_wait_readers(pub->publisher, 0, 0);
+    if (r < 0)
+        return tool_fail_error(pub->arguments->topic, r, NULL);
+    bool again = pub->was_away && pub->arguments->wait > 0;
+    pub->was_away = false;
+    return again ? wait_readers(pub) : TOOL_OK;
+}
+
+/* Wait until stdin has something (fd >= 0) or until a time (not 0), and the broker is there; serve it meanwhile. Returns
+ * TOOL_OK or the status to end with. */
+static int wait_until(struct pub *pub, int fd, uint64_t until_ns)
+{
+    while (!tool_interrupted()) {
+        int status = look(pub);
+        bool away = pub->session.away_until_ns != 0;
+        if (status != TOOL_OK || (!away && until_ns != 0 && tool_now_ns() >= until_ns))
+            return status;
+        struct timespec left;
+        const struct timespec *timeout = tool_session_sleep(&pub->session, away ? 0 : until_ns, &left);
+        struct pollfd fds[] = {{.fd = pub->interrupt_fd, .events = POLLIN},
+                               {.fd = pub->connection_fd, .events = POLLIN},
+                               {.fd = away ? -1 : fd, .events = POLLIN}};
+        int r = ppoll(fds, 3, timeout, NULL);
+        if (r < 0 && errno != EINTR)
+            return tool_fail(TOOL_FAILED, "poll", "%s", strerror(errno));
+        if (r > 0 && fds[1].revents)
+            tool_session_dispatch(&pub->session);
+        else if (r > 0 && fds[2].revents)
+            return TOOL_OK;
     }
     return TOOL_INTERRUPTED;
 }
@@ -188,18 +203,11 @@ static int wait_readers(struct pub *pub)
 static int publish(struct pub *pub, const void *data, size_t size)
 {
     const struct pub_arguments *arguments = pub->arguments;
-    if (arguments->interval_ns > 0) {
-        if (pub->next_ns != 0) {
-            int status = wait_until(pub, -1, pub->next_ns);
-            if (status != TOOL_OK)
-                return status;
-            pub->next_ns += (uint64_t)arguments->interval_ns;
-        } else {
-            pub->next_ns = tool_now_ns() + (uint64_t)arguments->interval_ns;
-        }
-    }
-    if (tool_interrupted())
-        return TOOL_INTERRUPTED;
+    int status = wait_until(pub, -1, pub->next_ns ? pub->next_ns : 1);
+    if (status != TOOL_OK)
+        return status;
+    if (arguments->interval_ns > 0)
+        pub->next_ns = (pub->next_ns ? pub->next_ns : tool_now_ns()) + (uint64_t)arguments->interval_ns;
     struct ipc_publish how = IPC_PUBLISH_INIT;
     how.content_type = arguments->type;
     how.headers = arguments->headers;
@@ -311,7 +319,7 @@ static int settle(const struct pub *pub)
 static int open_publisher(struct pub *pub)
 {
     const struct pub_arguments *arguments = pub->arguments;
-    int status = tool_connect(&pub->connection, arguments->tool, "ipcctl pub");
+    int status = tool_session_open(&pub->session, arguments->tool, "ipcctl pub");
     if (status != TOOL_OK)
         return status;
     struct ipc_publisher_options publisher_options = IPC_PUBLISHER_OPTIONS_INIT;
@@ -319,11 +327,11 @@ static int open_publisher(struct pub *pub)
     publisher_options.message_size_max = size_max(pub);
     publisher_options.flags = IPC_PUBLISHER_TIMESTAMP | (arguments->retain ? IPC_PUBLISHER_RETAIN : 0);
     publisher_options.block_max_ns = tool_timeout(arguments->tool);
-    int r =
-        ipc_publisher_open(&pub->publisher, pub->connection, arguments->topic, &publisher_options, &error);
+    int r = ipc_publisher_open(&pub->publisher, pub->session.connection, arguments->topic, &publisher_options,
+                               &error);
     if (r < 0)
         return tool_fail_error(arguments->topic, r, &error);
-    pub->connection_fd = ipc_connection_fd(pub->connection);
+    pub->connection_fd = ipc_connection_fd(pub->session.connection);
     if (pub->connection_fd < 0)
         return tool_fail_error(arguments->topic, pub->connection_fd, NULL);
     return settle(pub);
@@ -374,7 +382,9 @@ int cmd_pub(struct tool *tool, int argc, char **argv)
         status = arguments.data_count > 0 ? publish_arguments(&pub) : publish_input(&pub);
     if (pub.publisher)
         tell(&pub);
-    ipc_connection_close(pub.connection);
+    if (status == TOOL_OK && arguments.retain && pub.session.away_until_ns)
+        status = tool_fail(TOOL_NO_BROKER, arguments.topic, "the broker is away, so that nothing is kept");
+    ipc_connection_close(pub.session.connection);
     input_done(&pub.input);
     free(arguments.data);
     return status;

@@ -118,17 +118,15 @@ static error_t parse(int key, char *value, struct argp_state *state)
 struct sub {
     const struct sub_arguments *arguments;
     struct message_format format;
-    ipc_connection *connection;
+    struct tool_session session;
     ipc_subscription *subscriptions[PATTERNS_MAX];
     void *buffer;
     size_t capacity;
     int interrupt_fd;
     int connection_fd;
     uint64_t start_ns;
-    uint64_t deadline_ns; /* 0: none */
     uint64_t received, bytes, lost;
     uint64_t lost_unsaid, lost_say_ns; /* what the person was not told yet, and not before when */
-    unsigned ended;                    /* enum ipc_reason */
 };
 
 static bool enough(const struct sub *sub)
@@ -141,13 +139,13 @@ static void take_events(struct sub *sub)
 {
     struct ipc_event event;
     int r;
-    while ((r = ipc_connection_next_event(sub->connection, &event)) != 0) {
+    while ((r = ipc_connection_next_event(sub->session.connection, &event)) != 0) {
         if (r == -EOVERFLOW)
             continue;
         if (r < 0)
             return;
-        if (event.kind == IPC_EVENT_ENDED)
-            sub->ended = event.reason;
+        if (tool_session_event(&sub->session, &event))
+            continue;
         bool bad = event.reason == IPC_REASON_SLOW || event.reason == IPC_REASON_LIMIT ||
                    event.reason == IPC_REASON_CORRUPT || event.reason == IPC_REASON_DENIED;
         if (event.kind == IPC_EVENT_WRITER_LEFT && bad)
@@ -195,23 +193,23 @@ static int drain(struct sub *sub, ipc_subscription *subscription)
     return 1;
 }
 
+static bool timed_out(const struct sub *sub)
+{
+    return sub->session.deadline_ns != 0 && tool_now_ns() >= sub->session.deadline_ns;
+}
+
 /* Sleep until there is something to do. Returns TOOL_OK, or the status to end with. */
 static int sleep_until_news(struct sub *sub)
 {
-    struct timespec left, *timeout = NULL;
-    if (sub->deadline_ns != 0) {
-        uint64_t now = tool_now_ns(), rest = sub->deadline_ns > now ? sub->deadline_ns - now : 0;
-        left =
-            (struct timespec){.tv_sec = (time_t)(rest / 1000000000u), .tv_nsec = (long)(rest % 1000000000u)};
-        timeout = &left;
-        if (rest == 0) {
-            if (sub->arguments->count == 0)
-                return TOOL_OK;
-            return tool_fail(TOOL_TIMEOUT, sub->arguments->patterns[0],
-                             "%" PRIu64 " of %" PRIu64 " messages came in time", sub->received,
-                             sub->arguments->count);
-        }
+    if (timed_out(sub)) {
+        if (sub->arguments->count == 0)
+            return TOOL_OK;
+        return tool_fail(TOOL_TIMEOUT, sub->arguments->patterns[0],
+                         "%" PRIu64 " of %" PRIu64 " messages came in time", sub->received,
+                         sub->arguments->count);
     }
+    struct timespec left;
+    const struct timespec *timeout = tool_session_sleep(&sub->session, sub->session.deadline_ns, &left);
     struct pollfd fds[] = {{.fd = sub->interrupt_fd, .events = POLLIN},
                            {.fd = sub->connection_fd, .events = POLLIN},
                            {.fd = STDOUT_FILENO, .events = 0}}; /* only: nobody reads it any more */
@@ -222,41 +220,32 @@ static int sleep_until_news(struct sub *sub)
     return TOOL_OK;
 }
 
-static int fail_ended(const struct sub *sub)
-{
-    const char *why = sub->ended ? ipc_reason_text(sub->ended) : "the connection broke";
-    return tool_fail(TOOL_NO_BROKER, sub->arguments->patterns[0], "the session is over: %s", why);
-}
-
 /* Until it is enough, the time is over, nobody listens or somebody interrupts. */
 static int run(struct sub *sub)
 {
     while (!tool_interrupted() && !enough(sub)) {
         bool more = false;
-        int r = ipc_connection_dispatch(sub->connection);
-        bool over = r == -EPIPE;
+        tool_session_dispatch(&sub->session);
         for (size_t i = 0; i < sub->arguments->pattern_count && !enough(sub); i++) {
-            r = drain(sub, sub->subscriptions[i]);
+            int r = drain(sub, sub->subscriptions[i]);
             if (tool_stdout_gone())
                 return TOOL_OK;
             if (r < 0 && r != -EPIPE)
                 return tool_fail_error(sub->arguments->patterns[i], r, NULL);
             more = more || r > 0;
-            over = over || r == -EPIPE;
         }
         take_events(sub);
-        if (enough(sub) || (more && (sub->deadline_ns == 0 || tool_now_ns() < sub->deadline_ns)))
+        if (enough(sub) || (more && !timed_out(sub)))
             continue;
         if (fflush(stdout) != 0)
             return tool_stdout_gone() ? TOOL_OK : TOOL_FAILED;
-        if (over)
-            return fail_ended(sub);
-        bool counting = sub->arguments->count > 0;
-        int status = sleep_until_news(sub);
-        if (status < 0)
-            return TOOL_OK;
-        if (status != TOOL_OK || (!counting && sub->deadline_ns != 0 && tool_now_ns() >= sub->deadline_ns))
-            return status;
+        int status = tool_session_check(&sub->session);
+        if (status == TOOL_OK)
+            status = sleep_until_news(sub);
+        if (status != TOOL_OK)
+            return status < 0 ? TOOL_OK : status;
+        if (sub->arguments->count == 0 && timed_out(sub))
+            return tool_session_check(&sub->session);
     }
     return enough(sub) ? TOOL_OK : TOOL_INTERRUPTED;
 }
@@ -267,9 +256,12 @@ static int open_all(struct sub *sub)
     struct tool bounded = *arguments->tool; /* --timeout is about messages; 0 of it means the default here */
     if (bounded.timeout_ns == IPC_FOREVER || bounded.timeout_ns > TOOL_TIMEOUT_NS)
         bounded.timeout_ns = TOOL_UNSET;
-    int status = tool_connect(&sub->connection, &bounded, "ipcctl sub");
+    int status = tool_session_open(&sub->session, &bounded, "ipcctl sub");
     if (status != TOOL_OK)
         return status;
+    sub->session.patience_ns = tool_timeout(arguments->tool);
+    if (arguments->tool->timeout_ns != TOOL_UNSET && arguments->tool->timeout_ns != IPC_FOREVER)
+        sub->session.deadline_ns = sub->start_ns + (uint64_t)arguments->tool->timeout_ns;
     struct ipc_subscription_options subscription_options = IPC_SUBSCRIPTION_OPTIONS_INIT;
     subscription_options.start = arguments->start;
     subscription_options.slow = arguments->slow;
@@ -278,12 +270,12 @@ static int open_all(struct sub *sub)
     subscription_options.flags = tap ? IPC_SUBSCRIPTION_TAP : 0;
     for (size_t i = 0; i < arguments->pattern_count; i++) {
         struct ipc_error error = {0};
-        int r = ipc_subscription_open(&sub->subscriptions[i], sub->connection, arguments->patterns[i],
+        int r = ipc_subscription_open(&sub->subscriptions[i], sub->session.connection, arguments->patterns[i],
                                       &subscription_options, &error);
         if (r < 0)
             return tool_fail_error(arguments->patterns[i], r, &error);
     }
-    sub->connection_fd = ipc_connection_fd(sub->connection);
+    sub->connection_fd = ipc_connection_fd(sub->session.connection);
     if (sub->connection_fd < 0)
         return tool_fail_error("connect", sub->connection_fd, NULL);
     return TOOL_OK;
@@ -335,8 +327,6 @@ int cmd_sub(struct tool *tool, int argc, char **argv)
                                               : arguments.bare ? -1
                                                                : '\n'},
                       .start_ns = tool_now_ns()};
-    if (tool->timeout_ns != TOOL_UNSET && tool->timeout_ns != IPC_FOREVER)
-        sub.deadline_ns = sub.start_ns + (uint64_t)tool->timeout_ns;
     sub.capacity = 65536;
     sub.buffer = tool_alloc(NULL, sub.capacity);
     sub.interrupt_fd = tool_catch_signals();
@@ -350,7 +340,7 @@ int cmd_sub(struct tool *tool, int argc, char **argv)
         fflush(stdout);
         print_stats(&sub);
     }
-    ipc_connection_close(sub.connection);
+    ipc_connection_close(sub.session.connection);
     free(sub.buffer);
     return status;
 }

@@ -5,6 +5,7 @@
 #include "tools/ipcctl.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <math.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -177,17 +178,89 @@ int tool_fail_error(const char *what, int code, const struct ipc_error *error)
     return tool_fail(status_of(code), what, "%s", strerror(-code));
 }
 
-int tool_connect(ipc_connection **ret, const struct tool *tool, const char *name)
+static int connect_with(ipc_connection **ret, const struct tool *tool, const char *name, unsigned flags)
 {
     struct ipc_connection_options connection_options = IPC_CONNECTION_OPTIONS_INIT;
     struct ipc_error error = {0};
     connection_options.name = name;
     connection_options.timeout_ns = tool_timeout(tool);
+    connection_options.flags = flags;
     int r = ipc_connection_open(ret, tool->address, &connection_options, &error);
     if (r == 0)
         return TOOL_OK;
     int status = tool_fail_error("connect", r, &error);
     return status == TOOL_TIMEOUT ? status : r == -EDQUOT ? TOOL_FAILED : TOOL_NO_BROKER;
+}
+
+int tool_connect(ipc_connection **ret, const struct tool *tool, const char *name)
+{
+    return connect_with(ret, tool, name, 0);
+}
+
+int tool_session_open(struct tool_session *session, const struct tool *tool, const char *name)
+{
+    *session = (struct tool_session){.patience_ns = tool_timeout(tool)};
+    return connect_with(&session->connection, tool, name, IPC_CONNECTION_RECONNECT);
+}
+
+static void session_away(struct tool_session *session)
+{
+    session->away_until_ns = UINT64_MAX;
+    if (session->patience_ns != IPC_FOREVER)
+        session->away_until_ns = tool_now_ns() + (uint64_t)session->patience_ns;
+    if (session->deadline_ns && session->deadline_ns < session->away_until_ns)
+        session->away_until_ns = session->deadline_ns;
+}
+
+/* Events say more, but may get lost. */
+void tool_session_dispatch(struct tool_session *session)
+{
+    int r = ipc_connection_dispatch(session->connection);
+    if (r == 0)
+        session->away_until_ns = 0;
+    else if (r == -EAGAIN && session->away_until_ns == 0)
+        session_away(session);
+    else if (r == -EPIPE && session->ended == 0)
+        session->ended = IPC_REASON_SHUTDOWN;
+}
+
+bool tool_session_event(struct tool_session *session, const struct ipc_event *event)
+{
+    if (event->kind == IPC_EVENT_RECONNECTED) {
+        session->away_until_ns = 0;
+        tool_fail(TOOL_OK, "broker", "it is back; this is its session %" PRIu64, event->peer.session);
+    } else if (event->kind != IPC_EVENT_ENDED) {
+        return false;
+    } else if (event->reason == IPC_REASON_SHUTDOWN) {
+        session_away(session);
+        tool_fail(TOOL_OK, "broker", "it went away; waiting for it to come back");
+    } else {
+        session->ended = event->reason;
+    }
+    return true;
+}
+
+int tool_session_check(const struct tool_session *session)
+{
+    if (session->ended)
+        return tool_fail(TOOL_NO_BROKER, "broker", "the session is over: %s",
+                         ipc_reason_text(session->ended));
+    if (session->away_until_ns && tool_now_ns() >= session->away_until_ns)
+        return tool_fail(TOOL_NO_BROKER, "broker", "it did not come back in time; --timeout waits longer");
+    return TOOL_OK;
+}
+
+const struct timespec *tool_session_sleep(const struct tool_session *session, uint64_t until_ns,
+                                          struct timespec *left)
+{
+    uint64_t now = tool_now_ns();
+    if (session->away_until_ns && (until_ns == 0 || session->away_until_ns < until_ns))
+        until_ns = session->away_until_ns;
+    if (until_ns == 0 || until_ns == UINT64_MAX)
+        return NULL;
+    uint64_t rest = until_ns > now ? until_ns - now : 0;
+    *left = (struct timespec){.tv_sec = (time_t)(rest / 1000000000u), .tv_nsec = (long)(rest % 1000000000u)};
+    return left;
 }
 
 void *tool_alloc(void *old, size_t size)

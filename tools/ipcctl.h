@@ -72,6 +72,26 @@ int tool_fail_error(const char *what, int code, const struct ipc_error *error);
 /* Connect with the given options, or say why not. Returns TOOL_OK, or the status to end with. */
 int tool_connect(ipc_connection **ret, const struct tool *tool, const char *name);
 
+/* A connection that outlives its broker. */
+struct tool_session {
+    ipc_connection *connection;
+    int64_t patience_ns;    /* how long it waits for a broker that went away; or IPC_FOREVER */
+    uint64_t deadline_ns;   /* nor longer than until then; 0: none */
+    uint64_t away_until_ns; /* the broker is away, and waited for until then; 0: it is there */
+    unsigned ended;         /* enum ipc_reason: it is over for good */
+};
+/* As tool_connect(). */
+int tool_session_open(struct tool_session *session, const struct tool *tool, const char *name);
+/* Take in what the broker has to say, or look if it is back: when the connection's descriptor is readable. */
+void tool_session_dispatch(struct tool_session *session);
+/* Say on stderr that the broker went, or came back. True if the event was about that. */
+bool tool_session_event(struct tool_session *session, const struct ipc_event *event);
+/* TOOL_OK, or the status to end with once it is over for good. */
+int tool_session_check(const struct tool_session *session);
+/* How long to sleep at most: until the time (0: none), or until the broker is not waited for. NULL: for ever. */
+const struct timespec *tool_session_sleep(const struct tool_session *session, uint64_t until_ns,
+                                          struct timespec *left);
+
 /* Parsers of option values; they end the program with TOOL_USAGE through argp_error(). */
 int64_t tool_parse_seconds(struct argp_state *state, const char *option, const char *text);
 uint64_t tool_parse_number(struct argp_state *state, const char *option, const char *text, uint64_t min,

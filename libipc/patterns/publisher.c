@@ -344,18 +344,20 @@ int ipc_publisher_wait_readers(ipc_publisher *publisher, unsigned count, int64_t
         handle_words(&publisher->handle, words);
         if (handle_has_mail(&publisher->handle))
             publisher_news(publisher);
-        unsigned readers = lane_writer_readers(&publisher->writer);
-        if (readers >= count)
-            return (int)readers;
         uint64_t now = lane_now();
-        if (handle_ended(&publisher->handle)) {
+        bool ended = handle_ended(&publisher->handle);
+        if (ended) {
             result = publisher_revive(publisher);
             if (result < 0)
                 return result;
             if (!handle_ended(&publisher->handle))
                 continue;
             look = publisher->look_at_ns;
-        } else if (now >= look) { /* a broker that was killed sends no mail */
+        }
+        unsigned readers = lane_writer_readers(&publisher->writer);
+        if (readers >= count)
+            return (int)readers;
+        if (!ended && now >= look) { /* a broker that was killed sends no mail */
             connection_look(publisher->handle.connection, &look);
         }
         if (now >= deadline)

@@ -4,6 +4,7 @@
  * themselves, and what they had goes on.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -12,7 +13,9 @@
 #include <stdatomic.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -455,6 +458,93 @@ static void test_not_asked_for(void **state)
     ipc_connection_close(connection);
 }
 
+/* ---- ipcctl ------------------------------------------------------------------------------------------------- */
+
+struct tool {
+    pid_t pid;
+    int in, out, err; /* what it reads from; memfds that it writes to */
+};
+
+static struct tool tool_start(const char *const *arguments)
+{
+    struct tool tool = {.out = memfd_create("out", MFD_CLOEXEC), .err = memfd_create("err", MFD_CLOEXEC)};
+    const char *argv[8] = {getenv("IPCCTL_BIN")};
+    int in[2];
+    EXPECT(argv[0] != NULL && tool.out >= 0 && tool.err >= 0 && pipe2(in, O_CLOEXEC) == 0);
+    for (unsigned n = 1; *arguments; n++)
+        argv[n] = *arguments++;
+    tool.in = in[1];
+    tool.pid = fork_child();
+    EXPECT(tool.pid >= 0);
+    if (tool.pid == 0) {
+        if (dup2(in[0], 0) == 0 && dup2(tool.out, 1) == 1 && dup2(tool.err, 2) == 2)
+            execv(argv[0], (char **)(uintptr_t)argv);
+        _exit(126);
+    }
+    close(in[0]);
+    return tool;
+}
+
+#define TOOL(...) tool_start((const char *const[]){__VA_ARGS__, NULL})
+
+static void tool_say(const struct tool *tool, const char *text)
+{
+    EXPECT_EQ(write(tool->in, text, strlen(text)), (ssize_t)strlen(text));
+}
+
+/* How often. */
+static unsigned tool_said(int fd, const char *text)
+{
+    char said[1024] = "";
+    unsigned count = 0;
+    EXPECT(pread(fd, said, sizeof(said) - 1, 0) >= 0);
+    for (const char *at = said; (at = strstr(at, text)); at++)
+        count++;
+    return count;
+}
+
+static void tool_ends(struct tool *tool, int status, const char *out, const char *err)
+{
+    close(tool->in);
+    EXPECT_EQ(wait_child(tool->pid), status);
+    EXPECT(!*out || tool_said(tool->out, out) == 1);
+    EXPECT(tool_said(tool->err, err) > 0);
+    close(tool->out);
+    close(tool->err);
+}
+
+static void test_tools_come_back(void **state)
+{
+    struct tool sub = TOOL("sub", "--no-tap", "--count=3", "tool.*");
+    struct tool pub = TOOL("pub", "--wait=1", "--timeout=60", "tool.a");
+    tool_say(&pub, "one\n");
+    while (!tool_said(sub.out, "tool.a one\n"))
+        sched_yield();
+    for (unsigned i = 1; i <= 2; i++) {
+        kill_both();
+        while (tool_said(pub.err, "it went away") < i)
+            sched_yield();
+        tool_say(&pub, "two\n");
+        start_again();
+        while (tool_said(sub.out, "tool.a two\n") < i)
+            sched_yield();
+    }
+    tool_ends(&sub, 0, "tool.a one\ntool.a two\ntool.a two\n", "ipcctl: broker: it is back");
+    tool_ends(&pub, 0, "", "ipcctl: broker: it is back");
+}
+
+static void test_tools_give_up(void **state)
+{
+    ipc_connection *connection = connection_new();
+    ipc_subscription *subscription = subscription_new(connection, "up", IPC_START_NEXT, IPC_SLOW_BLOCK, 0);
+    struct tool pub = TOOL("pub", "--timeout=2", "up");
+    EXPECT_EQ(ipc_subscription_wait_writers(subscription, 1, IPC_FOREVER), 1);
+    kill_both();
+    tool_ends(&pub, 3, "", "did not come back in time; --timeout waits longer");
+    ipc_connection_close(connection);
+    start_again();
+}
+
 #define GUARDED(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
 
 int main(void)
@@ -471,6 +561,8 @@ int main(void)
         GUARDED(test_threads),
         GUARDED(test_ended_for_cause),
         GUARDED(test_not_asked_for),
+        GUARDED(test_tools_come_back),
+        GUARDED(test_tools_give_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
