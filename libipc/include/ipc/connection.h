@@ -38,7 +38,8 @@ struct ipc_connection_options {
  * There is no thread behind it: it happens inside the calls on the connection and its handles, each of which looks at
  * times if the broker is still there. Meanwhile nothing fails: a publisher goes on to publish to the readers that it
  * had, and a subscription to receive from them; when the broker is back each of them is declared again by its next
- * call, which takes one more exchange with the broker. Calls that need the broker wait for it up to their timeout
+ * call, which takes one more exchange with the broker. (So a thread that waits for its own subscription to be a reader of its
+ * publisher calls both in turn.) Calls that need the broker wait for it up to their timeout
  * or the connection's (-ETIMEDOUT, or -EAGAIN if they do not wait). Descriptors keep their numbers.
  *
  * A subscription reads what a publisher wrote before it found the new broker, then what came after; what is missing in
