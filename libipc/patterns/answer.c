@@ -173,6 +173,8 @@ int client_turn(struct ipc_client *client, uint64_t deadline)
         client_news(client);
         return 1;
     }
+    if (result == -EPIPE)
+        return client_renew(client, deadline);
     if (result < 0)
         return result;
     inbox->received++;
@@ -194,6 +196,12 @@ static const char *describe_end(struct ipc_call *call)
                  server->name, server->pid, server->uid, client->service, ipc_reason_text(call->reason));
     else if (call->result == -EPIPE)
         snprintf(text, size, "the session with the broker is over");
+    else if (call->result == -ECONNRESET)
+        snprintf(
+            text, size,
+            "the broker went away before service %s answered: the call may have been executed or not, and "
+            "may be made again",
+            client->service);
     else if (call->result == -ETIMEDOUT)
         snprintf(text, size, "service %s did not answer in time", client->service);
     else if (call->result == -ENOENT || call->result == -EDQUOT)

@@ -234,6 +234,20 @@ void call_abandon(struct ipc_call *call, unsigned reason, const struct ipc_peer 
     queue_unsent(call);
 }
 
+void call_lose(struct ipc_call *call)
+{
+    call->reason = IPC_REASON_SHUTDOWN;
+    if (call->lane)
+        call->server = call->lane->server;
+    if (!call->copy || call->started) {
+        call_settle(call, -ECONNRESET);
+        return;
+    }
+    call->flags |= IPC_CALL_WAIT; /* servers begin anew as well */
+    call->client->retried++;
+    queue_unsent(call);
+}
+
 static bool send_cancel(struct call_lane *lane, uint64_t id)
 {
     struct ipc_publish how = IPC_PUBLISH_INIT;
@@ -327,8 +341,8 @@ static int find_server(struct ipc_call *call, struct call_lane **lane)
             return client_nobody(client);
         int result = client_turn(client, wait || call->deadline < ask ? call->deadline : ask);
         uint64_t now = lane_now();
-        if (result == -EPIPE || now >= call->deadline)
-            return result == -EPIPE ? result : -ETIMEDOUT;
+        if (client_over(result) || now >= call->deadline)
+            return client_over(result) ? result : -ETIMEDOUT;
         if (!wait && now >= ask) {
             if (!client_lane(client) && !any_server(client))
                 return -ENOENT;
@@ -379,6 +393,15 @@ static int send_direct(struct ipc_call *call, struct call_lane *lane, const void
     return 0;
 }
 
+/* What follows is in a session. 0; -EAGAIN, -ETIMEDOUT, -EPIPE, or why there is none. */
+static int begin_anew(struct ipc_client *client, uint64_t deadline)
+{
+    int result = 0;
+    while (result >= 0 && client_ended(client))
+        result = client_renew(client, deadline);
+    return result < 0 ? result : 0;
+}
+
 /* Send a new call. Answers taken in on the way may settle others, never this one. */
 static int send_call(struct ipc_call *call, const void *data, size_t size,
                      const struct ipc_call_options *options)
@@ -394,6 +417,11 @@ static int send_call(struct ipc_call *call, const void *data, size_t size,
             return result;
     }
     for (;;) {
+        int over = begin_anew(client, call->direct ? call->deadline : 0);
+        if (over == -EAGAIN)
+            call->flags |= IPC_CALL_WAIT; /* it is queued below; servers begin anew as well */
+        else if (over < 0)
+            return over;
         struct call_lane *lane = client_lane(client);
         if (!lane && !call->direct) {
             client_news(client); /* of a mail that another handle has seen */
@@ -411,6 +439,8 @@ static int send_call(struct ipc_call *call, const void *data, size_t size,
                 return result;
         }
         int result = call->copy ? send_copy(call, lane) : send_direct(call, lane, data, size, &how);
+        if (result == -EPIPE && client->connection->reconnects && client_ended(client))
+            continue; /* it was not sent */
         if (result != -EAGAIN)
             return result;
         result =
@@ -480,7 +510,7 @@ static int wait_for(struct ipc_call *call, uint64_t deadline, bool parts)
         int result = client_turn(client, until);
         if (result > 0)
             continue;
-        if (result != -EAGAIN && result != -ETIMEDOUT) {
+        if (client_over(result)) {
             call_settle(call, result);
             break;
         }
@@ -508,6 +538,8 @@ ssize_t ipc_client_call(ipc_client *client, const void *data, size_t size, void 
             *reply = (struct ipc_reply){.code = result, .text = ""};
             if (result == -ENOENT || result == -EDQUOT)
                 reply->text = client_nobody_text(client, result);
+            else if (result == -ETIMEDOUT && client_ended(client))
+                reply->text = "the broker went away, and did not come back in time";
         }
         return result;
     }
@@ -640,17 +672,17 @@ int ipc_client_dispatch(ipc_client *client, int64_t timeout_ns)
         result = client_turn(client, until && client->earliest < until ? client->earliest : until);
         if (client->earliest != LANE_NEVER && result <= 0)
             calls_expire(client, lane_now());
-        if (result == -EPIPE)
+        if (client_over(result))
             for (uint32_t i = 0; i < client->call_capacity; i++)
                 if (client->calls[i])
-                    call_settle(client->calls[i], -EPIPE);
+                    call_settle(client->calls[i], result);
         if (result > 0)
             continue;
-        if (result == -EPIPE || until == 0 || client->open < before || client->finished ||
+        if (client_over(result) || until == 0 || client->open < before || client->finished ||
             lane_now() >= deadline)
             break;
     }
     int ended = before > client->open ? (int)(before - client->open) : 0;
     ran = run_finished(client);
-    return result == -EPIPE ? result : ran > ended ? ran : ended;
+    return client_over(result) ? result : ran > ended ? ran : ended;
 }

@@ -19,9 +19,8 @@
 /* How long the replies of a server that left may take to be announced. */
 #define LEAVING_NS UINT64_C(1000000000)
 
-static int open_lane(struct ipc_client *client, struct ipc_error *error)
+static int make_lane(struct ipc_client *client, struct call_lane *lane, struct ipc_error *error)
 {
-    struct call_lane *lane = &client->lanes[client->lane_count];
     struct ipc_publisher *publisher;
     uint32_t servers;
     int result = publisher_open(&publisher, client->connection, client->service,
@@ -29,12 +28,29 @@ static int open_lane(struct ipc_client *client, struct ipc_error *error)
                                 &client->lane_options, &servers, error);
     if (result < 0)
         return result;
+    if (publisher->handle.epoch != client->inbox->handle.epoch) { /* by now that inbox means nothing */
+        ipc_publisher_close(publisher);
+        return error_set(error, -EPIPE, "the session with the broker is over");
+    }
     *lane = (struct call_lane){.publisher = publisher, .expected = servers > client->lane_count};
     publisher->handle.owner = client;
     publisher->handle.close = client->inbox->handle.close;
     publisher->handle.self = client->inbox->handle.self;
-    client->lane_count++;
     return 0;
+}
+
+static int open_lane(struct ipc_client *client, struct ipc_error *error)
+{
+    int result = make_lane(client, &client->lanes[client->lane_count], error);
+    client->lane_count += result == 0;
+    return result;
+}
+
+static void close_lane(struct call_lane *lane)
+{
+    lane->publisher->handle.self = -1; /* the inbox's */
+    ipc_publisher_close(lane->publisher);
+    free(lane->cancels);
 }
 
 static void close_client(void *client)
@@ -130,11 +146,8 @@ ipc_client *ipc_client_close(ipc_client *client)
         client->unused = call->next;
         free(call);
     }
-    for (uint32_t i = 0; i < client->lane_count; i++) {
-        client->lanes[i].publisher->handle.self = -1; /* the inbox's */
-        ipc_publisher_close(client->lanes[i].publisher);
-        free(client->lanes[i].cancels);
-    }
+    for (uint32_t i = 0; i < client->lane_count; i++)
+        close_lane(&client->lanes[i]);
     if (client->timer >= 0)
         close(client->timer);
     ipc_subscription_close(client->inbox);
@@ -163,6 +176,59 @@ static void abandon_calls(struct ipc_client *client, uint64_t pairing, unsigned 
         if (call && call->state == CALL_SENT && call->pairing == pairing)
             call_abandon(call, reason, server);
     }
+}
+
+/* There are no servers, and nothing is under way any more. Returns if there was something. */
+static bool lose_calls(struct ipc_client *client)
+{
+    bool any = false;
+    for (uint32_t i = 0; i < client->lane_count; i++) {
+        struct call_lane *lane = &client->lanes[i];
+        any = any || lane->pairing;
+        lane->pairing = 0;
+        lane->open = lane->cancel_count = 0;
+        lane->expected = lane->refused = false;
+    }
+    client->cancels = 0;
+    while (client->leaving) {
+        struct leaving *leaving = client->leaving;
+        client->leaving = leaving->next;
+        free(leaving);
+    }
+    for (uint32_t i = 0; i < client->call_capacity; i++) {
+        struct ipc_call *call = client->calls[i];
+        if (call && call->state == CALL_SENT) {
+            any = true; /* its server may have left before */
+            call_lose(call);
+        }
+    }
+    return any;
+}
+
+int client_renew(struct ipc_client *client, uint64_t deadline)
+{
+    struct call_lane first;
+    uint64_t next_ns;
+    if (!client->connection->reconnects || connection_look(client->connection, &next_ns) == -EPIPE)
+        return -EPIPE;
+    if (lose_calls(client))
+        return 1;
+    int result = handle_ended(&client->inbox->handle) ? subscription_renew(client->inbox, deadline) : 0;
+    if (result < 0)
+        return result;
+    while (client->lane_count > 1)
+        close_lane(&client->lanes[--client->lane_count]);
+    client->lane_count = 0; /* the first one is asked what a call may be, so there is always one */
+    result = make_lane(client, &first, NULL);
+    client->lane_count = 1;
+    client->no_more_lanes = false;
+    if (result == -EPIPE && client_ended(client) && connection_between(client->connection))
+        return deadline ? 1 : -EAGAIN; /* it is over once more */
+    if (result < 0)
+        return result;
+    close_lane(&client->lanes[0]);
+    client->lanes[0] = first;
+    return 1;
 }
 
 static bool has_replies(const struct ipc_client *client, uint64_t pairing)
@@ -249,8 +315,9 @@ static void look_at_leaving(struct ipc_client *client)
 
 void client_news(struct ipc_client *client)
 {
+    bool lost = client->connection->reconnects && client_ended(client); /* nor are its servers */
     client->inbox->roused = false;
-    for (uint32_t i = 0; i < client->lane_count; i++)
+    for (uint32_t i = 0; i < client->lane_count && !lost; i++)
         look_at_lane(client, &client->lanes[i]);
     if (client->leaving)
         look_at_leaving(client);
@@ -294,7 +361,8 @@ struct call_lane *client_lane(struct ipc_client *client)
         if (lane->pairing && (!best || lane->open < best->open))
             best = lane;
     }
-    if (best && best->open > 0 && all && client->lane_count < CLIENT_LANES && !client->no_more_lanes)
+    if (best && best->open > 0 && all && client->lane_count < CLIENT_LANES && !client->no_more_lanes &&
+        !client_ended(client))
         client->no_more_lanes = open_lane(client, NULL) < 0;
     return best;
 }

@@ -98,7 +98,7 @@ struct bell_end {
 
 struct ipc_subscription {
     struct handle handle;
-    unsigned slow, flags;
+    unsigned kind, slow, flags;
     struct spin spin;
     uint64_t look_at_ns; /* when to look at the connection again, if this never sleeps */
     struct sub_lane **lanes;
@@ -196,6 +196,9 @@ void subscription_drop(struct ipc_subscription *sub, unsigned index);
 /* The session is over. 0: declared in another one; -EAGAIN: not yet, see handle_look(); -EPIPE; or why it could not be
  * declared. */
 int subscription_revive(struct ipc_subscription *sub, uint64_t *next_ns);
+/* The same for the part of a client or server, which the session's end has ended: what it had is let go, its owner is
+ * to look. Waits until the deadline (0: not at all). 0; -EAGAIN, -ETIMEDOUT; -EPIPE; or why. */
+int subscription_renew(struct ipc_subscription *sub, uint64_t deadline);
 /* Its lanes are of an earlier session now. */
 void subscription_past(struct ipc_subscription *sub);
 /* All of an earlier lane was read: the one after it is next. */

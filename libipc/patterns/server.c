@@ -152,6 +152,10 @@ static void admit(struct ipc_server *server, struct sub_lane *lane)
         result = publisher_open(&caller->replies, server->connection, server->service,
                                 IPC__CONTROL__KIND__KIND_REPLY, lane->pairing, &server->reply_options,
                                 &servers, NULL);
+    if (result == 0 && caller->replies->handle.epoch != server->calls->handle.epoch) {
+        ipc_publisher_close(caller->replies); /* by now that pairing means nothing */
+        result = -EPIPE;
+    }
     if (result < 0) {
         free(caller);
         subscription_break(server->calls, lane, result == -EACCES ? IPC_REASON_CLOSED : IPC_REASON_LIMIT);
@@ -193,7 +197,7 @@ static void news(struct ipc_server *server)
 {
     struct ipc_subscription *calls = server->calls;
     calls->roused = false;
-    for (unsigned i = 0; i < calls->lane_count; i++)
+    for (unsigned i = 0; i < calls->lane_count && !handle_ended(&calls->handle); i++)
         if (!calls->lanes[i]->owner && !calls->lanes[i]->left && !calls->lanes[i]->broken)
             admit(server, calls->lanes[i]);
     struct caller **at = &server->callers;
@@ -386,8 +390,12 @@ ssize_t ipc_server_receive(ipc_server *server, void *buffer, size_t capacity, st
                 left = deadline > now ? (int64_t)(deadline - now) : 0;
             }
             result = subscription_wait(calls, &record, &lane, left);
+            if (result == -EPIPE)
+                result = subscription_renew(calls, timeout_ns < 0 ? LANE_NEVER : deadline);
             if (result == -EAGAIN && timeout_ns != 0)
                 result = -ETIMEDOUT;
+            if (result == 0)
+                continue;
         }
         if (result == -EINTR)
             continue;

@@ -126,12 +126,26 @@ const char *client_nobody_text(struct ipc_client *client, int code);
 
 /* call.c */
 void call_settle(struct ipc_call *call, int result);
+/* The session is over in which it was sent: to be sent again once there is a server, or settled. */
+void call_lose(struct ipc_call *call);
 /* Its server left: ask another, or settle it. */
 void call_abandon(struct ipc_call *call, unsigned reason, const struct ipc_peer *server);
 void calls_send_unsent(struct ipc_client *client);
 void calls_send_cancels(struct ipc_client *client);
 void calls_expire(struct ipc_client *client, uint64_t now);
 int client_check(const struct ipc_client *client);
+/* The session is over: what was under way is settled, or is to be sent again; then begin anew, waiting until the deadline
+ * (0: not at all). 1: something of that was done; -EAGAIN, -ETIMEDOUT; -EPIPE there will be no other session; or why. */
+int client_renew(struct ipc_client *client, uint64_t deadline);
+/* What client_turn() returned is no reason to go on. */
+static inline bool client_over(int result)
+{
+    return result < 0 && result != -EAGAIN && result != -ETIMEDOUT;
+}
+static inline bool client_ended(const struct ipc_client *client)
+{
+    return handle_ended(&client->inbox->handle) || handle_ended(&client->lanes[0].publisher->handle);
+}
 
 /* answer.c */
 /* One step: take in one record or the news, waiting until the deadline (0: not at all). 1: something was taken in;

@@ -52,8 +52,7 @@ int patterns_join_descriptor(struct handle *handle)
 }
 
 /* Have the broker pair it. On success the connection's lock is held, until request_done(). */
-static int subscribe(struct ipc_subscription *sub, unsigned kind, unsigned start, uint64_t *id,
-                     struct ipc_error *error)
+static int subscribe(struct ipc_subscription *sub, unsigned start, uint64_t *id, struct ipc_error *error)
 {
     Ipc__Control__Subscribe message = IPC__CONTROL__SUBSCRIBE__INIT;
     message.pattern = sub->pattern;
@@ -61,7 +60,7 @@ static int subscribe(struct ipc_subscription *sub, unsigned kind, unsigned start
     message.slow = (Ipc__Control__Slow)sub->slow;
     message.self = (sub->flags & IPC_SUBSCRIPTION_SELF) != 0;
     message.tap = (sub->flags & IPC_SUBSCRIPTION_TAP) != 0;
-    message.kind = (Ipc__Control__Kind)kind;
+    message.kind = (Ipc__Control__Kind)sub->kind;
     const ProtobufCMessage *reply;
     int result = request(sub->handle.connection, IPC__CONTROL__TYPE__SUBSCRIBE, &message.base,
                          IPC__CONTROL__TYPE__SUBSCRIBED, &reply, NULL, error);
@@ -70,22 +69,45 @@ static int subscribe(struct ipc_subscription *sub, unsigned kind, unsigned start
     return result;
 }
 
-/* All that is in the lanes of the new broker was published after its beginning, so the subscription is older than that. */
-int subscription_revive(struct ipc_subscription *sub, uint64_t *next_ns)
+static int declare_again(struct ipc_subscription *sub, unsigned start)
 {
-    struct handle *handle = &sub->handle;
     uint64_t id = 0;
-    int result = handle_look(handle, next_ns);
-    if (result == 0)
-        result = subscribe(sub, IPC__CONTROL__KIND__KIND_TOPIC, IPC_START_OLDEST, &id, NULL);
+    int result = subscribe(sub, start, &id, NULL);
     if (result == 0) {
-        handle_declared(handle, id);
-        request_done(handle->connection);
+        handle_declared(&sub->handle, id);
+        request_done(sub->handle.connection);
         subscription_past(sub);
-    } else if (result == -EPIPE && !handle->owner && connection_between(handle->connection)) {
+    } else if (result == -EPIPE && connection_between(sub->handle.connection)) {
         result = -EAGAIN; /* it is over once more */
     }
     return result;
+}
+
+/* All that is in the lanes of the new broker was published after its beginning, so the subscription is older than that. */
+int subscription_revive(struct ipc_subscription *sub, uint64_t *next_ns)
+{
+    int result = handle_look(&sub->handle, next_ns);
+    return result == 0 ? declare_again(sub, IPC_START_OLDEST) : result;
+}
+
+int subscription_renew(struct ipc_subscription *sub, uint64_t deadline)
+{
+    struct ipc_connection *connection = sub->handle.connection;
+    uint64_t next_ns;
+    int result = -EPIPE;
+    while (connection->reconnects) {
+        result = deadline ? connection_await(connection, deadline) : connection_look(connection, &next_ns);
+        if (result == 0)
+            result = declare_again(sub, IPC_START_NEXT);
+        if ((result != -EAGAIN && result != -ETIMEDOUT) || lane_now() >= deadline)
+            break;
+    }
+    if (result < 0)
+        return result;
+    while (sub->lane_count)
+        subscription_drop(sub, sub->lane_count - 1);
+    sub->roused = sub->watched;
+    return 0;
 }
 
 int ipc_subscription_open(ipc_subscription **ret, ipc_connection *connection, const char *pattern,
@@ -127,12 +149,13 @@ int subscription_open(ipc_subscription **ret, ipc_connection *connection, const 
     sub->handle.type = &subscription_type;
     sub->handle.self = -1;
     sub->epoll = -1;
+    sub->kind = kind;
     sub->slow = options->slow;
     sub->flags = options->flags;
     sub->spin.max_ns = options->spin_max_ns;
     snprintf(sub->pattern, sizeof(sub->pattern), "%s", pattern);
 
-    int result = subscribe(sub, kind, options->start, &sub->handle.id, error);
+    int result = subscribe(sub, options->start, &sub->handle.id, error);
     if (result < 0) {
         free(sub);
         return result;

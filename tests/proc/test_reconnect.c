@@ -277,7 +277,7 @@ static void test_descriptor_of_subscription(void **state)
 
 static void test_nobody_there_for_a_while(void **state)
 {
-    ipc_connection *connection = connection_lasting(SECONDS(1) / 50);
+    ipc_connection *connection = connection_lasting(SECONDS(2));
     ipc_subscription *subscription = subscription_new(connection, "x", IPC_START_NEXT, IPC_SLOW_BLOCK, 0);
     struct pollfd ready = {.fd = ipc_connection_fd(connection), .events = POLLIN};
     struct ipc_error error = {0};
@@ -471,6 +471,132 @@ static void test_not_asked_for(void **state)
     ipc_connection_close(connection);
 }
 
+/* ---- services ----------------------------------------------------------------------------------------------- */
+
+#define SERVICE "reconnect.service"
+
+/* Serves until it is told to end. What is odd is not answered: who called that waits for it. */
+static void serve(void *argument)
+{
+    int *gate = argument;
+    ipc_connection *connection = connection_lasting(SECONDS(60));
+    ipc_server *server;
+    bool end = false;
+    EXPECT_EQ(ipc_server_open(&server, connection, SERVICE, NULL, NULL), 0);
+    gate_open(*gate);
+    while (!end) {
+        struct ipc_request *request;
+        uint32_t number;
+        EXPECT_EQ(ipc_server_receive(server, &number, sizeof(number), &request, IPC_FOREVER), sizeof(number));
+        end = number == 0;
+        if (number % 2) {
+            gate_open(*gate);
+            continue;
+        }
+        int result = ipc_request_reply(request, &number, sizeof(number), NULL);
+        EXPECT(result == 0 || result == -EPIPE);
+    }
+    ipc_server_close(server);
+    ipc_connection_close(connection);
+}
+
+static void call_even(ipc_client *client, uint32_t number)
+{
+    struct ipc_call_options options = IPC_CALL_OPTIONS_INIT;
+    uint32_t answer = 1;
+    options.flags = IPC_CALL_WAIT;
+    options.timeout_ns = IPC_FOREVER;
+    EXPECT_EQ(ipc_client_call(client, &number, sizeof(number), &answer, sizeof(answer), &options, NULL), 4);
+    EXPECT_EQ(answer, number);
+}
+
+/* Until this side knows. */
+static void notice_end(ipc_connection *connection)
+{
+    struct ipc_event event;
+    while (!took(connection, IPC_EVENT_ENDED, &event))
+        EXPECT(ipc_connection_dispatch(connection) <= 0);
+}
+
+static void test_calls(void **state)
+{
+    int gate = gate_new();
+    pid_t server = child_start(serve, &gate);
+    ipc_connection *connection = connection_lasting(SECONDS(60));
+    struct ipc_call_options options = IPC_CALL_OPTIONS_INIT;
+    struct ipc_reply reply;
+    ipc_client *client;
+    ipc_call *lost, *again, *later;
+    uint32_t odd = 1, even = 2;
+    gate_wait(gate);
+    options.timeout_ns = IPC_FOREVER;
+    EXPECT_EQ(ipc_client_open(&client, connection, SERVICE, NULL, NULL), 0);
+    for (uint32_t i = 2; i <= 10; i += 2) {
+        call_even(client, i);
+        EXPECT_EQ(ipc_call_start(&lost, client, &odd, sizeof(odd), &options), 0);
+        gate_wait(gate);
+        options.flags = IPC_CALL_RETRY;
+        EXPECT_EQ(ipc_call_start(&again, client, &odd, sizeof(odd), &options), 0);
+        gate_wait(gate);
+        kill_both();
+        if (i % 4) {
+            notice_end(connection);
+            EXPECT_EQ(ipc_call_next(lost, &reply, IPC_FOREVER), -ECONNRESET); /* at once */
+            EXPECT_EQ(reply.reason, IPC_REASON_SHUTDOWN);
+            EXPECT_TEXT(reply.text, "may be made again");
+        }
+        EXPECT_EQ(ipc_call_wait(again, 0), -EAGAIN);
+        options.flags = 0;
+        if (i % 4) /* there is no broker: it waits for one */
+            EXPECT_EQ(ipc_call_start(&later, client, &even, sizeof(even), &options), 0);
+        start_again();
+        EXPECT_EQ(ipc_call_wait(lost, IPC_FOREVER), 0);
+        EXPECT_EQ(ipc_call_next(lost, &reply, 0), -ECONNRESET);
+        if (i % 4) {
+            EXPECT_EQ(ipc_call_next(later, &reply, IPC_FOREVER), 1);
+            ipc_call_free(later);
+        }
+        EXPECT_EQ(ipc_call_wait(again, 0), -EAGAIN);
+        while (ipc_call_wait(again, 1000000) == -ETIME && poll(&(struct pollfd){gate, POLLIN, 0}, 1, 0) == 0)
+            ; /* the server has it once more */
+        gate_wait(gate);
+        ipc_call_free(again);
+        ipc_call_free(lost);
+    }
+    call_even(client, 0);
+    child_done(server);
+    ipc_connection_close(connection);
+    close(gate);
+}
+
+static void test_call_without_broker(void **state)
+{
+    ipc_connection *connection = connection_lasting(SECONDS(60));
+    struct ipc_call_options options = IPC_CALL_OPTIONS_INIT;
+    struct ipc_reply reply;
+    struct ipc_request *request;
+    ipc_client *client;
+    ipc_server *server;
+    char byte;
+    options.timeout_ns = 1000000;
+    EXPECT_EQ(ipc_client_open(&client, connection, SERVICE, NULL, NULL), 0);
+    EXPECT_EQ(ipc_server_open(&server, connection, "reconnect.other", NULL, NULL), 0);
+    struct pollfd ready = {.fd = ipc_client_fd(client), .events = POLLIN};
+    EXPECT(ready.fd >= 0);
+    kill_both();
+    notice_end(connection);
+    EXPECT_EQ(ipc_client_call(client, "x", 1, &byte, 1, &options, &reply), -ETIMEDOUT);
+    EXPECT_TEXT(reply.text, "did not come back in time");
+    EXPECT_EQ(ipc_server_receive(server, &byte, 1, &request, 0), -EAGAIN);
+    EXPECT_EQ(ipc_server_receive(server, &byte, 1, &request, 1000000), -ETIMEDOUT);
+    EXPECT_EQ(ipc_client_dispatch(client, 0), 0);
+    start_again();
+    options.timeout_ns = IPC_FOREVER;
+    EXPECT_EQ(ipc_client_call(client, "x", 1, &byte, 1, &options, &reply), -ENOENT);
+    EXPECT_EQ(ipc_client_fd(client), ready.fd);
+    ipc_connection_close(connection);
+}
+
 /* ---- ipcctl ------------------------------------------------------------------------------------------------- */
 
 struct tool {
@@ -574,6 +700,8 @@ int main(void)
         GUARDED(test_threads),
         GUARDED(test_ended_for_cause),
         GUARDED(test_not_asked_for),
+        GUARDED(test_calls),
+        GUARDED(test_call_without_broker),
         GUARDED(test_tools_come_back),
         GUARDED(test_tools_give_up),
     };

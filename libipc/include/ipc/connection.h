@@ -45,7 +45,13 @@ struct ipc_connection_options {
  * A subscription reads what a publisher wrote before it found the new broker, then what came after; what is missing in
  * between is counted as lost, like any other loss. The program is told by IPC_EVENT_ENDED, IPC_EVENT_RECONNECTED, and by
  * the coming and going of peers. A session that ended for another reason than IPC_REASON_SHUTDOWN stays ended.
- * Producers, consumers, clients, servers and shared segments return -EPIPE: close them and open others on the same connection.
+ *
+ * Servers are registered again by their next ipc_server_receive(); requests of the old session can no more be answered
+ * (-EPIPE). Calls that a client had under way end with -ECONNRESET once what was answered is read; with IPC_CALL_RETRY they are
+ * sent again as soon as there is a server, within their timeout. A call that is made while there is no session waits for
+ * one. Servers may come back later than clients: IPC_CALL_WAIT waits for them, without it there is -ENOENT.
+ *
+ * Producers, consumers and shared segments return -EPIPE: close them and open others on the same connection.
  */
 #define IPC_CONNECTION_RECONNECT 0x1u
 

@@ -101,7 +101,7 @@ IPC_PUBLIC int ipc_request_header(const struct ipc_request *request, const char 
  * Answer a request; it is over then. If the client reads too slowly, waits for it up to block_max_ns.
  *
  * @param how         NULL: no headers. Flags must be 0
- * @return 0; -EPIPE the client is gone: the request is over as well; -EMSGSIZE larger than message_size_max, and
+ * @return 0; -EPIPE the client, or the session in which it came, is gone: the request is over as well; -EMSGSIZE larger than message_size_max, and
  *         -EINVAL, -E2BIG: the request is still open
  */
 IPC_PUBLIC int ipc_request_reply(struct ipc_request *request, const void *data, size_t size,
@@ -233,7 +233,8 @@ IPC_PUBLIC int ipc_reply_header(const struct ipc_reply *reply, const char *name,
  *         once; IPC_CALL_WAIT waits);
  *         -EREMOTEIO the server answered with an error: reply->code and text;
  *         -EPIPE the server left before it answered (reply->server, reason), or reply->server.session is 0 and the
- *         session is over;
+ *         session is over; -ECONNRESET the broker went away before an answer came, and this connection reconnects
+ *         (IPC_CONNECTION_RECONNECT): the call may have been executed or not;
  *         -ETIMEDOUT no answer in time; -EMSGSIZE the call is larger than message_size_max (reply->size is 0), or the
  *         answer larger than capacity (reply->size says how large; it is lost); -EBUSY calls_max are open; -E2BIG;
  *         -ENOMEM
@@ -245,7 +246,8 @@ IPC_PUBLIC ssize_t ipc_client_call(ipc_client *client, const void *data, size_t 
                                    struct ipc_reply *reply);
 
 /**
- * Start a call, and go on. Waits only for room in the lane to its server, within its timeout.
+ * Start a call, and go on. Waits only for room in the lane to its server, within its timeout. While a connection that
+ * reconnects has no session it is sent later, as if it had IPC_CALL_WAIT.
  *
  * @param ret         receives the call; yours, free it with ipc_call_free()
  * @return 0; -ENOENT, -EDQUOT, -EMSGSIZE, -EBUSY, -E2BIG, -ETIMEDOUT, -EPIPE, -ENOMEM as ipc_client_call()
@@ -259,7 +261,7 @@ IPC_PUBLIC int ipc_call_start(ipc_call **ret, ipc_client *client, const void *da
  * @param reply       NULL, or receives the part or the error; valid until the next call of the library on this call
  * @param timeout_ns  how long to wait for it, beside the call's own timeout
  * @return 1 a part; 0 that was all; -EAGAIN none yet (timeout 0); -ETIME none in this time, the call goes on; or, the
- *         call being over, -EREMOTEIO, -EPIPE, -ETIMEDOUT, -ENOENT, -EDQUOT as ipc_client_call(), -ECANCELED it was cancelled,
+ *         call being over, -EREMOTEIO, -EPIPE, -ECONNRESET, -ETIMEDOUT, -ENOENT, -EDQUOT as ipc_client_call(), -ECANCELED it was cancelled,
  *         -ENOBUFS more than buffer_max was received and not taken
  */
 IPC_PUBLIC int ipc_call_next(ipc_call *call, struct ipc_reply *reply, int64_t timeout_ns);
