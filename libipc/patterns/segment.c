@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <ipc/segment.h>
@@ -21,6 +22,8 @@
 struct ipc_segment {
     struct handle handle;
     struct ipc_shared *shared;
+    uint64_t session; /* in which it was opened: the owner that its permits name */
+    _Atomic uint64_t look_at_ns;
     uint32_t size, permits;
     bool created;
 };
@@ -98,6 +101,7 @@ int ipc_segment_open(ipc_segment **ret, ipc_connection *connection, const char *
     const Ipc__Control__SegmentOpened *opened = (const void *)reply;
     void *map = NULL;
     segment->handle.id = opened->attachment;
+    segment->session = connection->identity.session;
     segment->size = (uint32_t)opened->size;
     segment->permits = opened->permits;
     segment->created = opened->created;
@@ -155,9 +159,18 @@ int ipc_segment_created(const ipc_segment *segment)
     return segment && segment->created;
 }
 
-static uint64_t self(const ipc_segment *segment)
+/* Permits are words: nothing about them tells that the broker is gone, and somebody else may hold the same ones of another. */
+static void look(ipc_segment *segment)
 {
-    return segment->handle.connection->identity.session;
+    struct ipc_connection *connection = segment->handle.connection;
+    struct timespec now;
+    uint64_t next_ns;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    if (connection->reconnects && (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec >=
+                                      atomic_load_explicit(&segment->look_at_ns, memory_order_relaxed)) {
+        connection_look(connection, &next_ns);
+        atomic_store_explicit(&segment->look_at_ns, next_ns, memory_order_relaxed);
+    }
 }
 
 /* The acquire pairs with the release in ipc_segment_release(), and with the core's when it takes one back. */
@@ -167,7 +180,7 @@ static int take(ipc_segment *segment)
         _Atomic uint64_t *owner = &segment->shared->owners[i];
         uint64_t nobody = 0;
         if (atomic_load_explicit(owner, memory_order_relaxed) == 0 &&
-            atomic_compare_exchange_strong(owner, &nobody, self(segment)))
+            atomic_compare_exchange_strong(owner, &nobody, segment->session))
             return (int)i;
     }
     return -EAGAIN;
@@ -179,7 +192,7 @@ static unsigned show_waiting(ipc_segment *segment)
     unsigned place = 0;
     for (; place < IPC_SHARED_WAITERS; place++) {
         uint64_t nobody = 0;
-        if (atomic_compare_exchange_strong(&segment->shared->waiters[place], &nobody, self(segment)))
+        if (atomic_compare_exchange_strong(&segment->shared->waiters[place], &nobody, segment->session))
             break;
     }
     return place;
@@ -189,7 +202,7 @@ static int wait_for_permit(ipc_segment *segment, uint64_t deadline)
 {
     struct ipc_shared *shared = segment->shared;
     struct handle *handle = &segment->handle;
-    uint64_t check = lane_now() + IPC_NET_NS;
+    uint64_t check = 0;
     uint32_t seen = handle->mail_seen;
     for (;;) {
         struct lane_word words[3];
@@ -206,8 +219,8 @@ static int wait_for_permit(ipc_segment *segment, uint64_t deadline)
         if (now >= deadline)
             return -ETIMEDOUT;
         if (now >= check) { /* a broker that was killed sends no mail */
-            ipc_connection_dispatch(handle->connection);
-            check = now + IPC_NET_NS;
+            connection_look(handle->connection, &check);
+            continue;
         }
         words[0] = (struct lane_word){(const _Atomic uint32_t *)&shared->turn, turn, false};
         (void)lane_sleep(words, 3, deadline < check ? deadline : check);
@@ -221,6 +234,7 @@ int ipc_segment_acquire(ipc_segment *segment, int64_t timeout_ns)
     int result = handle_enter(&segment->handle);
     if (result < 0)
         return result;
+    look(segment);
     if (handle_ended(&segment->handle))
         return -EPIPE;
     int permit = take(segment);
@@ -241,7 +255,7 @@ int ipc_segment_release(ipc_segment *segment, int permit)
     if (result < 0)
         return result;
     struct ipc_shared *shared = segment->shared;
-    uint64_t owner = self(segment);
+    uint64_t owner = segment->session;
     if (!atomic_compare_exchange_strong(&shared->owners[permit], &owner, 0))
         return -EPERM;
     /* Sequentially consistent with the waiter's: it sees the free word, or we see its bit. */
@@ -252,7 +266,8 @@ int ipc_segment_release(ipc_segment *segment, int permit)
             break;
         }
     }
-    return 0;
+    look(segment);
+    return handle_ended(&segment->handle) ? -EPIPE : 0;
 }
 
 int ipc_segment_remove(ipc_connection *connection, const char *name, struct ipc_error *error)

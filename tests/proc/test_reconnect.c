@@ -23,6 +23,8 @@
 
 #include <cmocka.h>
 
+#include <ipc/segment.h>
+
 #include "tests/support/broker.h"
 #include "tests/support/guarded.h"
 
@@ -597,6 +599,50 @@ static void test_call_without_broker(void **state)
     ipc_connection_close(connection);
 }
 
+/* ---- segments ------------------------------------------------------------------------------------------- */
+
+static void *wait_for_permit(void *segment)
+{
+    EXPECT_EQ(ipc_segment_acquire(segment, IPC_FOREVER), -EPIPE);
+    return NULL;
+}
+
+static void test_segment(void **state)
+{
+    ipc_connection *connection = connection_lasting(SECONDS(60));
+    struct ipc_segment_options options = IPC_SEGMENT_OPTIONS_INIT;
+    struct ipc_error error = {0};
+    ipc_segment *old, *other, *next;
+    pthread_t waiter;
+    options.bytes = 4096;
+    options.flags = IPC_SEGMENT_CREATE | IPC_SEGMENT_KEEP;
+    EXPECT_EQ(ipc_segment_open(&old, connection, "kept", &options, &error), 0);
+    EXPECT_EQ(ipc_segment_open(&other, connection, "other", &options, &error), 0);
+    strcpy(ipc_segment_data(old), "what was there");
+    EXPECT_EQ(ipc_segment_acquire(old, 0), 0);
+    EXPECT_EQ(pthread_create(&waiter, NULL, wait_for_permit, old), 0);
+    kill_both();
+    EXPECT_EQ(pthread_join(waiter, NULL), 0);
+    int permit; /* of a free one, too */
+    while ((permit = ipc_segment_acquire(other, 0)) >= 0)
+        (void)ipc_segment_release(other, permit);
+    EXPECT_EQ(permit, -EPIPE);
+    start_again();
+    EXPECT_EQ(ipc_segment_open(&next, connection, "kept", NULL, &error), -ENOENT);
+    EXPECT_EQ(ipc_segment_open(&next, connection, "kept", &options, &error), 0);
+    EXPECT_EQ(ipc_segment_created(next), 1);
+    EXPECT_EQ(*(char *)ipc_segment_data(next), 0);
+    EXPECT_EQ(ipc_segment_acquire(next, 0), 0); /* whatever is held of the old one */
+    strcpy(ipc_segment_data(next), ipc_segment_data(old));
+    EXPECT_EQ(ipc_segment_release(next, 0), 0);
+    EXPECT_EQ(ipc_segment_acquire(old, IPC_FOREVER), -EPIPE);
+    EXPECT_EQ(ipc_segment_release(old, 0), -EPIPE);
+    EXPECT_EQ(ipc_segment_release(old, 0), -EPERM);
+    ipc_segment_close(old);
+    EXPECT_EQ(strcmp(ipc_segment_data(next), "what was there"), 0);
+    ipc_connection_close(connection);
+}
+
 /* ---- ipcctl ------------------------------------------------------------------------------------------------- */
 
 struct tool {
@@ -702,6 +748,7 @@ int main(void)
         GUARDED(test_not_asked_for),
         GUARDED(test_calls),
         GUARDED(test_call_without_broker),
+        GUARDED(test_segment),
         GUARDED(test_tools_come_back),
         GUARDED(test_tools_give_up),
     };

@@ -10,6 +10,13 @@
  * The permits of a session that ends return by themselves, however it ends: what it was writing may then be half done,
  * which the next one has to be able to cope with. (sem_overview(7) knows no such thing.) The participants trust each
  * other: each of them can write all of it, the semaphore included.
+ *
+ * When the broker goes away for good (see IPC_CONNECTION_RECONNECT), the segments that it made have no name any more. Whoever has
+ * one open keeps its bytes until it is closed, and what others write there; but permits cannot be had (-EPIPE), because
+ * nobody would take back those of the dead. To go on, open the name again on the same connection: it is another segment,
+ * all zeros, which one of the participants makes and fills, perhaps from the old one that it still has. Until a participant
+ * notices (within a tenth of a second, in its next call) it may still take permits of the old one: they keep nobody out
+ * of the new one.
  */
 #ifndef IPC_SEGMENT_H
 #define IPC_SEGMENT_H
@@ -79,14 +86,14 @@ IPC_PUBLIC int ipc_segment_created(const ipc_segment *segment);
  *
  * @param timeout_ns  0: do not wait; IPC_FOREVER
  * @return the permit's number, 0 to permits - 1, for ipc_segment_release(); -EAGAIN none is free and timeout_ns is 0;
- *         -ETIMEDOUT; -EPIPE the session is over; -ECHILD
+ *         -ETIMEDOUT; -EPIPE the session is over, see below; -ECHILD
  *
  * Any thread; several threads may hold permits. What others wrote before they gave the permit back is visible.
  */
 IPC_PUBLIC int ipc_segment_acquire(ipc_segment *segment, int64_t timeout_ns);
 
 /** Give a permit back, from any thread of this process. @return 0; -EINVAL no such number; -EPERM it is not this
- * session's; -ECHILD. Never blocks. */
+ * session's; -EPIPE it is given back, but the session is over: it may have kept nobody out lately; -ECHILD. Never blocks. */
 IPC_PUBLIC int ipc_segment_release(ipc_segment *segment, int permit);
 
 /** Undo IPC_SEGMENT_KEEP: the segment goes when nobody has it open. @return 0; -ENOENT; -EACCES; -EPIPE, -ETIMEDOUT */
