@@ -528,7 +528,7 @@ static void test_calls(void **state)
     struct ipc_call_options options = IPC_CALL_OPTIONS_INIT;
     struct ipc_reply reply;
     ipc_client *client;
-    ipc_call *lost, *again, *later;
+    ipc_call *lost, *again, *later = NULL;
     uint32_t odd = 1, even = 2;
     gate_wait(gate);
     options.timeout_ns = IPC_FOREVER;
