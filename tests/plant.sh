@@ -27,6 +27,7 @@ TAKEN_TWICE          torture-torture      the next ipcd takes from a lane what t
 CURSOR_EARLY         torture-torture      a message is confirmed before it is in the queue
 END_LATE             torture-torture      a record is committed before what ends a scan behind it
 CURSOR_RESET         torture-torture      the next ipcd reads the lanes from where they begin
+MARK_FORGOTTEN       unit-broker-route    what may be in a chunk is not marked: the next ipcd delivers before it has found what comes first
 ACK_UNSTORED         torture-torture      an acknowledgement is not stored
 RETURN_UNSTORED      torture-torture      that a message came back is not stored
 DELIVERED_LATE       torture-torture      a delivery is sent before it is stored

@@ -18,7 +18,7 @@
 #include "proto/limits.h"
 
 #define STATE_MAGIC   UINT64_C(0x7473696765526370) /* "pcRegist" */
-#define STATE_VERSION 2u
+#define STATE_VERSION 3u
 
 enum state_table {
     STATE_SESSIONS,

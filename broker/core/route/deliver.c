@@ -21,7 +21,7 @@ static uint64_t order_of(const struct record *record)
     return (uint64_t)(IPC_PRIORITIES - 1 - record->priority) << 56 | record->number;
 }
 
-/* The first record that waits, of the highest priority. It stays in its list until take(). */
+/* The first record that waits, of the highest priority, if it is known to be that. It stays in its list until take(). */
 static struct record *first_ready(struct queue *queue, struct entry *ret, bool *ret_returned)
 {
     for (;;) {
@@ -43,7 +43,9 @@ static struct record *first_ready(struct queue *queue, struct entry *ret, bool *
         *ret = *ret_returned ? top->entry : *first;
         record = file_find(&queue->file, ret->offset, ret->number);
         if (record && record_load(record).kind == RECORD_WAITING)
-            return record;
+            return !queue->scanning || file_scan_is_first(&queue->file, record->priority, record->number)
+                       ? record
+                       : NULL;
         if (*ret_returned)
             heap_pop(&queue->returned);
         else
@@ -68,6 +70,11 @@ static uint64_t ready_count(const struct queue *queue)
     return count;
 }
 
+bool queue_list_between(struct queue *queue, const struct record *head, struct entry entry)
+{
+    return heap_push(&queue->returned, &(struct heap_item){.order = order_of(head), .entry = entry});
+}
+
 void queue_return(struct queue *queue, struct entry entry, struct record *record, struct record_state state)
 {
     uint64_t not_before = atomic_load_explicit(&record->not_before, memory_order_relaxed);
@@ -81,7 +88,7 @@ void queue_return(struct queue *queue, struct entry entry, struct record *record
     if (not_before > queue->router->boot_ns) {
         if (router_timer(queue, TIMER_READY, not_before, entry))
             queue->delayed++;
-    } else if (!heap_push(&queue->returned, &(struct heap_item){.order = order_of(record), .entry = entry})) {
+    } else if (!queue_list_between(queue, record, entry)) {
         queue->torn = true;
     }
     router_queue_dirty(queue);
@@ -195,6 +202,7 @@ static int send(struct queue *queue, struct port *port, struct entry entry, stru
 #endif
     state.slot = port->about.slot;
     state.delivery = (uint32_t)delivery;
+    file_delivers(&queue->file, entry.offset);
 #ifndef IPC_PLANT_DELIVERED_LATE
     record_store(record, &state);
 #endif
@@ -299,7 +307,7 @@ bool queue_deliver(struct queue *queue)
         struct port *port = list_entry(queue->willing.next, struct port, willing);
         uint64_t share = (ready_count(queue) + queue->n_willing - 1) / queue->n_willing;
 
-        if (share == 0)
+        if (share == 0 || (queue->scanning && !first_ready(queue, &(struct entry){0}, &(bool){0})))
             return false;
         /* Who wants to have many at a time is woken for many at a time. */
         if (share < port->about.prefetch / 4)

@@ -19,7 +19,7 @@
 #endif
 
 #define MAGIC   UINT64_C(0x6575657551637069) /* "ipcQueue" */
-#define VERSION 1u
+#define VERSION 2u
 #define SEALS   (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
 /* Memory comes in these steps; the first records of a small queue take a smaller one. */
@@ -30,12 +30,17 @@
 
 #define RUN_BITS 16u
 
+/* Of one slice of a scan. A file is read for it, not touched: a first touch of a page can cost as much as a read of many. */
+#define SLICE_RECORDS 1024u
+#define SLICE_READS   16u
+#define WINDOW        (UINT64_C(64) << 10)
+
 static_assert(sizeof(struct record) == 72, "records are laid out for good");
 static_assert(sizeof(struct file_header) <= IPC_LAYOUT_PAGE && sizeof(struct file_id) == 32, "layout");
 
 static uint64_t directory_size(void)
 {
-    return FILE_CHUNKS * sizeof(uint64_t);
+    return FILE_CHUNKS * sizeof(struct file_slot);
 }
 
 static uint64_t chunks_offset(uint32_t dedup_window)
@@ -206,7 +211,7 @@ int file_open(struct file *file, int fd, uint64_t queue, bool resumed, struct ro
         return result;
     }
     file->header = (struct file_header *)(void *)file->map;
-    file->directory = (_Atomic uint64_t *)(void *)(file->map + IPC_LAYOUT_PAGE);
+    file->directory = (struct file_slot *)(void *)(file->map + IPC_LAYOUT_PAGE);
     file->ids = (struct file_id *)(void *)(file->map + IPC_LAYOUT_PAGE + directory_size());
     file->chunks_at = chunks_offset(header.dedup_window);
     file->next_number = header.next_number;
@@ -231,6 +236,7 @@ void file_close(struct file *file)
         discharge(file, file->memory);
     free(file->chunks);
     free(file->free);
+    free(file->scan.left);
     *file = (struct file){.fd = -1};
 }
 
@@ -262,7 +268,7 @@ static void run_release(struct file *file, uint32_t chunk)
 {
     uint32_t run = file->chunks[chunk].run;
 
-    atomic_store_explicit(&file->directory[chunk], 0, memory_order_release);
+    atomic_store_explicit(&file->directory[chunk].word, 0, memory_order_release);
     for (uint32_t i = 0; i < run; i++)
         chunk_release(file, chunk + i);
 }
@@ -298,8 +304,8 @@ static uint32_t find_run(struct file *file, uint32_t run)
         return FILE_CHUNKS;
     /* The directory's page is there before its word is stored. */
     for (uint32_t i = chunks; i < chunks + run; i++)
-        if (i % (IPC_LAYOUT_PAGE / sizeof(uint64_t)) == 0 &&
-            populate(file, IPC_LAYOUT_PAGE + i * sizeof(uint64_t), IPC_LAYOUT_PAGE) < 0)
+        if (i % (IPC_LAYOUT_PAGE / sizeof(struct file_slot)) == 0 &&
+            populate(file, IPC_LAYOUT_PAGE + i * sizeof(struct file_slot), IPC_LAYOUT_PAGE) < 0)
             return FILE_CHUNKS;
     atomic_store_explicit(&file->header->chunks, chunks + run, memory_order_release);
     for (uint32_t i = chunks; i < chunks + run; i++)
@@ -359,10 +365,12 @@ static int begin_chunk(struct file *file, uint64_t stride)
     }
     old = file->current;
     file->chunks[chunk].live = 0;
+    file->chunks[chunk].marks = 0;
     file->chunks[chunk].first_number = file->next_number;
+    atomic_store_explicit(&file->directory[chunk].marks, 0, memory_order_relaxed);
     set_end(file, chunk_offset(file, chunk));
     atomic_store_explicit(&file->header->next_number, file->next_number, memory_order_release);
-    atomic_store_explicit(&file->directory[chunk], ++file->used_index << RUN_BITS | run,
+    atomic_store_explicit(&file->directory[chunk].word, ++file->used_index << RUN_BITS | run,
                           memory_order_release);
     file->current = chunk;
     file->end = chunk_offset(file, chunk);
@@ -389,6 +397,21 @@ int file_reserve(struct file *file, uint32_t size, uint64_t *ret_offset, uint64_
     return 0;
 }
 
+static void mark(struct file *file, uint32_t chunk, uint32_t marks)
+{
+    if ((file->chunks[chunk].marks & marks) == marks)
+        return;
+    file->chunks[chunk].marks |= marks;
+#ifndef IPC_PLANT_MARK_FORGOTTEN
+    atomic_store_explicit(&file->directory[chunk].marks, file->chunks[chunk].marks, memory_order_release);
+#endif
+}
+
+void file_delivers(struct file *file, uint64_t offset)
+{
+    mark(file, chunk_of(file, offset), FILE_DELIVERED);
+}
+
 void file_commit(struct file *file, uint64_t offset, const struct record_state *state)
 {
     struct record *record = file_record(file, offset);
@@ -398,6 +421,7 @@ void file_commit(struct file *file, uint64_t offset, const struct record_state *
 #ifndef IPC_PLANT_END_LATE
     set_end(file, file->end);
 #endif
+    mark(file, file->current, 1u << record->priority);
     record_store(record, state);
     file->next_number++;
     file->chunks[file->current].live++;
@@ -426,29 +450,28 @@ void file_done(struct file *file, uint64_t offset)
         run_release(file, chunk);
 }
 
-struct in_use {
-    uint64_t index;
-    uint32_t chunk, run;
-};
-
 static int by_index(const void *a, const void *b)
 {
-    const struct in_use *left = a, *right = b;
+    const struct file_left *left = a, *right = b;
 
     return left->index < right->index ? -1 : left->index > right->index;
 }
 
 /* The chunks in use in the order in which they were taken. What is free now may have memory: that goes. */
-static uint32_t find_used(struct file *file, struct in_use *used)
+static uint32_t find_used(struct file *file, struct file_left *used)
 {
     uint32_t chunks = atomic_load_explicit(&file->header->chunks, memory_order_relaxed), n = 0;
 
     for (uint32_t i = 0; i < chunks;) {
-        uint64_t word = atomic_load_explicit(&file->directory[i], memory_order_acquire);
+        uint64_t word = atomic_load_explicit(&file->directory[i].word, memory_order_acquire);
         uint32_t run = (uint32_t)(word & ((1u << RUN_BITS) - 1));
 
         if (word && run && run <= chunks - i) {
-            used[n++] = (struct in_use){.index = word >> RUN_BITS, .chunk = i, .run = run};
+            used[n++] = (struct file_left){
+                .index = word >> RUN_BITS,
+                .chunk = i,
+                .run = run,
+                .marks = (uint32_t)atomic_load_explicit(&file->directory[i].marks, memory_order_relaxed)};
             i += run;
             continue;
         }
@@ -459,76 +482,192 @@ static uint32_t find_used(struct file *file, struct in_use *used)
     return n;
 }
 
-static int scan_chunk(struct file *file, const struct in_use *in, bool last,
-                      int (*found)(void *data, uint64_t offset, struct record *record), void *data)
+/* Limits may be lower now. */
+static void count_memory(struct file *file, uint32_t chunk, uint64_t memory)
 {
-    struct chunk *chunk = &file->chunks[in->chunk];
-    uint64_t at = chunk_offset(file, in->chunk), until = at + in->run * FILE_CHUNK;
+    file->chunks[chunk].populated = (uint32_t)memory;
+    file->memory += memory;
+    budget_force(file->budget, memory);
+}
 
-    run_begin(file, in->chunk, in->run);
-    chunk->first_number = UINT64_MAX;
-    file->current = in->chunk;
-    file->until = until;
-    if (!last) /* all of it has memory */
-        (void)madvise(file->map + at, until - at, MADV_POPULATE_WRITE);
-    while (at + sizeof(struct record) <= until) {
-        struct record *record = file_record(file, at);
-        struct record_state state = record_load(record);
-        int result = 0;
+static int scan_begin(struct file *file)
+{
+    struct file_scan *scan = &file->scan;
 
-        if (state.kind == RECORD_END || record_stride(record->size) + sizeof(uint64_t) > until - at)
-            break;
-        if (chunk->first_number == UINT64_MAX)
-            chunk->first_number = record->number;
-        if (record->number >= file->next_number)
-            file->next_number = record->number + 1;
-        if (state.kind != RECORD_DONE) {
-            chunk->live++;
-            result = found(data, at, record);
-        }
-        if (result < 0)
-            return result;
-        at += record_stride(record->size);
+    scan->left = malloc((atomic_load(&file->header->chunks) + 1) * sizeof(*scan->left));
+    if (!scan->left)
+        return -ENOMEM;
+    scan->at = scan->n = find_used(file, scan->left);
+    for (uint32_t i = 0; i < scan->n; i++) {
+        struct file_left *left = &scan->left[i];
+
+        file->n_used += left->run;
+        file->used_index = left->index;
+        file->current = left->chunk;
+        file->until = chunk_offset(file, left->chunk) + left->run * FILE_CHUNK;
+        scan->open += (left->marks & FILE_DELIVERED) != 0;
+        for (unsigned priority = 0; priority < IPC_PRIORITIES; priority++)
+            scan->ahead[priority] += left->marks >> priority & 1;
+        /* What a chunk that is full has is all there; the last one is allocated again as it is needed. */
+        for (uint32_t c = 0; c < left->run && i + 1 < scan->n; c++)
+            count_memory(file, left->chunk + c, FILE_CHUNK);
     }
-    if (chunk->first_number == UINT64_MAX)
-        chunk->first_number = file->next_number;
-    file->end = at;
+    scan->begun = true;
     return 0;
 }
 
-int file_scan(struct file *file, int (*found)(void *data, uint64_t offset, struct record *record), void *data)
+/* A piece of the file. */
+struct window {
+    uint64_t from, size;
+    unsigned reads;
+    _Alignas(struct record) unsigned char bytes[WINDOW];
+};
+
+/* `size` bytes at an offset, of which those behind `until` do not count; NULL: they cannot be read. */
+static const void *look(const struct file *file, struct window *window, uint64_t offset, uint64_t until,
+                        size_t size)
 {
-    struct in_use *used = malloc((atomic_load(&file->header->chunks) + 1) * sizeof(*used));
-    uint32_t n = used ? find_used(file, used) : 0;
-    int result = used ? 0 : -ENOMEM;
+    ssize_t n;
 
-    for (uint32_t i = 0; i < n && result == 0; i++) {
-        uint64_t memory;
-
-        file->n_used += used[i].run;
-        file->used_index = used[i].index;
-        result = scan_chunk(file, &used[i], i + 1 == n, found, data);
-        /* What a chunk that is full has is all there; the last one is allocated again as it is needed. */
-        for (uint32_t c = 0; c < used[i].run; c++) {
-            uint64_t start = chunk_offset(file, used[i].chunk + c);
-            uint64_t bytes = file->end > start ? file->end - start : 0;
-
-            memory = bytes < FILE_CHUNK ? (bytes + IPC_LAYOUT_PAGE - 1) / IPC_LAYOUT_PAGE * IPC_LAYOUT_PAGE
-                                        : FILE_CHUNK;
-            file->chunks[used[i].chunk + c].populated = (uint32_t)memory;
-            file->memory += memory; /* limits may be lower now */
-            budget_force(file->budget, memory);
-        }
-        if (i + 1 < n && file->chunks[used[i].chunk].live == 0) {
-            file->current = FILE_CHUNKS;
-            run_release(file, used[i].chunk);
-        }
-    }
-    free(used);
-    return result;
+    if (offset >= window->from && offset + size <= window->from + window->size)
+        return window->bytes + (offset - window->from);
+    do
+        n = pread(file->fd, window->bytes, until - offset < WINDOW ? until - offset : WINDOW, (off_t)offset);
+    while (n < 0 && errno == EINTR);
+    window->reads++;
+    window->from = offset;
+    window->size = n < 0 ? 0 : (uint64_t)n;
+    return window->size < size ? NULL : window->bytes;
 }
 
-static int each_in(struct file *file, const struct in_use *in, uint64_t after,
+/* Which comes next, and what is to be known of it while it is scanned: it must not be released meanwhile. */
+static bool scan_next(struct file *file)
+{
+    struct file_scan *scan = &file->scan;
+    const struct file_left *left;
+    struct chunk *chunk;
+
+    if (scan->at < scan->n)
+        return true;
+    scan->at = scan->prefix;
+    while (scan->open && scan->at < scan->n &&
+           (scan->left[scan->at].scanned || !(scan->left[scan->at].marks & FILE_DELIVERED)))
+        scan->at++;
+    if (scan->at == scan->n)
+        return false;
+    left = &scan->left[scan->at];
+    chunk = &file->chunks[left->chunk];
+    run_begin(file, left->chunk, left->run);
+    chunk->marks = left->marks;
+    chunk->first_number = UINT64_MAX;
+    chunk->live = 1;
+    scan->offset = chunk_offset(file, left->chunk);
+    return true;
+}
+
+static void scan_end_last(struct file *file)
+{
+    struct file_left *last = &file->scan.left[file->scan.n - 1];
+
+    file->end = file->scan.offset;
+    for (uint32_t c = 0; c < last->run; c++) {
+        uint64_t start = chunk_offset(file, last->chunk + c),
+                 bytes = file->end > start ? file->end - start : 0;
+
+        count_memory(file, last->chunk + c,
+                     bytes < FILE_CHUNK ? (bytes + IPC_LAYOUT_PAGE - 1) / IPC_LAYOUT_PAGE * IPC_LAYOUT_PAGE
+                                        : FILE_CHUNK);
+    }
+}
+
+/* All of it is found. */
+static void scan_end(struct file *file)
+{
+    struct file_scan *scan = &file->scan;
+    struct file_left *left = &scan->left[scan->at];
+    struct chunk *chunk = &file->chunks[left->chunk];
+
+    left->scanned = true;
+    scan->open -= (left->marks & FILE_DELIVERED) != 0;
+    for (unsigned priority = 0; priority < IPC_PRIORITIES; priority++)
+        scan->ahead[priority] -= left->marks >> priority & 1;
+    while (scan->prefix < scan->n && scan->left[scan->prefix].scanned) {
+        if (scan->listed < scan->left[scan->prefix].until)
+            scan->listed = scan->left[scan->prefix].until;
+        scan->prefix++;
+    }
+    if (scan->at + 1 == scan->n)
+        scan_end_last(file);
+    if (chunk->first_number == UINT64_MAX)
+        chunk->first_number = file->next_number;
+    if (--chunk->live == 0 && left->chunk != file->current)
+        run_release(file, left->chunk);
+    scan->at = scan->n;
+}
+
+int file_scan(struct file *file,
+              int (*found)(void *data, uint64_t offset, const struct record *head, bool in_order), void *data)
+{
+    struct file_scan *scan = &file->scan;
+    unsigned records = 0;
+    struct window window;
+
+    window.reads = 0;
+    window.from = window.size = 0;
+    if (!scan->begun && scan_begin(file) < 0)
+        return -ENOMEM;
+    while (scan_next(file)) {
+        struct file_left *left = &scan->left[scan->at];
+        struct chunk *chunk = &file->chunks[left->chunk];
+        uint64_t until = chunk_offset(file, left->chunk) + left->run * FILE_CHUNK;
+        bool in_order = scan->at == scan->prefix;
+
+        for (;; records++) {
+            const struct record *head = NULL;
+            int result = 0;
+
+            if (records == SLICE_RECORDS || window.reads == SLICE_READS)
+                return 1;
+            if (scan->offset + sizeof(*head) <= until) {
+                head = look(file, &window, scan->offset, until, sizeof(*head));
+                if (!head)
+                    return -EIO;
+            }
+            if (!head || record_load(head).kind == RECORD_END ||
+                record_stride(head->size) + sizeof(uint64_t) > until - scan->offset)
+                break;
+            if (record_load(head).kind != RECORD_DONE)
+                result = found(data, scan->offset, head, in_order);
+            if (result < 0)
+                return result;
+            chunk->live += record_load(head).kind != RECORD_DONE;
+            if (chunk->first_number == UINT64_MAX)
+                chunk->first_number = head->number;
+            if (head->number >= file->next_number)
+                file->next_number = head->number + 1;
+            left->until = head->number + 1;
+            if (in_order)
+                scan->listed = left->until;
+            scan->offset += record_stride(head->size);
+        }
+        scan_end(file);
+    }
+    free(scan->left);
+    *scan = (struct file_scan){.begun = true};
+    return 0;
+}
+
+bool file_scan_is_first(const struct file *file, unsigned priority, uint64_t number)
+{
+    const struct file_scan *scan = &file->scan;
+
+    for (unsigned above = priority + 1; above < IPC_PRIORITIES; above++)
+        if (scan->ahead[above])
+            return false;
+    return number < scan->listed || !scan->ahead[priority];
+}
+
+static int each_in(struct file *file, const struct file_left *in, uint64_t after,
                    int (*found)(void *data, uint64_t offset, struct record *record), void *data)
 {
     uint64_t at = chunk_offset(file, in->chunk), until = at + in->run * FILE_CHUNK;
@@ -554,12 +693,12 @@ int file_each(struct file *file, uint64_t after,
               int (*found)(void *data, uint64_t offset, struct record *record), void *data)
 {
     uint32_t chunks = atomic_load_explicit(&file->header->chunks, memory_order_relaxed), n = 0;
-    struct in_use *used = malloc((chunks + 1) * sizeof(*used));
+    struct file_left *used = malloc((chunks + 1) * sizeof(*used));
     int result = used ? 0 : -ENOMEM;
 
     for (uint32_t i = 0; used && i < chunks; i++)
         if (file->chunks[i].run)
-            used[n++] = (struct in_use){
+            used[n++] = (struct file_left){
                 .index = file->chunks[i].first_number, .chunk = i, .run = file->chunks[i].run};
     if (used)
         qsort(used, n, sizeof(*used), by_index);

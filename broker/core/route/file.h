@@ -3,14 +3,16 @@
  * The file of a queue: a memfd that outlives this process, in which the queue's messages lie.
  *
  *   page 0      struct file_header
- *   directory   a word for each chunk: 0, or how many chunks were taken into use before it and how many follow it
+ *   directory   for each chunk a word, 0, or how many chunks were taken into use before it and how many follow it; and marks
+ *               of what may be in it
  *   ids         a ring of the message ids that were accepted last
  *   chunks      of FILE_CHUNK bytes, or several in a row for a large message: records one after the other
  *
  * Records are appended to the chunk that was taken into use last. All of a record is written before the release store of its
  * state commits it; before that the state of the record behind it is set to 0, so that a scan finds the end. A chunk
- * is in use once its word in the directory is stored, which comes after its first state was set to 0. A process killed
- * between any two stores leaves all of this true. One thread: the queue's router.
+ * is in use once its word in the directory is stored, which comes after its first state was set to 0. A mark is set before the
+ * first state that it is about. A process killed between any two stores leaves all of this true. One thread: the queue's
+ * router.
  */
 #ifndef IPCD_CORE_ROUTE_FILE_H
 #define IPCD_CORE_ROUTE_FILE_H
@@ -35,6 +37,13 @@ struct file_header {
     _Atomic uint64_t next_number; /* of messages: at least this */
     _Atomic uint64_t ids;         /* appended to the ring in all */
     _Atomic uint32_t chunks;      /* chunks from here on were never used */
+};
+
+/* Marks: the priorities of the records in it, and that one of them was delivered. */
+#define FILE_DELIVERED (1u << IPC_PRIORITIES)
+struct file_slot {
+    _Atomic uint64_t word;
+    _Atomic uint64_t marks;
 };
 
 struct file_id {
@@ -81,13 +90,35 @@ struct chunk {
     uint32_t populated;    /* bytes that have memory */
     uint32_t run;          /* chunks in a row from here; 0: free, or inside of a run */
     uint32_t inside;       /* chunks of its run before it: records may start in each of them */
+    uint32_t marks;
+};
+
+/* A run of chunks that an earlier process left. */
+struct file_left {
+    uint64_t index;
+    uint64_t until; /* once it was scanned: behind its last number */
+    uint32_t chunk, run;
+    uint32_t marks;
+    bool scanned;
+};
+
+/* What was not found yet. */
+struct file_scan {
+    bool begun;
+    struct file_left *left;         /* in the order in which they were taken into use */
+    uint32_t n, prefix;             /* of those; the first that was not scanned */
+    uint32_t open;                  /* of those with FILE_DELIVERED that were not scanned */
+    uint32_t at;                    /* which is being scanned; n: none */
+    uint64_t offset;                /* of the next record there */
+    uint64_t listed;                /* all numbers below this were found */
+    uint32_t ahead[IPC_PRIORITIES]; /* how many that were not scanned have the mark of this priority */
 };
 
 struct file {
     int fd; /* the control thread's */
     unsigned char *map;
     struct file_header *header;
-    _Atomic uint64_t *directory;
+    struct file_slot *directory;
     struct file_id *ids;
     uint64_t chunks_at; /* offset of chunk 0 */
     struct chunk *chunks;
@@ -101,6 +132,7 @@ struct file {
     uint64_t memory;
     uint64_t ids_populated;
     struct route_budget *budget;
+    struct file_scan scan;
 };
 
 static inline uint64_t record_word(const struct record_state *state)
@@ -125,16 +157,29 @@ static inline uint64_t record_stride(uint32_t size)
     return (sizeof(struct record) + size + 7) & ~UINT64_C(7);
 }
 
-/* Map it. `resumed`: it may have content, which file_scan() then finds. The descriptor stays the caller's. Returns 0,
+/* Map it. `resumed`: it may have content, which a scan then finds. The descriptor stays the caller's. Returns 0,
  * -EBADMSG if it is not the file of that queue, or another negative errno. */
 int file_open(struct file *file, int fd, uint64_t queue, bool resumed, struct route_budget *budget);
 
 /* Unmap it, and return what it was charged. Its memory goes with its last descriptor. */
 void file_close(struct file *file);
 
-/* Every record that is not done, in order of number, and then the end of the last chunk. Returns 0 or -ENOMEM. */
-int file_scan(struct file *file, int (*found)(void *data, uint64_t offset, struct record *record),
+/* Find some more of the records that an earlier process left and that are not done; bounded. Nothing can be appended until
+ * all is found. First come those in chunks of which something was delivered, then the others, oldest first; `in_order`: all that were
+ * accepted before it were found before. `head` is a copy without the body. Returns 1, 0 when all is found, or a negative errno,
+ * of `found` for one: the same record comes again. */
+int file_scan(struct file *file,
+              int (*found)(void *data, uint64_t offset, const struct record *head, bool in_order),
               void *data);
+
+/* False while a delivered record may not have been found yet. */
+static inline bool file_scan_has_open(const struct file *file)
+{
+    return file->scan.begun && file->scan.open == 0;
+}
+
+/* Was everything found that has a higher priority, or the same and a lower number? */
+bool file_scan_is_first(const struct file *file, unsigned priority, uint64_t number);
 
 /* Every record behind number `after` that is not done, in order, until `found` returns other than 0. Returns what that
  * was, or 0. `found` may make records done, and append. */
@@ -168,6 +213,9 @@ static inline struct record_state record_load(const struct record *record)
 {
     return record_state_of(atomic_load_explicit(&record->state, memory_order_acquire));
 }
+
+/* To be called before it is delivered. */
+void file_delivers(struct file *file, uint64_t offset);
 
 /* It is done with; its memory is used again when all around it is. */
 void file_done(struct file *file, uint64_t offset);

@@ -341,7 +341,7 @@ bool port_turn(struct router *router, struct port *port)
     bool some = false;
     int found = 0;
 
-    if (!queue->running)
+    if (port->about.consumer ? !queue->running : queue->scanning)
         return false;
     while (left && !port->broken && (found = lane_reader_peek(&port->in, &in)) > 0) {
         some = true;

@@ -17,6 +17,7 @@ void queue_add(struct router *router, struct route_mail *mail)
 
     if (queue) {
         queue->router = router;
+        queue->scanning = true;
         queue->id = mail->queue;
         queue->settings = mail->settings;
         queue->stats = mail->stats;
@@ -63,6 +64,12 @@ void queue_free(struct queue *queue)
         keys_clear(queue);
     ids_done(queue);
     free(queue->letters);
+    while (queue->held_mail) {
+        struct route_mail *mail = queue->held_mail;
+
+        queue->held_mail = mail->next;
+        route_mail_free(mail);
+    }
     file_close(&queue->file);
     list_remove(&queue->dirty);
     list_remove(&queue->link);
@@ -86,9 +93,9 @@ static struct port *holder(struct queue *queue, const struct record_state *state
 }
 
 static int reopen(struct queue *queue, struct port *port, uint64_t delivery, uint64_t offset,
-                  struct record *record)
+                  const struct record *head)
 {
-    struct open open = {.offset = offset, .number = record->number};
+    struct open open = {.offset = offset, .number = head->number};
     uint64_t span;
 
     if (port->open_count == 0 || delivery < port->open_first) {
@@ -112,8 +119,8 @@ static int reopen(struct queue *queue, struct port *port, uint64_t delivery, uin
         }
         port->open_first = delivery;
     }
-    if (record->flags & RECORD_KEY) {
-        open.key = key_restore(queue, record, port);
+    if (head->flags & RECORD_KEY) {
+        open.key = key_restore(queue, file_record(&queue->file, offset), port);
         if (!open.key)
             return -ENOMEM;
     }
@@ -127,28 +134,28 @@ static int reopen(struct queue *queue, struct port *port, uint64_t delivery, uin
     return 0;
 }
 
-/* Of a message that says nothing itself, by when it was accepted. */
-static uint64_t expiry_of(struct queue *queue, struct record *record, const struct attributes *attributes)
+/* When it expires: as it says itself, or, by when it was accepted, as the queue says. */
+static uint64_t expiry_of(struct queue *queue, uint64_t offset, const struct record *head)
 {
+    struct attributes attributes;
     uint64_t age;
 
-    if (attributes->expires || !queue->settings.ttl_ns)
-        return attributes->expires;
-    age = queue->router->real_ns > record->time_ns ? queue->router->real_ns - record->time_ns : 0;
+    if (head->flags & RECORD_EXPIRES) {
+        (void)record_attributes(file_record(&queue->file, offset), &attributes);
+        return attributes.expires;
+    }
+    if (!queue->settings.ttl_ns)
+        return 0;
+    age = queue->router->real_ns > head->time_ns ? queue->router->real_ns - head->time_ns : 0;
     return age < queue->settings.ttl_ns ? queue->router->boot_ns + queue->settings.ttl_ns - age : 1;
 }
 
-static int found_waiting(struct queue *queue, uint64_t offset, struct record *record)
+static int found_waiting(struct queue *queue, uint64_t offset, const struct record *head, bool in_order)
 {
-    struct entry entry = {.offset = offset, .number = record->number};
-    uint64_t not_before = atomic_load_explicit(&record->not_before, memory_order_relaxed), expires = 0;
+    struct entry entry = {.offset = offset, .number = head->number};
+    uint64_t not_before = atomic_load_explicit(&head->not_before, memory_order_relaxed);
+    uint64_t expires = expiry_of(queue, offset, head);
 
-    if (record->flags & RECORD_EXPIRES || queue->settings.ttl_ns) {
-        struct attributes attributes;
-
-        (void)record_attributes(record, &attributes);
-        expires = expiry_of(queue, record, &attributes);
-    }
     if (expires && !router_timer(queue, TIMER_EXPIRES, expires, entry))
         return -ENOMEM;
     if (not_before > queue->router->boot_ns) {
@@ -157,9 +164,11 @@ static int found_waiting(struct queue *queue, uint64_t offset, struct record *re
         queue->delayed++;
         return 0;
     }
-    if (!fifo_push(&queue->ready[record->priority], entry))
+    if (!in_order)
+        return queue_list_between(queue, head, entry) ? 0 : -ENOMEM;
+    if (!fifo_push(&queue->ready[head->priority], entry))
         return -ENOMEM;
-    queue->ready_mask |= 1u << record->priority;
+    queue->ready_mask |= 1u << head->priority;
     return 0;
 }
 
@@ -204,46 +213,52 @@ static void decided(struct queue *queue, const struct record *record)
 }
 
 /* It goes on to become a dead letter: nobody is to get it here again. */
-static int found_dying(struct queue *queue, uint64_t offset, struct record *record, struct record_state state)
+static int found_dying(struct queue *queue, uint64_t offset, const struct record *head,
+                       struct record_state state)
 {
-    struct entry entry = {.offset = offset, .number = record->number};
+    struct entry entry = {.offset = offset, .number = head->number};
 
     state.kind = RECORD_WAITING;
-    record_store(record, &state);
-    count(queue, record, true);
-    return router_timer(queue, TIMER_BURY, queue->router->boot_ns, entry) ? 0 : -ENOMEM;
+    record_store(file_record(&queue->file, offset), &state);
+    if (!router_timer(queue, TIMER_BURY, queue->router->boot_ns, entry))
+        return -ENOMEM;
+    count(queue, head, true);
+    return 0;
 }
 
-static int found(void *data, uint64_t offset, struct record *record)
+static int found(void *data, uint64_t offset, const struct record *head, bool in_order)
 {
     struct queue *queue = data;
-    struct record_state state = record_load(record);
+    struct record_state state = record_load(head);
     uint64_t delivery = 0;
     struct port *port = state.kind == RECORD_DELIVERED ? holder(queue, &state, &delivery) : NULL;
     int result;
 
-    if (record->flags & RECORD_LETTER && note_letter(queue, record) < 0)
+    if (head->flags & RECORD_LETTER && note_letter(queue, head) < 0)
         return -ENOMEM;
-    decided(queue, record);
+    decided(queue, head);
     if (state.slot == SLOT_DYING)
-        return found_dying(queue, offset, record, state);
+        return found_dying(queue, offset, head, state);
     if (port) {
-        count(queue, record, false);
-        return reopen(queue, port, delivery, offset, record);
+        result = reopen(queue, port, delivery, offset, head);
+        if (result == 0)
+            count(queue, head, false);
+        return result;
     }
+    result = found_waiting(queue, offset, head, in_order);
+    if (result < 0)
+        return result;
     if (state.kind == RECORD_DELIVERED) { /* never sent, or on its way to another queue: as it was before */
         if (state.slot != SLOT_LEAVING && state.attempt)
             state.attempt--;
         state.kind = RECORD_WAITING;
-        record_store(record, &state);
+        record_store(file_record(&queue->file, offset), &state);
     }
-    result = found_waiting(queue, offset, record);
-    if (result == 0)
-        count(queue, record, true);
-    return result;
+    count(queue, head, true);
+    return 0;
 }
 
-/* Ids whose records were committed when ipcd was killed, but which are not in the ring. */
+/* The id of the last record, if ipcd was killed between the commits of the two. */
 static int found_id(void *data, uint64_t offset, struct record *record)
 {
     struct queue *queue = data;
@@ -266,21 +281,44 @@ static int found_id(void *data, uint64_t offset, struct record *record)
 
 void queue_begin(struct queue *queue)
 {
-    int result = file_scan(&queue->file, found, queue);
-
-    if (result == 0 && file_id_space(&queue->file))
-        result = file_each(&queue->file, 0, found_id, queue);
-    letters_sort(queue);
-    queue->torn = result < 0;
-    queue->running = true;
+    queue->begun = true;
     router_queue_dirty(queue);
-    list_for_each(node, &queue->producers)
-        router_port_awake(queue->router, list_entry(node, struct port, link));
-    list_for_each(at, &queue->consumers)
+}
+
+static void go_on(struct queue *queue, struct list *ports)
+{
+    list_for_each(node, ports)
     {
-        router_port_awake(queue->router, list_entry(at, struct port, link));
-        port_set_willing(list_entry(at, struct port, link));
+        router_port_awake(queue->router, list_entry(node, struct port, link));
+        port_set_willing(list_entry(node, struct port, link));
     }
+}
+
+bool queue_scan(struct queue *queue)
+{
+    uint64_t next;
+    int result;
+
+    if (!queue->begun || !queue->scanning)
+        return false;
+    result = file_scan(&queue->file, found, queue);
+    next = queue->file.next_number;
+    if (result == 0 && file_id_space(&queue->file))
+        result = file_each(&queue->file, next > 1 ? next - 2 : 0, found_id, queue);
+    if (result < 0) {
+        router_retry_soon(queue->router);
+        return false;
+    }
+    if (!queue->running && file_scan_has_open(&queue->file)) {
+        queue->running = true;
+        go_on(queue, &queue->consumers);
+    }
+    if (result > 0)
+        return true;
+    letters_sort(queue);
+    queue->scanning = false;
+    go_on(queue, &queue->producers);
+    return false;
 }
 
 static int found_again(void *data, uint64_t offset, struct record *record)
@@ -289,8 +327,9 @@ static int found_again(void *data, uint64_t offset, struct record *record)
 
     struct record_state state = record_load(record);
 
-    return state.kind == RECORD_WAITING && state.slot != SLOT_DYING ? found_waiting(queue, offset, record)
-                                                                    : 0;
+    return state.kind == RECORD_WAITING && state.slot != SLOT_DYING
+               ? found_waiting(queue, offset, record, true)
+               : 0;
 }
 
 void queue_mend(struct queue *queue)

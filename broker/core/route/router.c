@@ -237,10 +237,27 @@ static void take_letter(struct router *router, struct route_mail *mail)
     router_mail(router, mail);
 }
 
+/* Until it is known what is in the queue. */
+static bool hold_mail(struct queue *queue, struct route_mail *mail)
+{
+    struct route_mail **last = &queue->held_mail;
+
+    if (!queue->scanning ||
+        (mail->kind != ROUTE_QUEUE_REMOVE && mail->kind != ROUTE_DO && mail->kind != ROUTE_LETTER))
+        return false;
+    while (*last)
+        last = &(*last)->next;
+    *last = mail;
+    mail->next = NULL;
+    return true;
+}
+
 static void on_mail(struct router *router, struct route_mail *mail)
 {
     struct queue *queue = queue_of(router, mail->queue);
 
+    if (queue && hold_mail(queue, mail))
+        return;
     switch (mail->kind) {
     case ROUTE_QUEUE_ADD:
         queue_add(router, mail);
@@ -309,7 +326,9 @@ static void run_timers(struct router *router)
         {
             struct queue *queue = list_entry(node, struct queue, link);
 
-            if (queue->torn)
+            if (queue->scanning)
+                router_queue_dirty(queue);
+            else if (queue->torn)
                 queue_mend(queue);
             queue_room(queue);
             list_for_each(at, &queue->consumers) port_set_willing(list_entry(at, struct port, link));
@@ -411,6 +430,17 @@ static void arm_idle(struct router *router, uint32_t rounds)
     }
 }
 
+/* The last of it may be the queue's end. */
+static void release_mail(struct router *router, struct queue *queue)
+{
+    struct route_mail *mail = queue->held_mail, *next;
+
+    for (queue->held_mail = NULL; mail; mail = next) {
+        next = mail->next;
+        on_mail(router, mail);
+    }
+}
+
 static bool turns(struct router *router)
 {
     bool some = false;
@@ -452,13 +482,16 @@ static bool deliveries(struct router *router)
         bool left;
 
         list_remove(&queue->dirty);
-        if (queue->torn)
+        left = queue_scan(queue);
+        if (queue->torn && !queue->scanning)
             queue_mend(queue);
-        left = queue_deliver(queue);
+        left = queue_deliver(queue) || left;
         queue_publish(queue);
         if (left)
             router_queue_dirty(queue);
         some = some || left;
+        if (!queue->scanning)
+            release_mail(router, queue);
     }
     return some || !list_empty(&router->dirty);
 }

@@ -121,8 +121,10 @@ struct queue {
     struct queue_settings settings;
     struct queue_stats *stats;
     struct file file;
-    bool running; /* not before all its ports are there */
-    bool torn;    /* the lists lack something, for want of memory: made anew from the file */
+    bool begun;    /* all its ports are there */
+    bool scanning; /* not all that an earlier ipcd left was found: nothing is accepted */
+    bool running;  /* all that is open was found: consumers go on */
+    bool torn;     /* the lists lack something, for want of memory: made anew from the file */
     struct fifo ready[IPC_PRIORITIES];
     uint32_t ready_mask;  /* bit: that list is not empty */
     struct heap returned; /* what came back or was delayed: by priority, then number */
@@ -132,7 +134,8 @@ struct queue {
     uint32_t n_willing;
     struct owner owners[OWNERS_MAX];
     uint32_t n_owners;
-    struct origin *letters; /* those of an earlier ipcd that are here, in order; freed with the queue */
+    struct route_mail *held_mail; /* in order: for which all has to be found */
+    struct origin *letters;       /* those of an earlier ipcd that are here, in order; freed with the queue */
     uint32_t n_letters;
     uint64_t waiting, delayed, unacked, bytes; /* unacked: those that leave, too */
     uint64_t accepted, acked, redelivered, dead, dropped, rejected, duplicates;
@@ -191,6 +194,8 @@ static inline uint64_t port_next_delivery(const struct port *port)
 /* ---- queue.c ---- */
 void queue_add(struct router *router, struct route_mail *mail);
 void queue_begin(struct queue *queue);
+/* Look for what an earlier ipcd left; bounded. True if there is more. */
+bool queue_scan(struct queue *queue);
 void queue_set(struct queue *queue, const struct queue_settings *settings);
 void queue_free(struct queue *queue);
 
@@ -210,6 +215,8 @@ void queue_touch(struct queue *queue, struct port *port, uint64_t delivery, uint
 void queue_take_back(struct queue *queue, struct port *port, unsigned redelivery);
 void queue_lease_over(struct queue *queue, struct port *port, uint64_t delivery);
 void queue_timer(struct queue *queue, enum timer_kind kind, struct entry entry);
+/* Among those that wait, but not as the last of its priority. Returns false if out of memory. */
+bool queue_list_between(struct queue *queue, const struct record *head, struct entry entry);
 /* It waits again. */
 void queue_return(struct queue *queue, struct entry entry, struct record *record, struct record_state state);
 /* It leaves for good: done, with its place in the sums. */

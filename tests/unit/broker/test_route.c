@@ -537,6 +537,120 @@ static void test_resume(void **state)
     close_port(stage, &producer);
 }
 
+/* Chunks enough for many slices of a scan. */
+#define MANY 6000u
+
+static void put_large(struct client *client, const struct how *how, uint64_t number)
+{
+    uint64_t payload[64] = {number};
+
+    put(client, how, payload, sizeof(payload));
+}
+
+static void pause_queue(struct stage *stage, uint64_t id, bool paused)
+{
+    struct route_mail *mail = route_mail_new(ROUTE_QUEUE_SET, id, 0);
+
+    stage->settings[id].paused = paused;
+    mail->settings = stage->settings[id];
+    mail->settings.message_size_max = 16384;
+    routers_send(stage->routers, mail);
+}
+
+static void want_and_ack(struct stage *stage, struct client *client, uint64_t value)
+{
+    struct got got = want(stage, client);
+
+    assert_int_equal(got.value, value);
+    assert_int_equal(got.head.attempt, 1);
+    ack(client, IPC_ACK_DONE, got.delivery, got.delivery, 0, 0);
+}
+
+/* Deliveries begin before all is found, and their order does not show it. */
+static void test_resume_of_many(void **state)
+{
+    struct stage *stage = *state;
+    struct client producer, consumer;
+    struct route_mail *mail;
+
+    stage->settings[1].paused = true;
+    new_queue(stage, 1);
+    open_port(stage, &producer, 1, false, 0);
+    open_port(stage, &consumer, 1, true, 1000);
+    for (uint64_t i = 0; i < MANY; i++)
+        put_large(&producer,
+                  i == MANY - 1   ? &(struct how){.priority = 9}
+                  : i == MANY / 2 ? &(struct how){.priority = 5}
+                                  : NULL,
+                  i);
+    wait_confirmed(stage, &producer);
+    stage->settings[1].paused = false;
+    restart(stage, (struct client *[]){&producer, &consumer}, 2, 1);
+    mail = route_mail_new(ROUTE_QUEUE_REMOVE, 1, 0);
+    mail->if_empty = true;
+    routers_send(stage->routers, mail);
+    put_large(&producer, &(struct how){.priority = 1}, MANY);
+
+    want_and_ack(stage, &consumer, MANY - 1);
+    want_and_ack(stage, &consumer, MANY / 2);
+    for (uint64_t i = 0; i < MANY - 1;) {
+        struct got got = want(stage, &consumer);
+
+        if (got.value != MANY) /* which comes as soon as the producer is heard */
+            assert_int_equal(got.value, i == MANY / 2 ? ++i : i);
+        i += got.value != MANY;
+        ack(&consumer, IPC_ACK_DONE, got.delivery, got.delivery, 0, 0);
+    }
+    mail = wait_mail(stage, ROUTE_QUEUE_GONE);
+    assert_int_equal(mail->result, -EBUSY);
+    route_mail_free(mail);
+    settle(stage, &stage->stats[1].acked, MANY + 1);
+    settle(stage, &stage->stats[1].waiting, 0);
+    settle(stage, &stage->stats[1].bytes, 0);
+    close_port(stage, &consumer);
+    close_port(stage, &producer);
+}
+
+/* What is open lies behind much that waits, and keeps an older message of its key from others. */
+static void test_resume_with_open_key(void **state)
+{
+    struct stage *stage = *state;
+    const uint64_t first = 10, open = 4000;
+    struct client producer, a, b;
+    struct got got;
+
+    stage->settings[1].paused = true;
+    new_queue(stage, 1);
+    open_port(stage, &producer, 1, false, 0);
+    open_port(stage, &a, 1, true, 1);
+    for (uint64_t i = 0; i < MANY; i++)
+        put_large(&producer,
+                  i == first  ? &(struct how){.key = "key"}
+                  : i == open ? &(struct how){.key = "key", .priority = 1}
+                              : NULL,
+                  i);
+    wait_confirmed(stage, &producer);
+    pause_queue(stage, 1, false);
+    got = want(stage, &a);
+    assert_int_equal(got.value, open);
+    open_port(stage, &b, 1, true, 50);
+    want_and_ack(stage, &b, 0);
+    restart(stage, (struct client *[]){&producer, &a, &b}, 3, 1);
+    for (uint64_t i = 1; i < MANY; i++)
+        if (i != first && i != open)
+            want_and_ack(stage, &b, i);
+    settle(stage, &stage->stats[1].waiting, 1);
+    ack(&a, IPC_ACK_DONE, got.delivery, got.delivery, 0, 0);
+    while (!get(&a, &got) && !get(&b, &got)) {
+        patience();
+        pump(stage, 0);
+    }
+    assert_int_equal(got.value, first);
+    close_port(stage, &a);
+    close_port(stage, &b);
+    close_port(stage, &producer);
+}
+
 static void test_priority_and_delay(void **state)
 {
     struct stage *stage = *state;
@@ -971,6 +1085,8 @@ int main(void)
         CASE(test_order_and_ack),
         CASE(test_prefetch_and_death),
         CASE(test_resume),
+        CASE(test_resume_of_many),
+        CASE(test_resume_with_open_key),
         CASE(test_priority_and_delay),
         CASE(test_refuse_and_dead_letters),
         CASE(test_ids_and_keys),
