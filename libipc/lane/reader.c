@@ -101,7 +101,7 @@ void lane_reader_init(struct lane_reader *reader, const struct ipc_lane *lane, c
         reader->checks = !pins;
     }
     reader->reported = reader->consumed = reader->position;
-    reader->report_at = reader->reported + ring_size / 8;
+    reader->report_at = reader->reported + ring_size / 4;
     reader->start = ended ? UINT64_MAX : reader->position;
     reader->armed = atomic_load_explicit(&cell->armed, memory_order_relaxed) & ~(IPC_ARMED_STEP - 1);
     atomic_store_explicit(&cell->lost, 0, memory_order_relaxed);
@@ -254,7 +254,7 @@ void lane_reader_report(struct lane_reader *reader)
     /* Pairs with the acquire in peer_cursor(): our reads below the cursor are over. */
     atomic_store_explicit(&reader->cell->cursor, now, LANE_PUBLISH);
     reader->reported = now;
-    reader->report_at = now + reader->ring_size / 8;
+    reader->report_at = now + reader->ring_size / 4;
     if (reader->told &&
         reader->sequence - reader->armed_sequence >= reader->stream_records) { /* no need to fence any more */
         reader->told = false;

@@ -5,8 +5,9 @@
  * asleep, too). Then the survivors look at what it left: the lane holds what it held before or what it holds
  * afterwards, nothing between; the others go on; whoever slept is awake after the core's treatment of the dead
  * (count up its mail and wake it; take the dead reader out).
+ * And a reader that joins is admitted at each of its instructions.
  *
- * test_lane [OPERATION]. IPC_CRASH_POINTS: at most so many points an operation, evenly spread (0: all).
+ * test_lane [OPERATION | join]. IPC_CRASH_POINTS: at most so many points an operation, evenly spread (0: all).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -581,6 +582,65 @@ static long kill_one(const struct operation *op)
     return count;
 }
 
+/* ---- joining ---------------------------------------------------------------------------------------------- */
+
+_Noreturn static void joiner_main(unsigned start)
+{
+    if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0 || !fixture_remap(&lane))
+        _exit(126);
+    raise(SIGSTOP);
+    fixture_attach(&lane, &victim, 2, FIXTURE_PIN, start);
+    raise(SIGUSR1);
+    uint64_t promised = atomic_load(&page->before), first = UINT64_MAX, next = 0;
+    while (fixture_receive(&victim, &record) == 1) {
+        first = first < record.sequence ? first : record.sequence;
+        next = record.sequence + 1;
+    }
+    _exit(first <= promised && next == promised + 3 && victim.lost == 0 ? 0 : 1);
+}
+
+/* A reader joins, is admitted before its instruction number `point`, and goes on: whatever is published from then on is
+ * its. Returns how many instructions it made until then. */
+static long join_one(unsigned start)
+{
+    int status;
+    long count = 0;
+    bool joins = true;
+    if (!fixture_init(&lane, IPC_MIN_RING_SIZE))
+        fail("fixture", errno);
+    writer_new(0);
+    publish(10);
+    pid_t process = fork_child();
+    if (process == 0)
+        joiner_main(start);
+    if (waitpid(process, &status, 0) != process || !WIFSTOPPED(status) || WSTOPSIG(status) != SIGSTOP)
+        fail("the reader did not start", status);
+    while (count < point && (joins = step(process, false)))
+        count++;
+    fixture_admit(&lane, 2, FIXTURE_PIN, start);
+    atomic_store(&page->before, lane.writer.sequence);
+    publish(3);
+    while (ptrace(PTRACE_CONT, process, NULL, NULL) == 0 && waitpid(process, &status, 0) == process &&
+           WIFSTOPPED(status))
+        continue;
+    require(WIFEXITED(status) && WEXITSTATUS(status) == 0, status);
+    fixture_done(&lane);
+    return joins ? count : -1;
+}
+
+static long join_everywhere(void)
+{
+    long total = 0;
+    for (unsigned start = NEXT; start <= OLDEST; start++) {
+        operation = start == NEXT ? "join-next" : start == LAST ? "join-last" : "join-oldest";
+        watchdog(500, operation);
+        for (point = 0; join_one(start) == point; point++)
+            total++;
+    }
+    printf("%-16s %6ld points\n", "join", total);
+    return total;
+}
+
 int main(int argc, char **argv)
 {
     const char *text = getenv("IPC_CRASH_POINTS");
@@ -617,6 +677,8 @@ int main(int argc, char **argv)
         total += killed;
     }
     printf("killed %ld times\n", total);
+    if (argc == 1 || strcmp(argv[1], "join") == 0)
+        total += join_everywhere();
     if (descriptors_open() != before || children_left()) {
         printf("BAD: descriptors or processes are left\n");
         return 1;

@@ -29,6 +29,7 @@ RING_CURSOR      stress          the ring goes to the cursor of a reader that ho
 WANT_UNHEARD     stress          a reader that crosses does not wake the writer
 COMMIT_EARLY     crash-publish   the record is committed before its payload is there
 START_EARLY      crash-admit     a slot has its start before its sequence number
+START_NOT_REREAD crash-join      a reader that joins does not look at its slot again after it chose its start
 REPORT_EARLY     tsan            the cursor moves before the record was read
 NO_CHECK         unit-writer     a copy is not checked against tail
 ROOM_SHORT       unit-writer     room is reckoned without the word behind the record

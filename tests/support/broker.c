@@ -331,9 +331,11 @@ void gate_wait(int gate)
 
 ipc_connection *connection_new(void)
 {
+    struct ipc_connection_options options = IPC_CONNECTION_OPTIONS_INIT;
     ipc_connection *connection = NULL;
     struct ipc_error error = {0};
-    int result = ipc_connection_open(&connection, NULL, NULL, &error);
+    options.timeout_ns = SECONDS(60); /* machines stall */
+    int result = ipc_connection_open(&connection, NULL, &options, &error);
     if (result < 0)
         fprintf(stderr, "connect: %s\n", error.text);
     EXPECT_EQ(result, 0);
