@@ -38,6 +38,7 @@ ID_FORGOTTEN         torture-torture      a message id is not remembered
 KEY_IGNORED          torture-torture      messages of one key go to several consumers at a time
 KEY_STRANDED         unit-broker-route    a message of a key that was passed by one that came back is never delivered
 VERDICT_FORGOTTEN    torture-torture      a message is refused without a word
+LETTER_EARLY         unit-broker-route    a dead letter is delivered before the queue it comes from has let go of it
 ROUTER_NO_RELOOK     unit-broker-route    a router does not look again before it sleeps
 HALF_SESSION         proc-restart-state   a session whose descriptors were not kept goes on
 SLOT_EARLY           proc-broker-pairing  a slot is used again before the writer has confirmed that its reader left

@@ -85,9 +85,9 @@ static void forward(struct broker *broker, struct route_mail *mail)
     routers_send(broker->routers, mail);
 }
 
-static void send_back(struct broker *broker, struct route_mail *mail)
+static void pass_on(struct broker *broker, struct route_mail *mail, uint64_t queue)
 {
-    mail->queue = mail->origin;
+    mail->queue = queue;
     routers_send(broker->routers, mail);
 }
 
@@ -101,7 +101,10 @@ static void handle(struct broker *broker, struct route_mail *mail)
         forward(broker, mail);
         return;
     case ROUTE_LETTER_DONE:
-        send_back(broker, mail);
+        pass_on(broker, mail, mail->origin);
+        return;
+    case ROUTE_LETTER_KNOWN:
+        pass_on(broker, mail, mail->to);
         return;
     case ROUTE_QUEUE_GONE:
         if (mail->result < 0)

@@ -374,16 +374,21 @@ void letters_sort(struct queue *queue)
         qsort(queue->letters, queue->n_letters, sizeof(*queue->letters), by_origin);
 }
 
+/* Where it comes from: a queue, or a port if it never was in one. */
+static uint64_t origin_of(const struct route_mail *mail)
+{
+    return mail->diverted ? mail->diverted | UINT64_C(1) << 63 : mail->origin;
+}
+
 /* It came before ipcd was killed, and its origin does not know. */
 static bool came_before(const struct queue *queue, const struct route_mail *mail)
 {
-    const struct origin wanted = {.queue = mail->origin, .number = mail->number};
+    const struct origin wanted = {.queue = origin_of(mail), .number = mail->number};
 
-    return !mail->diverted && queue->n_letters &&
-           bsearch(&wanted, queue->letters, queue->n_letters, sizeof(wanted), by_origin);
+    return queue->n_letters && bsearch(&wanted, queue->letters, queue->n_letters, sizeof(wanted), by_origin);
 }
 
-int queue_accept_letter(struct queue *queue, const struct route_mail *mail)
+int queue_accept_letter(struct queue *queue, struct route_mail *mail)
 {
     struct attributes attributes;
     uint64_t offset, number;
@@ -403,7 +408,7 @@ int queue_accept_letter(struct queue *queue, const struct route_mail *mail)
         return result;
     record = file_record(&queue->file, offset);
     record->number = number;
-    record->origin = mail->origin;
+    record->origin = origin_of(mail);
     record->position = mail->number;
     record->session = mail->session;
     record->uid = mail->uid;
@@ -419,10 +424,32 @@ int queue_accept_letter(struct queue *queue, const struct route_mail *mail)
         return -EBADMSG;
     record->flags |= (uint8_t)flags;
     atomic_store_explicit(&record->not_before, attributes.not_before, memory_order_relaxed);
+#ifdef IPC_PLANT_LETTER_EARLY
     result = list_record(queue, record, offset, &attributes, expiry(queue, &attributes));
-    if (result < 0)
-        return result;
+#endif
+    if (attributes.not_before > queue->router->boot_ns) { /* its origin will know before it is due */
+        result = list_record(queue, record, offset, &attributes, expiry(queue, &attributes));
+        if (result < 0)
+            return result;
+    } else {
+        mail->to = queue->id;
+        mail->offset = offset;
+        mail->arrived = number;
+    }
     file_commit(&queue->file, offset, &(struct record_state){.kind = RECORD_WAITING});
     account(queue, record);
     return 0;
+}
+
+void queue_letter_known(struct queue *queue, const struct route_mail *mail)
+{
+    struct record *record = file_find(&queue->file, mail->offset, mail->arrived);
+    struct attributes attributes;
+
+    if (!record || record_load(record).kind != RECORD_WAITING)
+        return;
+    (void)record_attributes(record, &attributes);
+    if (list_record(queue, record, mail->offset, &attributes, expiry(queue, &attributes)) < 0)
+        queue->torn = true;
+    router_queue_dirty(queue);
 }

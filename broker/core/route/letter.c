@@ -151,6 +151,7 @@ bool letter_divert(struct queue *queue, struct port *port, struct record *record
     if (!mail)
         return false;
     mail->diverted = port->about.id;
+    mail->number = record->position;
     port->letter = true;
     router_mail(queue->router, mail);
     return true;
@@ -239,5 +240,10 @@ void letter_done(struct router *router, struct route_mail *mail)
     }
     if (mail->data)
         look_letter_done(mail->data, mail->result);
-    route_mail_free(mail);
+    if (mail->result == 0 && mail->arrived) {
+        mail->kind = ROUTE_LETTER_KNOWN;
+        router_mail(router, mail);
+    } else {
+        route_mail_free(mail);
+    }
 }

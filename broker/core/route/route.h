@@ -59,7 +59,8 @@ enum route_kind {
     ROUTE_DO,           /* wish; -> ROUTE_DID */
     ROUTE_LETTER,       /* a message of another queue; -> ROUTE_LETTER_DONE with the result */
     ROUTE_LETTER_DONE,  /* on its way back to the router that sent it: its own again */
-    ROUTE_STOP,         /* of routers_stop() */
+    ROUTE_LETTER_KNOWN, /* and to where it was accepted, mail.to: its origin has let go of it, so it may be delivered */
+    ROUTE_STOP, /* of routers_stop() */
     /* From a router. */
     ROUTE_QUEUE_GONE, /* if it is: nothing of it or its ports is mapped or used any more; no ROUTE_PORT_GONE follows */
     ROUTE_QUEUE_BROKEN, /* the same unasked: its file makes no sense, or cannot be used (result); text says what */
@@ -136,11 +137,14 @@ struct route_mail {
         /* A letter: the copy of a message on its way to another queue. It leaves a router with its own queue in mail.queue,
          * and in `to` where it shall go (0: to the dead-letter queue of mail.queue if `dead`, else, for a REQUEUE, to the
          * queue of the name in `target`). It arrives with that queue in mail.queue and the one it comes from in `origin`;
-         * so it also comes back, as ROUTE_LETTER_DONE, but with mail.queue the origin again. */
+         * so it also comes back, as ROUTE_LETTER_DONE, but with mail.queue the origin again. Accepted, it is the record
+         * `arrived` at `offset` there, and waits for ROUTE_LETTER_KNOWN: delivered and acknowledged before, it would be
+         * accepted again if ipcd were killed in between. */
         struct {
             uint64_t origin, to, number;
+            uint64_t offset, arrived;
             uint64_t
-                diverted; /* port, if it is a message that was never in its queue; the control thread leaves it alone */
+                diverted; /* port, if it is a message that was never in its queue, and `number` where it stands in the lane */
             uint64_t session;
             uint32_t uid, pid;
             uint32_t headers; /* IPC_RECORD_HEADERS or 0 */

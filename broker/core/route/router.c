@@ -294,6 +294,10 @@ static void on_mail(struct router *router, struct route_mail *mail)
     case ROUTE_LETTER_DONE:
         letter_done(router, mail);
         return;
+    case ROUTE_LETTER_KNOWN:
+        if (queue)
+            queue_letter_known(queue, mail);
+        break;
     default:
         break;
     }

@@ -202,7 +202,9 @@ void queue_free(struct queue *queue);
 enum verdict { VERDICT_ACCEPTED, VERDICT_HOLD, VERDICT_NO_ROOM, VERDICT_BROKEN };
 enum verdict queue_accept(struct queue *queue, struct port *port, const struct lane_record *in);
 /* A letter from another queue. Returns 0 or a negative errno. */
-int queue_accept_letter(struct queue *queue, const struct route_mail *mail);
+int queue_accept_letter(struct queue *queue, struct route_mail *mail);
+/* Its origin knows that it is here. */
+void queue_letter_known(struct queue *queue, const struct route_mail *mail);
 /* What became of a message that was diverted to the dead-letter queue. */
 void queue_diverted(struct queue *queue, struct port *port, int result);
 /* Give what is ready to who is willing; bounded. True if something is left to give. */

@@ -53,6 +53,7 @@ struct stage {
     struct queue_settings settings[8];
     int files[8];
     uint64_t dead_letter[8];
+    bool keeps_answers;       /* to letters */
     struct route_mail *mails; /* that were not letters */
     uint64_t next_port;
 };
@@ -126,8 +127,11 @@ static void pump(struct stage *stage, int timeout_ms)
                 mail->queue = to;
             }
             routers_send(stage->routers, mail);
-        } else if (mail->kind == ROUTE_LETTER_DONE) {
+        } else if (mail->kind == ROUTE_LETTER_DONE && !stage->keeps_answers) {
             mail->queue = mail->origin;
+            routers_send(stage->routers, mail);
+        } else if (mail->kind == ROUTE_LETTER_KNOWN) {
+            mail->queue = mail->to;
             routers_send(stage->routers, mail);
         } else {
             struct route_mail **last = &stage->mails;
@@ -728,6 +732,37 @@ static void test_refuse_and_dead_letters(void **state)
     close_port(stage, &producer);
 }
 
+/* Acknowledged before its origin let go of it, it would come again from there after a restart. */
+static void test_letter_waits_for_origin(void **state)
+{
+    struct stage *stage = *state;
+    struct client producer, consumer, undertaker;
+    struct route_mail *mail;
+    struct got got;
+
+    stage->dead_letter[1] = 2;
+    new_queue(stage, 1);
+    new_queue(stage, 2);
+    open_port(stage, &producer, 1, false, 0);
+    open_port(stage, &consumer, 1, true, 1);
+    open_port(stage, &undertaker, 2, true, 10);
+    put_number(&producer, NULL, 1);
+    got = want(stage, &consumer);
+    stage->keeps_answers = true;
+    ack(&consumer, IPC_ACK_REFUSE, got.delivery, got.delivery, 0, IPC_ACK_DEAD);
+    mail = wait_mail(stage, ROUTE_LETTER_DONE);
+    settle(stage, &stage->stats[2].waiting, 1);
+    assert_int_equal(atomic_load(&stage->stats[1].unacked), 1);
+    stage->keeps_answers = false;
+    mail->queue = mail->origin;
+    routers_send(stage->routers, mail);
+    assert_int_equal(want(stage, &undertaker).value, 1);
+    settle(stage, &stage->stats[1].dead, 1);
+    close_port(stage, &undertaker);
+    close_port(stage, &consumer);
+    close_port(stage, &producer);
+}
+
 static void test_ids_and_keys(void **state)
 {
     struct stage *stage = *state;
@@ -1089,6 +1124,7 @@ int main(void)
         CASE(test_resume_with_open_key),
         CASE(test_priority_and_delay),
         CASE(test_refuse_and_dead_letters),
+        CASE(test_letter_waits_for_origin),
         CASE(test_ids_and_keys),
         CASE(test_key_comes_back),
         CASE(test_full),
