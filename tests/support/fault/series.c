@@ -29,6 +29,7 @@ void series_begin(struct series *series, const enum fault_kind *only)
 {
     const char *seed = getenv("IPC_FAULT_SEED");
     *series = (struct series){.only = only, .share = getenv("IPC_FAULT_FULL") ? 1 : SHARE};
+    series->brief = series->sparse = getenv("IPC_FAULT_BRIEF") != NULL;
     series->random = seed ? strtoull(seed, NULL, 10) : (uint64_t)time(NULL);
     if (series->share > 1)
         printf("IPC_FAULT_SEED=%llu\n", (unsigned long long)series->random);
@@ -55,12 +56,16 @@ static bool wanted(const struct series *series)
            (!series->without || !listed(series->without, series->kind));
 }
 
-static bool chosen(struct series *series)
+static bool toss(struct series *series)
 {
-    if (series->share == 1 || (series->error == 0 && !series->lasting && !series->sparse))
-        return true;
     series->random = series->random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
     return (series->random >> 33) % series->share == 0;
+}
+
+static bool chosen(struct series *series)
+{
+    bool first = series->error == 0 && !series->lasting;
+    return series->share == 1 || (first && !series->sparse) || toss(series);
 }
 
 /* To the first call of the next way to fail. */
@@ -88,8 +93,10 @@ static bool next_way(struct series *series)
 bool series_next(struct series *series)
 {
     if (!series->begun || series->hits == 0) {
-        if (!next_way(series))
-            return false;
+        do
+            if (!next_way(series))
+                return false;
+        while (series->brief && !toss(series));
     }
     do
         series->at++;
