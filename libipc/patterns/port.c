@@ -373,7 +373,7 @@ int port_wait(struct port *port, port_look *look, uint64_t goal, uint64_t want, 
         return result;
     }
     const uint64_t start = lane_now();
-    uint64_t now = start, check = start + IPC_NET_NS;
+    uint64_t now = start, check = start + (port->handle.connection->reconnects ? LOOK_NS : IPC_NET_NS);
     uint64_t spin_until = budget < LANE_NEVER - start ? start + budget : LANE_NEVER;
     bool slept = false;
     for (;;) {
@@ -384,14 +384,17 @@ int port_wait(struct port *port, port_look *look, uint64_t goal, uint64_t want, 
         if (now >= deadline)
             return -ETIMEDOUT;
         if (now >= check) { /* a broker that was killed sends no mail */
-            ipc_connection_dispatch(port->handle.connection);
-            check = now + IPC_NET_NS;
+            connection_look(port->handle.connection, &check);
+            now = lane_now();
+            continue;
         }
         uint64_t net = now + IPC_NET_NS;
         if (now < spin_until) {
             result = spin_blind(port, look, goal);
         } else {
             uint64_t until = deadline < net ? deadline : net;
+            if (check < until)
+                until = check;
             bool by_bell = port->set >= 0 || !lane_has_waitv();
             result = by_bell ? sleep_by_bell(port, look, goal, want, until)
                              : sleep_by_futex(port, look, goal, want, until);

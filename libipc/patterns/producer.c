@@ -28,6 +28,8 @@ struct ipc_producer {
     bool some_refused;        /* since the last flush */
     uint64_t decided;         /* everything below this position is */
     uint64_t told;            /* the same, as dispatch last said */
+    uint64_t judged;          /* ticket of the last verdict */
+    uint64_t undecided;       /* what the session's end left undecided was told up to this position */
     struct refusal *refusals; /* oldest first */
     struct refusal **refusals_end;
     unsigned refusal_count;
@@ -128,6 +130,24 @@ ipc_producer *ipc_producer_close(ipc_producer *producer)
 /* ---- confirms and verdicts -------------------------------------------------------------------------------
  * */
 
+#define UNDECIDED \
+ "the session with the broker ended before queue \"%.100s\" confirmed this: open another producer, and send it again"
+
+static struct ipc_refusal *refuse(ipc_producer *producer, uint64_t ticket, int code)
+{
+    struct refusal *refusal = calloc(1, sizeof(*refusal));
+    if (!refusal)
+        return NULL;
+    refusal->told.ticket = ticket;
+    refusal->told.code = code;
+    *producer->refusals_end = refusal;
+    producer->refusals_end = &refusal->next;
+    producer->refusal_count++;
+    producer->refused_count++;
+    producer->some_refused = true;
+    return &refusal->told;
+}
+
 static int take_verdict(ipc_producer *producer, const struct lane_record *record)
 {
     struct ipc_verdict verdict;
@@ -138,21 +158,39 @@ static int take_verdict(ipc_producer *producer, const struct lane_record *record
         producer->duplicates++;
         return 0;
     }
-    struct refusal *refusal = calloc(1, sizeof(*refusal));
-    if (!refusal)
+    int code = verdict.code < 0 && verdict.code > -4096 ? verdict.code : -EIO;
+    struct ipc_refusal *told = refuse(producer, verdict.position + 1, code);
+    if (!told)
         return -ENOMEM;
     size_t size = record->size - sizeof(verdict);
-    if (size >= sizeof(refusal->told.text))
-        size = sizeof(refusal->told.text) - 1;
-    refusal->told.ticket = verdict.position + 1;
-    refusal->told.code = verdict.code < 0 && verdict.code > -4096 ? verdict.code : -EIO;
-    lane_copy_out(refusal->told.text, record->body + sizeof(verdict), size);
-    *producer->refusals_end = refusal;
-    producer->refusals_end = &refusal->next;
-    producer->refusal_count++;
-    producer->refused_count++;
-    producer->some_refused = true;
+    if (size >= sizeof(told->text))
+        size = sizeof(told->text) - 1;
+    lane_copy_out(told->text, record->body + sizeof(verdict), size);
+    producer->judged = told->ticket;
     return 0;
+}
+
+/* The session is over: what it left undecided is told one by one, as refused. Our lane still has it, for it was not taken.
+ * False: nothing is left to tell. */
+static bool tell_undecided(ipc_producer *producer)
+{
+    struct lane_writer *writer = &producer->port.writer;
+    if (producer->undecided < producer->decided)
+        producer->undecided = producer->decided;
+    while (port_over(&producer->port) == -EPIPE && producer->undecided < writer->position) {
+        uint64_t ticket = producer->undecided + 1;
+        uint64_t word =
+            atomic_load_explicit(lane_writer_word(writer, producer->undecided), memory_order_relaxed);
+        struct ipc_refusal *told = NULL;
+        if (ticket > producer->judged && !(told = refuse(producer, ticket, -EPIPE)))
+            return false;
+        producer->undecided += ipc_record_stride((uint32_t)word & IPC_RECORD_SIZE);
+        if (!told)
+            continue;
+        snprintf(told->text, sizeof(told->text), UNDECIDED, producer->port.queue);
+        return true;
+    }
+    return false;
 }
 
 /* 0; -ENOBUFS as many refusals as we keep wait to be taken: the rest stays in the lane; -ENOMEM, -EPROTO. */
@@ -219,6 +257,8 @@ static int wait_decided(ipc_producer *producer, uint64_t ticket, int64_t timeout
         return -EAGAIN;
     if (result == 0)
         result = port_wait(port, look_decided, ticket, ticket, lane_deadline(timeout_ns));
+    if (result == -EPIPE && look_decided(port, ticket) > 0)
+        return 0; /* before the session ended */
     return result < 0 ? result : 0;
 }
 
@@ -227,6 +267,8 @@ int ipc_producer_confirm(ipc_producer *producer, uint64_t ticket, int64_t timeou
     if (!producer || ticket == 0 || ticket > producer->port.writer.position)
         return error_set(error, -EINVAL, "this producer has sent no message with that ticket");
     int result = wait_decided(producer, ticket, timeout_ns);
+    if (result == -EPIPE)
+        return error_set(error, result, UNDECIDED, producer->port.queue);
     if (result < 0)
         return error_set(error, result, "queue \"%s\" did not confirm: %s", producer->port.queue,
                          strerror(-result));
@@ -252,12 +294,25 @@ int ipc_producer_flush(ipc_producer *producer, int64_t timeout_ns)
     return result;
 }
 
+/* Also what was decided before the session ended. */
+static void look_last(ipc_producer *producer)
+{
+    int over = port_over(&producer->port);
+    if (over == 0 || over == -EPIPE)
+        take_in(producer);
+}
+
+static bool next_refusal(ipc_producer *producer, struct ipc_refusal *ret)
+{
+    return take_refusal(producer, &producer->refusals, ret) ||
+           (tell_undecided(producer) && take_refusal(producer, &producer->refusals, ret));
+}
+
 uint64_t ipc_producer_confirmed(ipc_producer *producer)
 {
     if (!producer || guard_foreign(producer->port.handle.connection))
         return 0;
-    if (port_over(&producer->port) == 0)
-        take_in(producer);
+    look_last(producer);
     return producer->decided;
 }
 
@@ -267,9 +322,9 @@ int ipc_producer_next_refusal(ipc_producer *producer, struct ipc_refusal *ret)
         return -EINVAL;
     if (guard_foreign(producer->port.handle.connection))
         return -ECHILD;
-    if (producer->refusal_count == 0 && port_over(&producer->port) == 0)
-        take_in(producer);
-    return take_refusal(producer, &producer->refusals, ret);
+    if (producer->refusal_count == 0)
+        look_last(producer);
+    return next_refusal(producer, ret);
 }
 
 /* Something that dispatch has not told. */
@@ -286,19 +341,21 @@ int ipc_producer_dispatch(ipc_producer *producer)
 {
     if (!producer)
         return -EINVAL;
-    int result = enter(producer);
-    if (result < 0)
-        return result;
-    result = take_in(producer);
+    int over = enter(producer);
+    if (over < 0 && over != -EPIPE)
+        return over;
+    int result = take_in(producer);
     if (result < 0 && result != -ENOBUFS)
         return result;
     struct ipc_refusal refusal;
-    while (producer->refused && take_refusal(producer, &producer->refusals, &refusal))
+    while (producer->refused && next_refusal(producer, &refusal))
         producer->refused(producer->context, &refusal);
     bool more = producer->decided > producer->told;
     producer->told = producer->decided;
     if (more && producer->confirmed)
         producer->confirmed(producer->context, producer->told);
+    if (over < 0)
+        return over;
     if (producer->port.set >= 0)
         result = port_quiet(&producer->port, look_news, producer->told, producer->told + 1);
     return result < 0 && result != -ENOBUFS ? result : 0;

@@ -27,6 +27,7 @@
 
 #include "tests/support/broker.h"
 #include "tests/support/guarded.h"
+#include "tests/support/queue.h"
 
 static struct guarded guarded;
 static const char *const quiet[] = {"--log-level", "error", NULL};
@@ -599,6 +600,107 @@ static void test_call_without_broker(void **state)
     ipc_connection_close(connection);
 }
 
+/* ---- queues --------------------------------------------------------------------------------------------- */
+
+#define HELD 4u /* by the queue; what is sent beyond that stays undecided */
+#define SENT 10u
+
+static void count_refused(void *context, const struct ipc_refusal *refusal)
+{
+    EXPECT_EQ(refusal->code, -EPIPE);
+    ++*(unsigned *)context;
+}
+
+static ipc_producer *jobs_new(ipc_connection *connection, unsigned *refused)
+{
+    struct ipc_queue_settings settings = IPC_QUEUE_SETTINGS_INIT;
+    struct ipc_producer_options options = IPC_PRODUCER_OPTIONS_INIT;
+    ipc_producer *producer;
+    settings.given = IPC_QUEUE_MESSAGES_MAX;
+    settings.messages_max = HELD;
+    queue_new(connection, "jobs", &settings);
+    options.refused = count_refused;
+    options.context = refused;
+    EXPECT_EQ(ipc_producer_open(&producer, connection, "jobs", &options, NULL), 0);
+    return producer;
+}
+
+/* What a queue had not confirmed is refused, each once; what it had is not. */
+static void test_producer(void **state)
+{
+    unsigned refused = 0;
+    ipc_connection *connection = connection_lasting(SECONDS(60));
+    ipc_producer *second = jobs_new(connection, &refused), *first = producer_new(connection, "jobs"), *other;
+    struct ipc_error error = {0};
+    struct ipc_refusal refusal;
+    uint64_t tickets[SENT];
+    for (unsigned i = 0; i < SENT; i++)
+        EXPECT_EQ(ipc_producer_send(first, &i, sizeof(i), IPC_FOREVER, &tickets[i]), 0);
+    EXPECT_EQ(ipc_producer_confirm(first, tickets[HELD - 1], IPC_FOREVER, NULL), 0);
+    for (unsigned i = 0; i < SENT; i++)
+        EXPECT_EQ(ipc_producer_send(second, &i, sizeof(i), IPC_FOREVER, NULL), 0);
+    kill_both();
+    EXPECT_EQ(ipc_producer_confirm(first, tickets[SENT - 1], IPC_FOREVER, &error), -EPIPE);
+    EXPECT_TEXT(error.text, "open another producer, and send it again");
+    EXPECT_EQ(ipc_producer_flush(first, IPC_FOREVER), -EPIPE);
+    EXPECT_EQ(ipc_producer_send(first, "x", 1, IPC_FOREVER, NULL), -EPIPE);
+    EXPECT_EQ(ipc_producer_confirm(first, tickets[HELD - 1], 0, NULL), 0);
+    uint64_t confirmed = ipc_producer_confirmed(first);
+    EXPECT(confirmed >= tickets[HELD - 1] && confirmed < tickets[HELD]);
+    EXPECT_EQ(ipc_producer_dispatch(second), -EPIPE);
+    EXPECT_EQ(refused, SENT);
+    start_again();
+    EXPECT_EQ(ipc_producer_open(&other, connection, "jobs", NULL, &error), -ENOENT);
+    other = jobs_new(connection, &refused);
+    ipc_consumer *consumer = consumer_new(connection, "jobs", 0);
+    for (unsigned i = HELD; i < SENT; i++) {
+        EXPECT_EQ(ipc_producer_next_refusal(first, &refusal), 1);
+        EXPECT_EQ(refusal.ticket, tickets[i]);
+        EXPECT_EQ(refusal.code, -EPIPE);
+        EXPECT_EQ(ipc_producer_send(other, &i, sizeof(i), IPC_FOREVER, NULL), 0);
+        struct ipc_queue_message message;
+        unsigned number;
+        EXPECT_EQ(ipc_consumer_receive(consumer, &number, sizeof(number), &message, IPC_FOREVER), 4);
+        EXPECT_EQ(number, i);
+        EXPECT_EQ(ipc_consumer_ack(consumer, message.delivery), 0);
+    }
+    EXPECT_EQ(ipc_producer_next_refusal(first, &refusal), 0);
+    EXPECT_EQ(ipc_producer_flush(other, IPC_FOREVER), 0);
+    ipc_producer_close(first);
+    ipc_connection_close(connection);
+}
+
+/* Deliveries of a session that is over are void, and acknowledging them does no harm. */
+static void test_consumer(void **state)
+{
+    unsigned refused = 0;
+    ipc_connection *connection = connection_lasting(SECONDS(60));
+    ipc_producer *producer = jobs_new(connection, &refused);
+    ipc_consumer *consumer = consumer_new(connection, "jobs", 0), *other;
+    struct ipc_queue_message message, taken;
+    char byte;
+    EXPECT_EQ(ipc_producer_send(producer, "x", 1, IPC_FOREVER, NULL), 0);
+    EXPECT_EQ(ipc_producer_send(producer, "y", 1, IPC_FOREVER, NULL), 0);
+    EXPECT_EQ(ipc_consumer_receive(consumer, &byte, 1, &message, IPC_FOREVER), 1);
+    EXPECT_EQ(ipc_consumer_take(consumer, &taken, 1, IPC_FOREVER), 1);
+    kill_both();
+    EXPECT_EQ(ipc_consumer_receive(consumer, &byte, 1, &message, IPC_FOREVER), -EPIPE);
+    EXPECT_EQ(ipc_consumer_ack(consumer, message.delivery), -EPIPE);
+    EXPECT_EQ(*(const char *)taken.data, 'y'); /* it is still ours */
+    EXPECT_EQ(ipc_consumer_release(consumer, 1), 0);
+    start_again();
+    producer = jobs_new(connection, &refused);
+    other = consumer_new(connection, "jobs", 0);
+    EXPECT_EQ(ipc_consumer_ack(consumer, message.delivery), -EPIPE);
+    EXPECT_EQ(ipc_producer_send(producer, "z", 1, IPC_FOREVER, NULL), 0);
+    EXPECT_EQ(ipc_consumer_receive(other, &byte, 1, &message, IPC_FOREVER), 1);
+    EXPECT_EQ(byte, 'z');
+    EXPECT_EQ(ipc_consumer_ack(other, message.delivery), 0);
+    EXPECT_EQ(ipc_consumer_flush(other, IPC_FOREVER), 0);
+    EXPECT_EQ(refused, 0);
+    ipc_connection_close(connection);
+}
+
 /* ---- segments ------------------------------------------------------------------------------------------- */
 
 static void *wait_for_permit(void *segment)
@@ -748,6 +850,8 @@ int main(void)
         GUARDED(test_not_asked_for),
         GUARDED(test_calls),
         GUARDED(test_call_without_broker),
+        GUARDED(test_producer),
+        GUARDED(test_consumer),
         GUARDED(test_segment),
         GUARDED(test_tools_come_back),
         GUARDED(test_tools_give_up),

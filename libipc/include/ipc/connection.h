@@ -51,7 +51,8 @@ struct ipc_connection_options {
  * sent again as soon as there is a server, within their timeout. A call that is made while there is no session waits for
  * one. Servers may come back later than clients: IPC_CALL_WAIT waits for them, without it there is -ENOENT.
  *
- * Producers, consumers and shared segments (see there) return -EPIPE: close them and open others on the same connection.
+ * Producers, consumers and shared segments (see there) return -EPIPE: close them and open others on the same connection. What
+ * a producer sent and the broker had not confirmed is then refused, with -EPIPE: see ipc_producer_next_refusal().
  */
 #define IPC_CONNECTION_RECONNECT 0x1u
 

@@ -265,7 +265,7 @@ IPC_PUBLIC int ipc_producer_abort(ipc_producer *producer);
  *
  * @param error       filled in if it was refused, and if the call failed
  * @return 0: it is in the queue, or is a duplicate of one that was; the code of its refusal, which is taken
- *         by this (a refusal that was taken before is not known any more: 0); -EAGAIN not decided (timeout
+ *         by this (a refusal that was taken before is not known any more: 0), also if the session is over by now; -EAGAIN not decided (timeout
  *         0); -ETIMEDOUT not decided in time; -EINVAL there is no such ticket; -EIDRM, -EACCES, -EPIPE,
  *         -EPROTO as ipc_producer_send()
  */
@@ -284,8 +284,10 @@ IPC_PUBLIC int ipc_producer_flush(ipc_producer *producer, int64_t timeout_ns);
 /** Everything up to this ticket is decided, as far as it is known now. 0: nothing yet. Does not block. */
 IPC_PUBLIC uint64_t ipc_producer_confirmed(ipc_producer *producer);
 
-/** Take the oldest refused message that was not taken yet. @return 1 one was stored; 0 there is none. Does
- * not block. */
+/** Take the oldest refused message that was not taken yet. When the session is over (-EPIPE), everything that was sent
+ * and not decided before counts as refused, with the code -EPIPE: it may be lost, and can be sent again by another
+ * producer. (If only this session ended, and not the broker, the queue may have taken it in afterwards: ids keep it
+ * from coming twice.) @return 1 one was stored; 0 there is none. Does not block. */
 IPC_PUBLIC int ipc_producer_next_refusal(ipc_producer *producer, struct ipc_refusal *ret);
 
 /** Take in confirms and refusals, call the callbacks, and make the descriptor quiet. Does not block.
