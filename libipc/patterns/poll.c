@@ -342,7 +342,7 @@ int subscription_wait(struct ipc_subscription *sub, struct lane_record *record, 
         }
         uint64_t net = now + IPC_NET_NS;
         uint64_t until = deadline < net ? deadline : net;
-        if (check < until)
+        if (sub->handle.connection->reconnects && check < until) /* else the net is to be seen at work */
             until = check;
         result = by_bell(sub) ? sleep_by_bell(sub, record, lane, until)
                               : sleep_by_futex(sub, record, lane, until);

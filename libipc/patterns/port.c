@@ -393,7 +393,7 @@ int port_wait(struct port *port, port_look *look, uint64_t goal, uint64_t want, 
             result = spin_blind(port, look, goal);
         } else {
             uint64_t until = deadline < net ? deadline : net;
-            if (check < until)
+            if (port->handle.connection->reconnects && check < until) /* else the net is to be seen at work */
                 until = check;
             bool by_bell = port->set >= 0 || !lane_has_waitv();
             result = by_bell ? sleep_by_bell(port, look, goal, want, until)
