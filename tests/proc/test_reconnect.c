@@ -572,6 +572,58 @@ static void test_calls(void **state)
     close(gate);
 }
 
+/* Descriptors are quiet while there is no broker but to try again, and once all is as it was. */
+static void test_service_descriptors(void **state)
+{
+    ipc_connection *calling = connection_lasting(SECONDS(60)), *serving = connection_lasting(SECONDS(60));
+    struct ipc_call_options options = IPC_CALL_OPTIONS_INIT;
+    struct ipc_event event;
+    struct ipc_request *request;
+    struct ipc_reply reply;
+    ipc_client *client;
+    ipc_server *server;
+    ipc_call *call;
+    options.timeout_ns = IPC_FOREVER;
+    char byte;
+    EXPECT_EQ(ipc_server_open(&server, serving, SERVICE, NULL, NULL), 0);
+    EXPECT_EQ(ipc_client_open(&client, calling, SERVICE, NULL, NULL), 0);
+    struct pollfd ready[] = {{ipc_client_fd(client), POLLIN, 0}, {ipc_server_fd(server), POLLIN, 0}};
+    EXPECT(ready[0].fd >= 0 && ready[1].fd >= 0);
+    for (int round = 0; round < 3; round++) {
+        bool called = false, served = false;
+        EXPECT_EQ(ipc_call_start(&call, client, "x", 1, &options), 0);
+        while (ipc_call_wait(call, 0) == -EAGAIN) {
+            EXPECT(poll(ready, 2, -1) > 0);
+            EXPECT(ipc_client_dispatch(client, 0) >= 0);
+            ssize_t size = ipc_server_receive(server, &byte, 1, &request, 0);
+            EXPECT(size == -EAGAIN || (size == 1 && ipc_request_reply(request, "y", 1, NULL) == 0));
+        }
+        EXPECT_EQ(ipc_call_next(call, &reply, 0), 1);
+        ipc_call_free(call);
+        kill_both();
+        notice_end(calling);
+        notice_end(serving);
+        do {
+            EXPECT(ipc_client_dispatch(client, 0) >= 0);
+            EXPECT_EQ(ipc_server_receive(server, &byte, 1, &request, 0), -EAGAIN);
+        } while (poll(ready, 2, 0) > 0);
+        start_again();
+        while (!called || !served) {
+            EXPECT(poll(ready, 2, -1) > 0);
+            EXPECT(ipc_client_dispatch(client, 0) >= 0);
+            EXPECT_EQ(ipc_server_receive(server, &byte, 1, &request, 0), -EAGAIN);
+            called = called || took(calling, IPC_EVENT_RECONNECTED, &event);
+            served = served || took(serving, IPC_EVENT_RECONNECTED, &event);
+        }
+        do {
+            EXPECT(ipc_client_dispatch(client, 0) >= 0);
+            EXPECT_EQ(ipc_server_receive(server, &byte, 1, &request, 0), -EAGAIN);
+        } while (poll(ready, 2, 0) > 0);
+    }
+    ipc_connection_close(calling);
+    ipc_connection_close(serving);
+}
+
 static void test_call_without_broker(void **state)
 {
     ipc_connection *connection = connection_lasting(SECONDS(60));
@@ -851,6 +903,7 @@ int main(void)
         GUARDED(test_ended_for_cause),
         GUARDED(test_not_asked_for),
         GUARDED(test_calls),
+        GUARDED(test_service_descriptors),
         GUARDED(test_call_without_broker),
         GUARDED(test_producer),
         GUARDED(test_consumer),
