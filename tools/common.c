@@ -101,7 +101,7 @@ void tool_parse_name(struct argp_state *state, const char *text, bool pattern)
     if (!wrong)
         return;
     _cleanup_free_ char *escaped = text_escaped(text, strlen(text));
-    argp_error(state, "'%s' is not a topic%s: %s", escaped, pattern ? " or pattern" : "", wrong);
+    argp_error(state, "'%s' is not a valid name%s: %s", escaped, pattern ? " or pattern" : "", wrong);
 }
 
 void tool_parse_header(struct argp_state *state, char *text, struct ipc_header *headers, size_t *count)
