@@ -268,8 +268,16 @@ void lane_reader_report(struct lane_reader *reader)
     if (want != 0 && old < want && want <= now) {
         lane_wake(lane_low_half(&reader->cell->cursor), false);
         if (reader->bell >= 0)
-            lane_bell_ring(reader->bell);
+            lane_reader_ring(reader);
     }
+}
+
+void lane_reader_ring(struct lane_reader *reader)
+{
+    unsigned tries = 0;
+    do
+        reader->unrung = !lane_bell_ring(reader->bell);
+    while (reader->unrung && !reader->hasty && lane_bell_again(&tries));
 }
 
 bool lane_reader_arm(struct lane_reader *reader, bool bell)

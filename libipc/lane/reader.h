@@ -43,7 +43,8 @@ struct lane_reader {
     uint64_t start;    /* where we began; UINT64_MAX: the lane has no writer to tell what we missed before */
     uint64_t waited_at, guess; /* see lane_reader_fetch() */
     uint32_t slot;
-    int bell; /* the writer waits for room by this one, too: not our own; -1: none */
+    int bell;           /* the writer waits for room by this one, too: not our own; -1: none */
+    bool hasty, unrung; /* as in struct lane_writer, for lane_reader_ring() */
 };
 
 /* A record that was found. body and size lie within the ring; body may change under a reader that checks. */
@@ -80,6 +81,9 @@ bool lane_reader_recheck(struct lane_reader *reader);
 
 /* Tell the writer how far we are, and wake it if it waits for that. */
 void lane_reader_report(struct lane_reader *reader);
+
+/* Ring its bell, or try that again: the writer looks what room there is. */
+void lane_reader_ring(struct lane_reader *reader);
 
 /* About to sleep: report, and let the writer know that it has to ring (by bell, or by the futex of the word at
  * our position). Then, for all lanes at once, a barrier, lane_reader_barred() and another peek, always. Returns false

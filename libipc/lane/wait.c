@@ -19,6 +19,9 @@
 #define SLICE_NS   UINT64_C(2000000)
 /* Looks into a bell at a time: whoever holds its other end may fill it faster than it can be emptied. */
 #define DRAINS_MAX 16
+/* How often a refused bell is tried again, and the first pause, which doubles. */
+#define AGAIN_MAX  8u
+#define AGAIN_NS   UINT64_C(100000)
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool barrier_works;
@@ -134,14 +137,33 @@ void lane_wake(const _Atomic uint32_t *word, bool private)
     syscall(SYS_futex, word, FUTEX_WAKE | (private ? FUTEX_PRIVATE_FLAG : 0), INT_MAX, NULL, NULL, 0);
 }
 
-void lane_bell_ring(int fd)
+bool lane_bell_ring(int fd)
 {
     int saved = errno;
 #ifdef IPC_PLANT_RING_BLOCKS
     (void)!send(fd, "", 1, MSG_NOSIGNAL);
 #endif
-    (void)!send(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    ssize_t sent;
+    do
+        sent = send(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (sent < 0 && errno == EINTR);
+    bool refused = sent < 0 && (errno == ENOBUFS || errno == ENOMEM);
     errno = saved;
+#ifdef IPC_PLANT_RING_REFUSED
+    return true;
+#endif
+    return !refused;
+}
+
+bool lane_bell_again(unsigned *tries)
+{
+    if (*tries == AGAIN_MAX)
+        return false;
+    struct timespec pause = to_timespec(AGAIN_NS << (*tries)++);
+    int saved = errno;
+    nanosleep(&pause, NULL);
+    errno = saved;
+    return true;
 }
 
 bool lane_bell_drain(int fd)

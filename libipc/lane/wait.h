@@ -54,8 +54,11 @@ bool lane_has_waitv(void);
 /* Wake all who sleep on the word, which may be mapped read-only. */
 void lane_wake(const _Atomic uint32_t *word, bool private);
 
-/* Ring a bell: never blocks, and a full bell has been rung. */
-void lane_bell_ring(int fd);
+/* Ring a bell: never blocks, and a full bell has been rung. False: the kernel had no memory for it, and nobody was woken. */
+bool lane_bell_ring(int fd);
+
+/* After that: pause, and say if it is worth another try. *tries begins with 0; about 25 ms in all. */
+bool lane_bell_again(unsigned *tries);
 
 /* Take everything out of a bell, or so much that it has to be looked at again. Returns false if its other end was shut down. */
 bool lane_bell_drain(int fd);

@@ -381,8 +381,9 @@ void lane_writer_fault_slow(struct lane_writer *writer, uint64_t below)
     }
 }
 
-void lane_writer_ring_armed(struct lane_writer *writer)
+static void ring_each(struct lane_writer *writer)
 {
+    writer->unrung = false;
     uint64_t woken = UINT64_MAX;
     for (uint32_t i = 0; i < writer->peer_count; i++) {
         struct lane_peer *peer = &writer->peers[i];
@@ -403,8 +404,11 @@ void lane_writer_ring_armed(struct lane_writer *writer)
         if (armed & IPC_ARMED_BELL) {
             if (peer->bell < 0)
                 continue; /* it is on its way: the notice that brings it rings */
+            if (!lane_bell_ring(peer->bell)) {
+                writer->unrung = true;
+                continue;
+            }
             peer->rung = armed;
-            lane_bell_ring(peer->bell);
         } else {
             peer->rung = armed;
             /* A wrong position wakes nobody, within our own ring. */
@@ -419,4 +423,12 @@ void lane_writer_ring_armed(struct lane_writer *writer)
         }
         writer->rings++;
     }
+}
+
+void lane_writer_ring_armed(struct lane_writer *writer)
+{
+    unsigned tries = 0;
+    do
+        ring_each(writer);
+    while (writer->unrung && !writer->hasty && lane_bell_again(&tries));
 }

@@ -49,6 +49,8 @@ struct lane_writer {
     size_t armed_count;
     bool fence;
     bool faulted; /* some peer has a fault */
+    bool hasty;   /* set by an owner that will not pause for a bell that is refused, and comes again itself */
+    bool unrung;  /* some bell was: lane_writer_ring_armed() tries again, also at the next publish */
 
     struct ipc_lane *lane;
     uint64_t tail;

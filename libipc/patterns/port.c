@@ -314,8 +314,19 @@ static void make_readable(struct port *port)
         (void)!write(port->handle.self, &(uint64_t){1}, sizeof(uint64_t));
 }
 
+/* Bells of the router's that were refused: false if they still are. */
+static bool rung(struct port *port)
+{
+    if (port->writer.unrung)
+        lane_writer_ring_armed(&port->writer);
+    if (port->reader.unrung)
+        lane_reader_ring(&port->reader);
+    return !port->writer.unrung && !port->reader.unrung;
+}
+
 int port_quiet(struct port *port, port_look *look, uint64_t goal, uint64_t want)
 {
+    bool restless = !rung(port);
     if (port->set < 0)
         return look(port, goal);
     uint64_t count;
@@ -327,7 +338,7 @@ int port_quiet(struct port *port, port_look *look, uint64_t goal, uint64_t want)
     int result = look(port, goal);
     if (result == 0)
         result = port_over(port);
-    if (result != 0 || !quiet || port->reader.position != port->reader.armed_at)
+    if (result != 0 || !quiet || port->reader.position != port->reader.armed_at || restless)
         make_readable(port);
     return result;
 }
@@ -381,6 +392,7 @@ int port_wait(struct port *port, port_look *look, uint64_t goal, uint64_t want, 
             port_news(port);
         if ((result = port_over(port)) < 0)
             return result;
+        bool restless = !rung(port); /* each try has its pauses: that is rest enough */
         if (now >= deadline)
             return -ETIMEDOUT;
         if (now >= check) { /* a broker that was killed sends no mail */
@@ -389,7 +401,7 @@ int port_wait(struct port *port, port_look *look, uint64_t goal, uint64_t want, 
             continue;
         }
         uint64_t net = now + IPC_NET_NS;
-        if (now < spin_until) {
+        if (now < spin_until || restless) {
             result = spin_blind(port, look, goal);
         } else {
             uint64_t until = deadline < net ? deadline : net;

@@ -20,10 +20,13 @@
 
 #define RING_SIZE 65536u
 
+static bool tasks;
+
 static void walk_in_child(void *argument)
 {
     struct series *series = argument;
-    const struct way way = {.ring_size = RING_SIZE, .lasting = series->lasting};
+    const struct way way = {.ring_size = RING_SIZE, .tasks = tasks, .lasting = series->lasting};
+    const struct way clean = {.ring_size = RING_SIZE, .tasks = tasks};
     unsigned descriptors = descriptors_open(), segments = segments_mapped(getpid());
     int64_t live = atomic_load(&fault->live);
     series_arm(series);
@@ -33,22 +36,24 @@ static void walk_in_child(void *argument)
     EXPECT_EQ(segments_mapped(getpid()), segments);
     EXPECT_EQ(atomic_load(&fault->live), live);
     if (series->hits > 0)
-        way_walk_clean(RING_SIZE);
+        EXPECT_EQ(way_walk(&clean), 0);
     EXPECT_EQ(descriptors_open(), descriptors);
     EXPECT_EQ(segments_mapped(getpid()), segments);
     EXPECT_EQ(atomic_load(&fault->live), live);
 }
 
-static void test_whole_way(void **state)
+static void walk_each(void)
 {
+    static const enum fault_kind kinds_of_tasks[] = {FAULT_SEND, FAULT_SEND_EINTR, FAULT_MEMBARRIER,
+                                                     FAULT_NONE};
     /* These are no library's calls, or those of its helpers here. */
     static const enum fault_kind without[] = {FAULT_VFORK, FAULT_PIPE, FAULT_DUP2, FAULT_NONE};
     struct broker_counts before;
     struct series series;
-    (void)state;
     broker_start(&broker, NULL);
+    EXPECT_EQ(way_walk(&(const struct way){.ring_size = RING_SIZE, .tasks = tasks}), 0);
     before = broker_count(&broker);
-    series_begin(&series, NULL);
+    series_begin(&series, tasks ? kinds_of_tasks : NULL);
     series_without(&series, without);
     while (series_next(&series)) {
         pid_t child = child_start(walk_in_child, &series);
@@ -64,12 +69,28 @@ static void test_whole_way(void **state)
     broker_stop(&broker);
 }
 
+static void test_topics(void **state)
+{
+    (void)state;
+    tasks = false;
+    walk_each();
+}
+
+static void test_tasks(void **state)
+{
+    (void)state;
+    tasks = true;
+    walk_each();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_whole_way),
+        cmocka_unit_test(test_topics),
+        cmocka_unit_test(test_tasks),
     };
     fault = fault_share();
     unsetenv("IPC_FAULT");
+    cmocka_set_test_filter(getenv("IPC_FAULT_CASE")); /* as in fault_broker */
     return cmocka_run_group_tests_name("fault_client", tests, NULL, NULL);
 }

@@ -95,6 +95,21 @@ static void decided_by_verdicts(struct port *port)
         port->decided = found + sizeof(uint64_t);
 }
 
+void port_check_rung(struct router *router, const struct port *port)
+{
+    if (port->in.unrung || port->out.unrung)
+        router_retry_soon(router);
+}
+
+void port_ring_again(struct router *router, struct port *port)
+{
+    if (port->in.unrung)
+        lane_reader_ring(&port->in);
+    if (port->out.unrung)
+        lane_writer_ring_armed(&port->out);
+    port_check_rung(router, port);
+}
+
 static int begin(struct router *router, struct port *port)
 {
     const struct route_port *about = &port->about;
@@ -118,6 +133,7 @@ static int begin(struct router *router, struct port *port)
     peer.cell = &port->session->cell;
     (about->resumed ? lane_writer_resume : lane_writer_init)(&port->out, &port->core->lane,
                                                              lane_segment_ring(core), about->core_ring_size);
+    port->out.hasty = true;
     result = lane_writer_add(&port->out, &peer, IPC__CONTROL__START__START_OLDEST);
     if (result < 0)
         return result;
@@ -134,8 +150,10 @@ static int begin(struct router *router, struct port *port)
                          IPC__CONTROL__START__START_OLDEST, true, false);
     port->in.stream_records = IPC_PORT_STREAM_RECORDS;
     port->in.bell = about->ring;
+    port->in.hasty = true;
     if (about->resumed && about->ring >= 0)
-        lane_bell_ring(about->ring);
+        lane_reader_ring(&port->in);
+    port_check_rung(router, port);
     port->open_first = port->out.sequence;
     if (about->resumed && !about->consumer)
         decided_by_verdicts(port);
@@ -359,6 +377,7 @@ bool port_turn(struct router *router, struct port *port)
         port_broken(port, "a record in its lane makes no sense");
     if (!port->broken && port->in.consumed != port->in.reported)
         lane_reader_report(&port->in);
+    port_check_rung(router, port);
     port->idle = some ? 0 : port->idle + 1;
     if (port->ending && (port->broken || found == 0))
         port_gone(router, port, false);
@@ -368,6 +387,7 @@ bool port_turn(struct router *router, struct port *port)
 void port_commit(struct port *port)
 {
     lane_batch_commit(&port->out, &port->batch);
+    port_check_rung(port->queue->router, port);
     port->batch.count = 0;
 }
 
@@ -394,6 +414,7 @@ void port_diverted(struct router *router, struct port *port, int result)
         queue_diverted(port->queue, port, result);
         lane_reader_advance(&port->in, &in);
         lane_reader_report(&port->in);
+        port_check_rung(router, port);
     }
     if (!port->broken)
         router_port_awake(router, port);

@@ -223,7 +223,8 @@ static void port_bell(struct router *router, struct route_mail *mail)
 
     if (port) {
         port->out.peers[0].bell = port->in.bell = mail->port.ring;
-        lane_bell_ring(port->in.bell); /* what it would have rung for has been so far without it */
+        lane_reader_ring(&port->in); /* what it would have rung for has been so far without it */
+        port_check_rung(router, port);
     }
     route_mail_free(mail);
 }
@@ -335,7 +336,12 @@ static void run_timers(struct router *router)
             else if (queue->torn)
                 queue_mend(queue);
             queue_room(queue);
-            list_for_each(at, &queue->consumers) port_set_willing(list_entry(at, struct port, link));
+            list_for_each(at, &queue->producers) port_ring_again(router, list_entry(at, struct port, link));
+            list_for_each(at, &queue->consumers)
+            {
+                port_ring_again(router, list_entry(at, struct port, link));
+                port_set_willing(list_entry(at, struct port, link));
+            }
         }
     }
 }

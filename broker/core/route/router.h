@@ -181,6 +181,9 @@ bool port_is_willing(const struct port *port);
 void port_set_willing(struct port *port);
 /* Let it have what was written for it. */
 void port_commit(struct port *port);
+/* Its session was to be rung: if the kernel had no memory for that, it is done later. */
+void port_check_rung(struct router *router, const struct port *port);
+void port_ring_again(struct router *router, struct port *port);
 /* Something moved on its lane: its cursor, or its bell rang. */
 void port_rung(struct router *router, struct port *port);
 /* Its message was diverted, or not. */

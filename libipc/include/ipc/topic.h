@@ -83,7 +83,8 @@ IPC_PUBLIC ipc_publisher *ipc_publisher_close(ipc_publisher *publisher);
  * @param size        0 to message_size_max
  * @return 0; -EMSGSIZE larger than message_size_max; -EBUSY a loan is open; -EPIPE the session is over
  *
- * No system call unless a reader sleeps or there is no room.
+ * No system call unless a reader sleeps or there is no room. While the kernel has no memory to ring the bell of one that sleeps,
+ * it tries for some 25 ms; the next message tries again.
  */
 IPC_PUBLIC int ipc_publisher_publish(ipc_publisher *publisher, const void *data, size_t size);
 

@@ -153,7 +153,8 @@ WRAP(ssize_t, sendmsg, (int fd, const struct msghdr *message, int flags), (fd, m
 WRAP(ssize_t, recvmsg, (int fd, struct msghdr *message, int flags), (fd, message, flags),
      FAILS(RECVMSG) || FAILS(RECVMSG_EINTR))
 WRAP(ssize_t, send, (int fd, const void *bytes, size_t size, int flags), (fd, bytes, size, flags),
-     FAILS(SEND) || FAILS(SEND_EINTR))
+     FAILS(SEND) || /* a bell has room, unless it has been rung */
+         ((size > 1 || atomic_load(&fault->error) != EAGAIN) && FAILS(SEND_EINTR)))
 WRAP(ssize_t, recv, (int fd, void *bytes, size_t size, int flags), (fd, bytes, size, flags),
      FAILS(RECV) || (flags & MSG_TRUNC && FAILS(RECV_FRAME))) /* no other thread's, so that each is met */
 WRAP(int, getsockopt, (int fd, int level, int option, void *value, socklen_t *size),
