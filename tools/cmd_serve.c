@@ -188,7 +188,24 @@ static int answer_by_command(const struct serve_arguments *arguments, struct ipc
     return r;
 }
 
-static int run(const struct serve_arguments *arguments, ipc_server *server, int interrupt_fd)
+/* Sleep until there is something to do. Returns TOOL_OK, or the status to end with. */
+static int sleep_until_news(struct tool_session *session, int interrupt_fd, int fd)
+{
+    struct pollfd fds[] = {{interrupt_fd, POLLIN, 0}, {fd, POLLIN, 0}};
+    struct ipc_event event;
+    struct timespec left;
+    int r;
+    while ((r = ipc_connection_next_event(session->connection, &event)) == 1 || r == -EOVERFLOW)
+        if (r == 1)
+            tool_session_event(session, &event);
+    int status = tool_session_check(session);
+    if (status == TOOL_OK)
+        (void)ppoll(fds, 2, tool_session_sleep(session, 0, &left), NULL);
+    return status;
+}
+
+static int run(const struct serve_arguments *arguments, struct tool_session *session, ipc_server *server,
+               int interrupt_fd)
 {
     size_t capacity = 65536;
     _cleanup_free_ void *buffer = tool_alloc(NULL, capacity);
@@ -202,8 +219,9 @@ static int run(const struct serve_arguments *arguments, ipc_server *server, int 
             capacity *= 2;
             buffer = tool_alloc(buffer, capacity);
         } else if (size == -EAGAIN) {
-            struct pollfd fds[] = {{interrupt_fd, POLLIN, 0}, {fd, POLLIN, 0}};
-            (void)poll(fds, 2, -1);
+            int status = sleep_until_news(session, interrupt_fd, fd);
+            if (status != TOOL_OK)
+                return status;
         } else if (size < 0) {
             return tool_fail_error(arguments->service, (int)size, NULL);
         } else {
@@ -234,20 +252,20 @@ int cmd_serve(struct tool *tool, int argc, char **argv)
         return TOOL_USAGE;
     struct ipc_server_options server_options = IPC_SERVER_OPTIONS_INIT;
     struct ipc_error error = {0};
-    ipc_connection *connection = NULL;
+    struct tool_session session = {0};
     ipc_server *server = NULL;
     server_options.spin_max_ns = 0;
     if (arguments.size_max > ANSWER_SIZE_DEFAULT)
         server_options.message_size_max = (uint32_t)arguments.size_max + 1024;
     int interrupt_fd = tool_catch_signals();
     int status = interrupt_fd < 0 ? tool_fail(TOOL_FAILED, "eventfd", "%s", strerror(errno))
-                                  : tool_connect(&connection, tool, "ipcctl serve");
+                                  : tool_session_open(&session, tool, "ipcctl serve");
     if (status == TOOL_OK) {
-        int r = ipc_server_open(&server, connection, arguments.service, &server_options, &error);
+        int r = ipc_server_open(&server, session.connection, arguments.service, &server_options, &error);
         status = r < 0 ? tool_fail_error(arguments.service, r, &error)
-                       : run(&arguments, server, interrupt_fd);
+                       : run(&arguments, &session, server, interrupt_fd);
     }
     ipc_server_close(server);
-    ipc_connection_close(connection);
+    ipc_connection_close(session.connection);
     return status;
 }

@@ -872,6 +872,25 @@ static void test_tools_come_back(void **state)
     tool_ends(&pub, 0, "", "ipcctl: broker: it is back");
 }
 
+static void test_tool_serves_again(void **state)
+{
+    struct tool serve = TOOL("serve", "--echo", "--count=3", "--timeout=60", SERVICE);
+    ipc_connection *connection = connection_lasting(SECONDS(60));
+    ipc_client *client;
+    EXPECT_EQ(ipc_client_open(&client, connection, SERVICE, NULL, NULL), 0);
+    call_even(client, 2);
+    for (unsigned i = 1; i <= 2; i++) {
+        kill_both();
+        while (tool_said(serve.err, "it went away") < i)
+            sched_yield();
+        notice_end(connection);
+        start_again();
+        call_even(client, 4);
+    }
+    tool_ends(&serve, 0, "", "ipcctl: broker: it is back");
+    ipc_connection_close(connection);
+}
+
 static void test_tools_give_up(void **state)
 {
     ipc_connection *connection = connection_new();
@@ -909,6 +928,7 @@ int main(void)
         GUARDED(test_consumer),
         GUARDED(test_segment),
         GUARDED(test_tools_come_back),
+        GUARDED(test_tool_serves_again),
         GUARDED(test_tools_give_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
