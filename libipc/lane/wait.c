@@ -19,6 +19,8 @@
 #define SLICE_NS   UINT64_C(2000000)
 /* Looks into a bell at a time: whoever holds its other end may fill it faster than it can be emptied. */
 #define DRAINS_MAX 16
+/* What takes the place of a barrier that is refused. */
+#define BARRIER_NS UINT64_C(1000000)
 /* How often a refused bell is tried again, and the first pause, which doubles. */
 #define AGAIN_MAX  8u
 #define AGAIN_NS   UINT64_C(100000)
@@ -77,11 +79,22 @@ bool lane_barrier_register(void)
     return barrier_works;
 }
 
+/* The others rely on it, so there is no way back to a fence of our own. The slow command needs no memory; where a filter
+ * refuses that, too, time passes, in which any cpu has long let go of what it stored, and looked again. */
+static void barrier(void)
+{
+    if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) == 0 ||
+        syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) == 0)
+        return;
+    const struct timespec pause = to_timespec(BARRIER_NS);
+    nanosleep(&pause, NULL);
+}
+
 void lane_barrier(void)
 {
 #ifndef IPC_PLANT_NO_BARRIER
     if (lane_barrier_register())
-        syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0);
+        barrier();
 # ifndef IPC_TSAN
     else
         atomic_thread_fence(memory_order_seq_cst);
