@@ -292,7 +292,7 @@ static void test_many_kills_under_load(void **state)
 
 static void test_hung(void **state)
 {
-    static const char *const impatient[] = {"--watchdog", "0.2", "--log-level", "error", NULL};
+    static const char *const impatient[] = {"--watchdog", "2", "--log-level", "error", NULL};
     struct pair pair;
     pid_t ipcd;
 
