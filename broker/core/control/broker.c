@@ -15,7 +15,6 @@
 #include <sys/timerfd.h>
 
 #include <ipc/error.h>
-#include <systemd/sd-daemon.h>
 
 #include "broker/core/control/lane.h"
 #include "broker/core/control/loop.h"
@@ -27,16 +26,17 @@
 #include "broker/core/control/session.h"
 #include "broker/core/control/shared.h"
 #include "broker/core/control/worker.h"
+#include "broker/core/util/daemon.h"
 #include "broker/core/util/fd.h"
 #include "broker/core/util/log.h"
 #include "broker/core/util/text.h"
 
 static int open_watchdog(struct broker *broker)
 {
-    uint64_t interval_us = 0;
+    int64_t interval_us = daemon_watchdog_us();
     struct itimerspec half = {0};
 
-    if (sd_watchdog_enabled(0, &interval_us) <= 0)
+    if (interval_us <= 0)
         return 0;
     half.it_interval.tv_sec = (time_t)(interval_us / 2 / 1000000);
     half.it_interval.tv_nsec = (long)(interval_us / 2 % 1000000 * 1000);

@@ -16,8 +16,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#include <systemd/sd-daemon.h>
-
+#include "broker/core/util/daemon.h"
 #include "broker/core/util/fd.h"
 
 static int fail(char *error, size_t size, int code, const char *format, ...)
@@ -46,16 +45,30 @@ int listener_default_address(char *ret, size_t capacity)
     return size > 0 && (size_t)size < capacity ? 0 : -ENAMETOOLONG;
 }
 
+static bool is_ours(int fd)
+{
+    int type, listens;
+    socklen_t size = sizeof(int);
+    struct sockaddr_storage name;
+    socklen_t name_size = sizeof(name);
+
+    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_SEQPACKET &&
+           getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 && listens &&
+           getsockname(fd, (struct sockaddr *)&name, &name_size) == 0 && name.ss_family == AF_UNIX;
+}
+
 int listener_inherit(struct listener *listener, char *error, size_t error_size)
 {
-    int n = sd_listen_fds(1);
-    int fd = SD_LISTEN_FDS_START;
+    int n = daemon_listen_fds();
+    int fd = DAEMON_LISTEN_FD;
 
-    if (n <= 0)
-        return n;
+    if (n < 0)
+        return fail(error, error_size, n, "LISTEN_PID or LISTEN_FDS is not a number");
+    if (n == 0)
+        return 0;
     if (n != 1)
         return fail(error, error_size, -EINVAL, "%d sockets were passed (LISTEN_FDS); one is expected", n);
-    if (sd_is_socket_unix(fd, SOCK_SEQPACKET, 1, NULL, 0) <= 0)
+    if (!is_ours(fd))
         return fail(
             error, error_size, -EINVAL,
             "the socket that was passed (LISTEN_FDS) is not a listening Unix socket of type SOCK_SEQPACKET "

@@ -16,8 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <systemd/sd-journal.h>
-
+#include "broker/core/util/daemon.h"
 #include "broker/core/util/text.h"
 
 #define WINDOW_NS UINT64_C(1000000000)
@@ -154,21 +153,26 @@ static void write_line(enum log_kind kind, const struct log_about *about, const 
         (void)!write(STDERR_FILENO, line, (size_t)(at - line));
 }
 
-static void write_journal(enum log_kind kind, const struct log_about *about, const char *text)
+/* Returns false if the journal did not take it. */
+static bool write_journal(enum log_kind kind, const struct log_about *about, const char *text)
 {
+    struct journal_entry entry = {.size = 0};
     char name[256];
 
-    text_quote(name, sizeof(name), about && about->name ? about->name : "");
-    if (!about) {
-        (void)sd_journal_send("MESSAGE=%s", text, "PRIORITY=%d", kinds[kind].level, "MESSAGE_ID=%s",
-                              kinds[kind].id, "IPCD_EVENT=%s", kinds[kind].name, NULL);
-        return;
+    journal_field(&entry, "MESSAGE", "%s", text);
+    journal_field(&entry, "PRIORITY", "%d", kinds[kind].level);
+    journal_field(&entry, "SYSLOG_IDENTIFIER", "%s", state.program);
+    journal_field(&entry, "MESSAGE_ID", "%s", kinds[kind].id);
+    journal_field(&entry, "IPCD_EVENT", "%s", kinds[kind].name);
+    if (about) {
+        text_quote(name, sizeof(name), about->name ? about->name : "");
+        journal_field(&entry, "IPCD_SESSION", "%" PRIu64, about->session);
+        journal_field(&entry, "IPCD_UID", "%" PRIu32, about->uid);
+        journal_field(&entry, "IPCD_PID", "%" PRIu32, about->pid);
+        journal_field(&entry, "IPCD_NAME", "%s", name);
+        journal_field(&entry, "IPCD_REASON", "%s", about->reason ? about->reason : "none");
     }
-    (void)sd_journal_send("MESSAGE=%s", text, "PRIORITY=%d", kinds[kind].level, "MESSAGE_ID=%s",
-                          kinds[kind].id, "IPCD_EVENT=%s", kinds[kind].name, "IPCD_SESSION=%" PRIu64,
-                          about->session, "IPCD_UID=%" PRIu32, about->uid, "IPCD_PID=%" PRIu32, about->pid,
-                          "IPCD_NAME=%s", name, "IPCD_REASON=%s", about->reason ? about->reason : "none",
-                          NULL);
+    return journal_send(&entry, DAEMON_JOURNAL) == 0;
 }
 
 void log_write(enum log_kind kind, const struct log_about *about, const char *format, ...)
@@ -188,9 +192,7 @@ void log_write(enum log_kind kind, const struct log_about *about, const char *fo
     if (left_out && (size_t)size < sizeof(text))
         (void)snprintf(text + size, sizeof(text) - (size_t)size, " (%u more of this kind were not logged)",
                        left_out);
-    if (state.journal)
-        write_journal(kind, about, text);
-    else
+    if (!state.journal || !write_journal(kind, about, text))
         write_line(kind, about, text);
     errno = saved;
 }
