@@ -66,7 +66,9 @@ finds() { # PROGRAM TEST LOG
     local program=$1 test=$2 log=$3 seconds
     case $test in
         unit-*) ! timeout 60 "$program" >"$log" 2>&1 ;;
-        barrier) ! timeout 100 "$program" 1000000 >"$log" 2>&1 ;;
+        barrier)
+            timeout 100 "$program" 1000000 >"$log" 2>&1 && return 1
+            [[ $? != 124 ]] ;; # time is not what finds it
         crash-*) ! IPC_CRASH_POINTS=0 timeout 60 "$program" "${test#crash-}" >"$log" 2>&1 ;;
         *)
             for seconds in 2 4 12; do

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The handshake between a publish and going to sleep, many times at the same moment: a reader arms, issues the
- * barrier (or, as one that sleeps often, lets the writer fence) and looks; a writer publishes and looks who sleeps. Whatever the order, the reader finds the record or
- * the writer rings. Nobody sleeps here, so that nothing in the kernel can make up for a missing barrier.
+ * barrier (or, as one that sleeps often, lets the writer fence) and looks; a writer publishes and looks who sleeps.
+ * Whatever the order, the reader finds the record or the writer rings. Nobody sleeps here, so that nothing in the kernel can make up for a missing barrier.
  *
  * test_barrier [ROUNDS], or IPC_STRESS_ROUNDS.
  */
@@ -51,6 +51,19 @@ static void spin(uint64_t *random)
         __asm__ volatile("" ::: "memory");
 }
 
+/* Stores to lines that no cache holds: those of the commit have to wait behind them, in sight of nobody. Without that, two
+ * threads of one core see each other's stores almost at once. */
+#define FAR_SIZE (UINT64_C(1) << 26)
+static volatile unsigned char *far;
+
+static void delay_stores(uint64_t *random)
+{
+    for (uint64_t left = *random >> 32 & 31; left > 0; left--) {
+        *random = *random * UINT64_C(6364136223846793005) + 1;
+        far[*random >> 32 & (FAR_SIZE - 1)] = 1;
+    }
+}
+
 static void *reader_main(void *data)
 {
     const _Atomic uint32_t *word;
@@ -94,6 +107,7 @@ static uint64_t write_all(void)
         lane_copy_in(body, message, sizeof(message));
         fixture_fill(message, 8, lane.writer.sequence);
         lane_copy_in(body, message, 8);
+        delay_stores(&random);
         lane_writer_commit(&lane.writer, 8, 0);
         bool rang = lane.writer.rings != rings;
         meet(&shared->writer_round, &shared->reader_round, 2 * round + 1);
@@ -117,6 +131,9 @@ int main(int argc, char **argv)
     shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (shared == MAP_FAILED || !fixture_init(&lane, 4096) || !lane_barrier_register())
         printf("without membarrier: each publish is fenced\n");
+    far = mmap(NULL, FAR_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (far == MAP_FAILED)
+        return 1;
     fixture_admit(&lane, 0, FIXTURE_DROP, IPC__CONTROL__START__START_NEXT);
 #ifdef IPC_TSAN
     pthread_t thread;
