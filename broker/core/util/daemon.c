@@ -79,8 +79,7 @@ void journal_field(struct journal_entry *entry, const char *key, const char *for
     length = (uint64_t)size;
     for (size_t i = 0; i < sizeof(length); i++) /* little endian */
         at[head - sizeof(length) + i] = (char)(length >> 8 * i);
-    memcpy(at, key, strlen(key));
-    at[strlen(key)] = '\n';
+    *stpcpy(at, key) = '\n';
     value[size] = '\n';
     entry->size += head + (size_t)size + 1;
 }
