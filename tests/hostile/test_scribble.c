@@ -352,8 +352,8 @@ static void calm_publish(void *argument)
         EXPECT_EQ(ipc_publisher_publish(publisher, buffer, sizeof(buffer)), 0);
         nanosleep(&pause, NULL); /* the pace of what is measured */
     }
+    EXPECT_EQ(ipc_publisher_wait_readers(publisher, 1, IPC_FOREVER), 1); /* it leaves with the last message */
     EXPECT_EQ(ipc_publisher_publish(publisher, NULL, 0), 0);
-    EXPECT_EQ(ipc_publisher_wait_readers(publisher, 1, IPC_FOREVER), 1);
     struct ipc_publisher_stats stats;
     EXPECT_EQ(ipc_publisher_stats(publisher, &stats), 0);
     EXPECT_EQ(stats.detached + stats.overrun + stats.lost, 0);
