@@ -65,7 +65,7 @@ static bool toss(struct series *series)
 static bool chosen(struct series *series)
 {
     bool first = series->error == 0 && !series->lasting;
-    return series->share == 1 || (first && !series->sparse) || toss(series);
+    return series->share == 1 || series->runs == 0 || (first && !series->sparse) || toss(series);
 }
 
 /* To the first call of the next way to fail. */
@@ -96,7 +96,7 @@ bool series_next(struct series *series)
         do
             if (!next_way(series))
                 return false;
-        while (series->brief && !toss(series));
+        while (series->brief && series->runs > 0 && !toss(series)); /* some, whatever the dice say */
     }
     do
         series->at++;
