@@ -51,7 +51,7 @@ static void serve(void)
         if (is_prime(number)) {
             result = ipc_request_part(request, &number, sizeof(number), NULL);
         }
-    if (result == -ECANCELED)
+    if (result == -ECANCELED || result == -EPIPE) /* it cancelled, or has left already */
         printf("server: it wants no more\n");
     if (result != -EPIPE)
         check(ipc_request_end(request), "server: ending");
