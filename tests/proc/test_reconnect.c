@@ -772,7 +772,7 @@ static void test_segment(void **state)
     options.flags = IPC_SEGMENT_CREATE | IPC_SEGMENT_KEEP;
     EXPECT_EQ(ipc_segment_open(&old, connection, "kept", &options, &error), 0);
     EXPECT_EQ(ipc_segment_open(&other, connection, "other", &options, &error), 0);
-    strcpy(ipc_segment_data(old), "what was there");
+    memcpy(ipc_segment_data(old), "what was there", sizeof("what was there"));
     EXPECT_EQ(ipc_segment_acquire(old, 0), 0);
     EXPECT_EQ(pthread_create(&waiter, NULL, wait_for_permit, old), 0);
     kill_both();
@@ -787,7 +787,7 @@ static void test_segment(void **state)
     EXPECT_EQ(ipc_segment_created(next), 1);
     EXPECT_EQ(*(char *)ipc_segment_data(next), 0);
     EXPECT_EQ(ipc_segment_acquire(next, 0), 0); /* whatever is held of the old one */
-    strcpy(ipc_segment_data(next), ipc_segment_data(old));
+    memcpy(ipc_segment_data(next), ipc_segment_data(old), sizeof("what was there"));
     EXPECT_EQ(ipc_segment_release(next, 0), 0);
     EXPECT_EQ(ipc_segment_acquire(old, IPC_FOREVER), -EPIPE);
     EXPECT_EQ(ipc_segment_release(old, 0), -EPIPE);

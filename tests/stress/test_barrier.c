@@ -2,7 +2,8 @@
  *
  * The handshake between a publish and going to sleep, many times at the same moment: a reader arms, issues the
  * barrier (or, as one that sleeps often, lets the writer fence) and looks; a writer publishes and looks who sleeps.
- * Whatever the order, the reader finds the record or the writer rings. Nobody sleeps here, so that nothing in the kernel can make up for a missing barrier.
+ * Whatever the order, the reader finds the record or the writer rings. No thread ever waits in the kernel here, which
+ * could make up for a missing barrier.
  *
  * test_barrier [ROUNDS], or IPC_STRESS_ROUNDS.
  */

@@ -165,9 +165,9 @@ int file_open(struct file *file, int fd, uint64_t queue, bool resumed, struct ro
 void file_close(struct file *file);
 
 /* Find some more of the records that an earlier process left and that are not done; bounded. Nothing can be appended until
- * all is found. First come those in chunks of which something was delivered, then the others, oldest first; `in_order`: all that were
- * accepted before it were found before. `head` is a copy without the body. Returns 1, 0 when all is found, or a negative errno,
- * of `found` for one: the same record comes again. */
+ * all is found. First come those in chunks of which something was delivered, then the others, oldest first; `in_order`: all
+ * that were accepted before it were found before. `head` is a copy without the body. Returns 1, 0 when all is found, or a
+ * negative errno, of `found` for one: the same record comes again. */
 int file_scan(struct file *file,
               int (*found)(void *data, uint64_t offset, const struct record *head, bool in_order),
               void *data);

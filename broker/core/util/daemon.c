@@ -89,9 +89,9 @@ int journal_send(const struct journal_entry *entry, const char *socket_path)
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     _cleanup_(fd_closep) int fd = -1;
 
-    if (strlen(socket_path) >= sizeof(address.sun_path))
+    if (snprintf(address.sun_path, sizeof(address.sun_path), "%s", socket_path) >=
+        (int)sizeof(address.sun_path))
         return -ENAMETOOLONG;
-    strcpy(address.sun_path, socket_path);
     fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -errno;

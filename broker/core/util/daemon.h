@@ -14,8 +14,8 @@
 #define DAEMON_LISTEN_FD 3 /* the first descriptor that is passed */
 #define DAEMON_JOURNAL   "/run/systemd/journal/socket"
 
-/* How many descriptors were passed to this process, or -EINVAL. Takes that out of the environment, so it is not the main
- * thread's alone to read at that time. */
+/* How many descriptors were passed to this process, or -EINVAL. Takes that out of the environment: call it before there are
+ * other threads. */
 int daemon_listen_fds(void);
 
 /* In what time the watchdog of this process is to be told, in microseconds; 0: there is none; -EINVAL. */

@@ -265,8 +265,8 @@ IPC_PUBLIC int ipc_producer_abort(ipc_producer *producer);
  *
  * @param error       filled in if it was refused, and if the call failed
  * @return 0: it is in the queue, or is a duplicate of one that was; the code of its refusal, which is taken
- *         by this (a refusal that was taken before is not known any more: 0), also if the session is over by now; -EAGAIN not decided (timeout
- *         0); -ETIMEDOUT not decided in time; -EINVAL there is no such ticket; -EIDRM, -EACCES, -EPIPE,
+ *         by this (a refusal that was taken before is not known any more: 0), also if the session is over by now;
+ *         -EAGAIN not decided (timeout 0); -ETIMEDOUT not decided in time; -EINVAL there is no such ticket; -EIDRM, -EACCES, -EPIPE,
  *         -EPROTO as ipc_producer_send()
  */
 IPC_PUBLIC int ipc_producer_confirm(ipc_producer *producer, uint64_t ticket, int64_t timeout_ns,

@@ -101,8 +101,8 @@ IPC_PUBLIC int ipc_request_header(const struct ipc_request *request, const char 
  * Answer a request; it is over then. If the client reads too slowly, waits for it up to block_max_ns.
  *
  * @param how         NULL: no headers. Flags must be 0
- * @return 0; -EPIPE the client, or the session in which it came, is gone: the request is over as well; -EMSGSIZE larger than message_size_max, and
- *         -EINVAL, -E2BIG: the request is still open
+ * @return 0; -EPIPE the client, or the session in which it came, is gone: the request is over as well; -EMSGSIZE larger
+ *         than message_size_max, and -EINVAL, -E2BIG: the request is still open
  */
 IPC_PUBLIC int ipc_request_reply(struct ipc_request *request, const void *data, size_t size,
                                  const struct ipc_publish *how);
@@ -261,8 +261,8 @@ IPC_PUBLIC int ipc_call_start(ipc_call **ret, ipc_client *client, const void *da
  * @param reply       NULL, or receives the part or the error; valid until the next call of the library on this call
  * @param timeout_ns  how long to wait for it, beside the call's own timeout
  * @return 1 a part; 0 that was all; -EAGAIN none yet (timeout 0); -ETIME none in this time, the call goes on; or, the
- *         call being over, -EREMOTEIO, -EPIPE, -ECONNRESET, -ETIMEDOUT, -ENOENT, -EDQUOT as ipc_client_call(), -ECANCELED it was cancelled,
- *         -ENOBUFS more than buffer_max was received and not taken
+ *         call being over, -EREMOTEIO, -EPIPE, -ECONNRESET, -ETIMEDOUT, -ENOENT, -EDQUOT as ipc_client_call(),
+ *         -ECANCELED it was cancelled, -ENOBUFS more than buffer_max was received and not taken
  */
 IPC_PUBLIC int ipc_call_next(ipc_call *call, struct ipc_reply *reply, int64_t timeout_ns);
 

@@ -2,8 +2,8 @@
  *
  * Every fault in turn: each kind, each error, once and lasting, at the first call, the second, and so on, until a run goes
  * by without it. IPC_FAULT_FULL=1 tries all; otherwise errors after the first and lasting faults are tried at a share of
- * the calls that follows from a seed, which is printed (IPC_FAULT_SEED repeats it), so that a run has a bounded length. IPC_FAULT_BRIEF=1
- * takes a share of the ways to fail, too.
+ * the calls that follows from a seed, which is printed (IPC_FAULT_SEED repeats it), so that a run has a bounded length.
+ * IPC_FAULT_BRIEF=1 takes a share of the ways to fail, too.
  */
 #ifndef IPC_TESTS_FAULT_SERIES_H
 #define IPC_TESTS_FAULT_SERIES_H
