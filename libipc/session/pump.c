@@ -189,6 +189,7 @@ void pump_end(struct ipc_connection *connection, unsigned reason)
     atomic_store_explicit(&connection->ended, reason ? reason : IPC_REASON_SHUTDOWN, memory_order_release);
     atomic_fetch_add_explicit(&connection->epoch, 1, memory_order_release);
     event_add(connection, IPC_EVENT_ENDED, reason, &connection->identity, "");
+    (void)shutdown(connection->socket, SHUT_RDWR); /* where we alone know, the core and our peers learn it */
     if (connection_between(connection))
         reconnect_begin(connection);
     handles_rouse(connection);

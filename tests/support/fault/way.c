@@ -60,12 +60,12 @@ static void take_events(struct walk *walk, ipc_connection *connection)
 static bool patient(struct walk *walk, const struct pair *pair, unsigned slice)
 {
     char byte; /* a lane that was left is dropped, and told about, by looking for messages */
-    (void)ipc_subscription_receive(pair->subscription, &byte, 1, NULL, 0);
+    bool over = ipc_subscription_receive(pair->subscription, &byte, 1, NULL, 0) == -EPIPE;
     take_events(walk, walk->in);
     take_events(walk, walk->out);
     if (walk->way->lasting && slice >= SLICES)
         fault_disarm();
-    return !pair->lost;
+    return !pair->lost && !over;
 }
 
 static bool meet(struct walk *walk, struct pair *pair)
@@ -357,6 +357,8 @@ static void use_service(struct walk *walk)
                 EXPECT(size == sizeof(question) && memcmp(request->data, &question, sizeof(question)) == 0);
                 answered = did(walk, ipc_request_reply(request, &question, sizeof(question), NULL), NULL);
             }
+            if (size == -EPIPE && !did(walk, -EPIPE, NULL)) /* the call would wait for another server */
+                ipc_call_cancel(call);
             result = ipc_call_wait(call, 0);
         } while (again(walk, result, &slice));
         result = ipc_call_next(call, &reply, 0);
