@@ -1,26 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * One table of settings drives parsing, checks and printing. inih splits the lines; it tells neither line numbers
- * nor empty sections, so the reader that feeds it does.
+ * One table of settings drives parsing, checks and printing.
  */
 #include "broker/core/util/config.h"
 
 #include <assert.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
-#include <ini.h>
-
+#include "broker/core/util/inifile.h"
 #include "broker/core/util/log.h"
 #include "broker/core/util/text.h"
 #include "proto/name.h"
-
-#define MISTAKES_MAX  50u
-#define LINE_MAX_SIZE 190u /* what inih takes on its stack */
 
 const struct limit_about limit_about[LIMIT_COUNT] = {
 #define LIMIT_ABOUT(id, setting, what, bytes, ...)                    LIMIT_ABOUT_(setting, what, bytes, __VA_ARGS__)
@@ -96,28 +90,9 @@ void config_done(struct config *config)
 
 struct parser {
     struct config *config;
-    const char *path;
-    const char *at, *end; /* what was not read yet */
-    unsigned line, mistakes;
-    FILE *errors;
-    char section[64];
     struct config_queue *queue;           /* whose section this is */
     unsigned set_at[CONFIG_SETTINGS_MAX]; /* line in this file, or 0 */
 };
-
-static void mistake(struct parser *parser, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static void mistake(struct parser *parser, const char *format, ...)
-{
-    va_list arguments;
-
-    if (parser->mistakes++ >= MISTAKES_MAX)
-        return;
-    fprintf(parser->errors, "%s:%u: ", parser->path, parser->line);
-    va_start(arguments, format);
-    vfprintf(parser->errors, format, arguments);
-    va_end(arguments);
-    fputc('\n', parser->errors);
-}
 
 static struct config_queue *queue_of(struct config *config, const char *name)
 {
@@ -137,77 +112,39 @@ static struct config_queue *queue_of(struct config *config, const char *name)
     return queues;
 }
 
-static void check_queue(struct parser *parser, const char *name)
+static void check_queue(struct inifile *file, const char *name)
 {
+    struct parser *parser = file->context;
     const char *wrong = ipc_name_check(name, false);
 
     if (wrong) {
-        mistake(parser, "[queue NAME]: this is no name of a queue: %s", wrong);
+        inifile_mistake(file, "[queue NAME]: this is no name of a queue: %s", wrong);
         return;
     }
     parser->queue = queue_of(parser->config, name);
     if (!parser->queue)
-        mistake(parser, "out of memory");
+        inifile_mistake(file, "out of memory");
     else if (!parser->queue->origin[0])
-        (void)snprintf(parser->queue->origin, sizeof(parser->queue->origin), "%s:%u", parser->path,
-                       parser->line);
+        (void)snprintf(parser->queue->origin, sizeof(parser->queue->origin), "%s:%u", file->path, file->line);
 }
 
-static void check_section(struct parser *parser, const char *line)
+static void on_section(struct inifile *file, const char *name)
 {
-    size_t size = strcspn(line + 1, "]\r\n");
-    char quoted[80], name[LINE_MAX_SIZE];
+    struct parser *parser = file->context;
+    char quoted[80];
 
-    if (line[1 + size] != ']')
-        return; /* inih complains */
     parser->queue = NULL;
-    (void)snprintf(parser->section, sizeof(parser->section), "%.*s", (int)(size < 63 ? size : 63), line + 1);
-    if (strcmp(parser->section, "broker") == 0 || strcmp(parser->section, "limits") == 0)
+    if (strcmp(name, "broker") == 0 || strcmp(name, "limits") == 0)
         return;
-    if (strncmp(parser->section, "queue ", 6) == 0) {
-        (void)snprintf(name, sizeof(name), "%.*s", (int)size - 6, line + 7);
-        check_queue(parser, name + strspn(name, " "));
+    if (strncmp(name, "queue ", 6) == 0) {
+        check_queue(file, name + 6 + strspn(name + 6, " "));
         return;
     }
-    text_quote(quoted, sizeof(quoted), parser->section);
-    mistake(parser, "unknown section [%s]; there are [broker], [limits] and [queue NAME]", quoted);
+    text_quote(quoted, sizeof(quoted), name);
+    inifile_mistake(file, "unknown section [%s]; there are [broker], [limits] and [queue NAME]", quoted);
 }
 
-/* The next line for inih, without the space before it (which would continue the line before). A line that inih would
- * split, or that has a zero byte, is reported and handed over empty. */
-static char *read_line(char *line, int capacity, void *user)
-{
-    struct parser *parser = user;
-    const char *newline, *start = parser->at;
-    size_t size;
-
-    if (start >= parser->end)
-        return NULL;
-    newline = memchr(start, '\n', (size_t)(parser->end - start));
-    parser->at = newline ? newline + 1 : parser->end;
-    parser->line++;
-    size = (size_t)((newline ? newline : parser->end) - start);
-    while (size > 0 && (*start == ' ' || *start == '\t' || *start == '\r')) {
-        start++;
-        size--;
-    }
-    if (memchr(start, '\0', size)) {
-        mistake(parser, "the line has a zero byte");
-        size = 0;
-    } else if (size > LINE_MAX_SIZE || size + 2 > (size_t)capacity) {
-        mistake(parser, "the line has %zu bytes, more than the %u that are allowed", size, LINE_MAX_SIZE);
-        size = 0;
-    }
-    memcpy(line, start, size);
-    line[size] = '\0';
-    if (line[0] == '[')
-        check_section(parser, line);
-    line[size] = '\n';
-    line[size + 1] = '\0';
-    return line;
-}
-
-static void parse_number(struct parser *parser, const struct setting *setting, const char *value,
+static void parse_number(struct inifile *file, const struct setting *setting, const char *value,
                          uint64_t *field)
 {
     bool size = setting->kind == KIND_SIZE;
@@ -222,11 +159,11 @@ static void parse_number(struct parser *parser, const struct setting *setting, c
     text_from_number(least, sizeof(least), setting->least, size);
     text_from_number(most, sizeof(most), setting->most, size);
     text_quote(quoted, sizeof(quoted), value);
-    mistake(parser, "%s = %s: a whole number from %s to %s is allowed%s", setting->key, quoted, least, most,
-            size ? ", with K, M or G for 1024, 1024^2, 1024^3 bytes" : "");
+    inifile_mistake(file, "%s = %s: a whole number from %s to %s is allowed%s", setting->key, quoted, least,
+                    most, size ? ", with K, M or G for 1024, 1024^2, 1024^3 bytes" : "");
 }
 
-static void parse_mode(struct parser *parser, const char *value, uint64_t *field)
+static void parse_mode(struct inifile *file, const char *value, uint64_t *field)
 {
     uint64_t mode = 0;
     size_t size = strlen(value);
@@ -234,7 +171,7 @@ static void parse_mode(struct parser *parser, const char *value, uint64_t *field
 
     if (size < 3 || size > 4 || strspn(value, "01234567") != size || (size == 4 && value[0] != '0')) {
         text_quote(quoted, sizeof(quoted), value);
-        mistake(parser, "socket-mode = %s: three octal digits are allowed, such as 660", quoted);
+        inifile_mistake(file, "socket-mode = %s: three octal digits are allowed, such as 660", quoted);
         return;
     }
     for (; *value; value++)
@@ -242,8 +179,9 @@ static void parse_mode(struct parser *parser, const char *value, uint64_t *field
     *field = mode;
 }
 
-static void parse_value(struct parser *parser, const struct setting *setting, const char *value)
+static void parse_value(struct inifile *file, const struct setting *setting, const char *value)
 {
+    const struct parser *parser = file->context;
     char *field = (char *)parser->config + setting->offset;
     char quoted[64];
 
@@ -251,120 +189,125 @@ static void parse_value(struct parser *parser, const struct setting *setting, co
     switch (setting->kind) {
     case KIND_PATH:
         if (value[0] != '/')
-            mistake(parser, "%s = %s: an absolute path is expected", setting->key, quoted);
+            inifile_mistake(file, "%s = %s: an absolute path is expected", setting->key, quoted);
         else if (strlen(value) > IPC_MAX_ADDRESS_SIZE)
-            mistake(parser, "%s: a path of at most %u bytes is allowed", setting->key, IPC_MAX_ADDRESS_SIZE);
+            inifile_mistake(file, "%s: a path of at most %u bytes is allowed", setting->key,
+                            IPC_MAX_ADDRESS_SIZE);
         else
             (void)snprintf(field, IPC_MAX_ADDRESS_SIZE + 1, "%s", value);
         break;
     case KIND_LEVEL:
         if (log_level_from_word(value) < 0)
-            mistake(parser, "%s = %s: error, warning, notice, info and debug are allowed", setting->key,
-                    quoted);
+            inifile_mistake(file, "%s = %s: error, warning, notice, info and debug are allowed", setting->key,
+                            quoted);
         else
             *(uint64_t *)(void *)field = (uint64_t)log_level_from_word(value);
         break;
     case KIND_MODE:
-        parse_mode(parser, value, (uint64_t *)(void *)field);
+        parse_mode(file, value, (uint64_t *)(void *)field);
         break;
     case KIND_COUNT:
     case KIND_SIZE:
-        parse_number(parser, setting, value, (uint64_t *)(void *)field);
+        parse_number(file, setting, value, (uint64_t *)(void *)field);
         break;
     }
 }
 
-static void unknown_key(struct parser *parser, const char *section, const char *key)
+static void unknown_key(struct inifile *file, const char *section, const char *key)
 {
+    const struct parser *parser = file->context;
     bool in_queue = strncmp(section, "queue ", 6) == 0;
-    char quoted[80];
+    char quoted[80], known[1024] = "";
+    size_t n = in_queue ? IPC_QUEUE_SETTINGS : N_SETTINGS, at = 0;
 
     text_quote(quoted, sizeof(quoted), key);
     if (section[0] == '\0') {
-        mistake(parser, "'%s' stands before any section; write [broker] or [limits] first", quoted);
+        inifile_mistake(file, "'%s' stands before any section; write [broker] or [limits] first", quoted);
         return;
     }
     if (in_queue ? !parser->queue : strcmp(section, "broker") != 0 && strcmp(section, "limits") != 0)
         return; /* the section was reported */
-    if (parser->mistakes++ >= MISTAKES_MAX)
-        return;
-    fprintf(parser->errors, "%s:%u: unknown setting '%s' in [%s]; there are:", parser->path, parser->line,
-            quoted, in_queue ? "queue NAME" : section);
-    for (size_t i = 0; !in_queue && i < N_SETTINGS; i++) {
-        if (strcmp(settings[i].section, section) == 0)
-            fprintf(parser->errors, " %s", settings[i].key);
+    for (size_t i = 0; i < n && at < sizeof(known); i++) {
+        if (in_queue || strcmp(settings[i].section, section) == 0)
+            at += (size_t)snprintf(known + at, sizeof(known) - at, " %s",
+                                   in_queue ? ipc_queue_settings[i].name : settings[i].key);
     }
-    for (size_t i = 0; in_queue && i < IPC_QUEUE_SETTINGS; i++)
-        fprintf(parser->errors, " %s", ipc_queue_settings[i].name);
-    fputc('\n', parser->errors);
+    inifile_mistake(file, "unknown setting '%s' in [%s]; there are:%s", quoted,
+                    in_queue ? "queue NAME" : section, known);
 }
 
 /* True if the setting was not set in this file yet; else that was said. */
-static bool set_once(struct parser *parser, unsigned *line, const char *key)
+static bool set_once(struct inifile *file, unsigned *line, const char *key)
 {
     if (*line)
-        mistake(parser, "%s was set already in line %u of this file", key, *line);
+        inifile_mistake(file, "%s was set already in line %u of this file", key, *line);
     else
-        *line = parser->line;
-    return *line == parser->line;
+        *line = file->line;
+    return *line == file->line;
 }
 
-static void parse_queue_setting(struct parser *parser, const struct ipc_queue_setting *setting,
+static void parse_queue_setting(struct inifile *file, const struct ipc_queue_setting *setting,
                                 const char *value)
 {
-    struct config_queue *queue = parser->queue;
+    struct config_queue *queue = ((struct parser *)file->context)->queue;
     char why[IPC_QUEUE_TEXT_SIZE];
 
-    if (!set_once(parser, &queue->set_at[setting - ipc_queue_settings], setting->name))
+    if (!set_once(file, &queue->set_at[setting - ipc_queue_settings], setting->name))
         return;
     if (ipc_queue_setting_parse(setting, value, &queue->settings, why) < 0)
-        mistake(parser, "%s", why);
+        inifile_mistake(file, "%s", why);
     else if (setting->kind == IPC_QUEUE_NAME)
         (void)snprintf(queue->dead_letter, sizeof(queue->dead_letter), "%s", queue->settings.dead_letter);
     queue->settings.dead_letter = (char *)(uintptr_t)protobuf_c_empty_string;
     if (strcmp(queue->dead_letter, queue->name) == 0)
-        mistake(parser, "dead-letter: a queue cannot be the queue of its own dead letters");
+        inifile_mistake(file, "dead-letter: a queue cannot be the queue of its own dead letters");
 }
 
-static int parse_setting(void *user, const char *section, const char *key, const char *value)
+static void on_setting(struct inifile *file, const char *section, const char *key, const char *value)
 {
-    struct parser *parser = user;
+    struct parser *parser = file->context;
     const struct ipc_queue_setting *of_queue = parser->queue ? ipc_queue_setting_find(key) : NULL;
 
     if (of_queue) {
-        parse_queue_setting(parser, of_queue, value);
-        return 1;
+        parse_queue_setting(file, of_queue, value);
+        return;
     }
     for (size_t i = 0; i < N_SETTINGS; i++) {
         if (strcmp(settings[i].section, section) != 0 || strcmp(settings[i].key, key) != 0)
             continue;
-        if (!set_once(parser, &parser->set_at[i], key))
-            return 1;
-        parse_value(parser, &settings[i], value);
-        (void)snprintf(parser->config->origin[i], sizeof(parser->config->origin[i]), "%s:%u", parser->path,
-                       parser->line);
-        return 1;
+        if (!set_once(file, &parser->set_at[i], key))
+            return;
+        parse_value(file, &settings[i], value);
+        (void)snprintf(parser->config->origin[i], sizeof(parser->config->origin[i]), "%s:%u", file->path,
+                       file->line);
+        return;
     }
-    unknown_key(parser, section, key);
-    return 1;
+    unknown_key(file, section, key);
 }
 
 unsigned config_parse(struct config *config, const char *path, const char *text, size_t size, FILE *errors)
 {
-    struct parser parser = {.config = config, .path = path, .at = text, .end = text + size, .errors = errors};
-    int line;
+    static const struct inifile_use use = {on_section, on_setting};
+    struct parser parser = {.config = config};
 
     for (size_t i = 0; i < config->n_queues; i++)
         memset(config->queues[i].set_at, 0, sizeof(config->queues[i].set_at));
-    line = ini_parse_stream(read_line, &parser, parse_setting, &parser);
+    return inifile_parse(&use, &parser, path, text, size, errors);
+}
 
-    if (line != 0) {
-        parser.line = line > 0 ? (unsigned)line : 0;
-        mistake(&parser, "'setting = value', '[section]', or a comment after '#' is expected");
-    }
-    if (parser.mistakes > MISTAKES_MAX)
-        fprintf(errors, "%s: %u more mistakes\n", path, parser.mistakes - MISTAKES_MAX);
-    return parser.mistakes;
+static unsigned parse_file(void *context, const char *path, const char *text, size_t size, FILE *errors)
+{
+    return config_parse(context, path, text, size, errors);
+}
+
+unsigned config_load(struct config *config, const char *path, bool required, FILE *errors)
+{
+    return inifile_load(parse_file, config, path, required, errors);
+}
+
+char *config_default_path(void)
+{
+    return inifile_default_path("ipcd.conf");
 }
 
 void config_resolve(struct config *config, size_t open_files_max)
