@@ -40,7 +40,7 @@ if(TARGET ipc_shared)
     install(FILES "${PROJECT_BINARY_DIR}/libipc.pc" DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
 endif()
 
-foreach(program IN ITEMS ipcd ipcd-run)
+foreach(program IN ITEMS ipcd ipcd-run ipcd-mq ipcd-zmq)
     if(TARGET ${program})
         install(TARGETS ${program} RUNTIME DESTINATION "${CMAKE_INSTALL_SBINDIR}")
     endif()
@@ -77,7 +77,7 @@ endif()
 
 # What must be built before `cmake --install`: all of the above, and none of the tests.
 add_custom_target(installed)
-foreach(target IN ITEMS ipc_shared ipc_static ipc-pack ipcd ipcd-run ipcctl man)
+foreach(target IN ITEMS ipc_shared ipc_static ipc-pack ipcd ipcd-run ipcd-mq ipcd-zmq ipcctl man)
     if(TARGET ${target})
         add_dependencies(installed ${target})
     endif()

@@ -26,7 +26,10 @@
  X(PAIRING_FAILED, LOG_WARNING, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e0a", "pairing-failed")     \
  X(LANE, LOG_DEBUG, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e0b", "lane")                           \
  X(CHILD, LOG_ERR, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e0c", "child")                           \
- X(QUEUE, LOG_NOTICE, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e10", "queue")
+ X(QUEUE, LOG_NOTICE, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e10", "queue")                        \
+ X(GATEWAY, LOG_NOTICE, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e11", "gateway")                    \
+ X(BINDING, LOG_WARNING, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e12", "binding")                   \
+ X(BAD_INPUT, LOG_WARNING, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e13", "bad-input")
 
 enum log_kind {
 #define LOG_ENUM(kind, level, id, name) LOG_##kind,

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * ipcd-mq: POSIX message queues in the broker's name space. See docs/gateways.md and ipcd-mq(8).
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "broker/gateways/mq/mq.h"
+#include "proto/name.h"
+
+#define FIELD(name) offsetof(struct mq_settings, name)
+
+static const char *const direction_words[] = {"in", "out", NULL};
+static const char *const form_words[] = {"raw", NULL};
+static const char *const full_words[] = {"wait", "drop", NULL};
+static const char *const refused_words[] = {"hold", "drop", NULL};
+static const char *const oversize_words[] = {"dead-letter", "drop", NULL};
+static const char *const yes_words[] = {"no", "yes", NULL};
+
+static const struct gateway_setting settings[] = {
+    {"direction", GATEWAY_WORD, FIELD(direction), 0, 0, direction_words, NULL},
+    {"mqueue", GATEWAY_TEXT, FIELD(mqueue), 0, MQ_NAME_SIZE, NULL, NULL},
+    {"topic", GATEWAY_TEXT, FIELD(topic), 0, GATEWAY_VALUE_SIZE, NULL, ""},
+    {"queue", GATEWAY_TEXT, FIELD(queue), 0, GATEWAY_VALUE_SIZE, NULL, ""},
+    {"form", GATEWAY_WORD, FIELD(form), 0, 0, form_words, "raw"},
+    {"full", GATEWAY_WORD, FIELD(full), 0, 0, full_words, "wait"},
+    {"refused", GATEWAY_WORD, FIELD(refused), 0, 0, refused_words, "hold"},
+    {"oversize", GATEWAY_WORD, FIELD(oversize), 0, 0, oversize_words, "dead-letter"},
+    {"identity", GATEWAY_TEXT, FIELD(identity), 0, 64, NULL, ""},
+    {"create", GATEWAY_WORD, FIELD(create), 0, 0, yes_words, "yes"},
+    {"mode", GATEWAY_MODE, FIELD(mode), 0, 0777, NULL, "600"},
+    {"owner", GATEWAY_TEXT, FIELD(owner), 0, 64, NULL, ""},
+    {"messages", GATEWAY_COUNT, FIELD(messages), 1, 65536, NULL, "10"},
+    {"message-size", GATEWAY_SIZE, FIELD(message_size), 1, 16777216, NULL, "8K"},
+    {"prefetch", GATEWAY_COUNT, FIELD(prefetch), 1, 65536, NULL, "64"},
+};
+const struct gateway_table mq_table = {settings, sizeof(settings) / sizeof(settings[0]),
+                                       sizeof(struct mq_settings)};
+
+int mq_check(const void *own, const void *binding, char why[GATEWAY_WHY_SIZE])
+{
+    const struct mq_settings *given = binding;
+    const char *wrong = mqueue_name_check(given->mqueue);
+
+    (void)own;
+    if (wrong) {
+        (void)snprintf(why, GATEWAY_WHY_SIZE, "mqueue = %.100s: %s", given->mqueue, wrong);
+        return -EINVAL;
+    }
+    if (!given->topic[0] == !given->queue[0]) {
+        (void)snprintf(why, GATEWAY_WHY_SIZE, "either topic or queue has to be given");
+        return -EINVAL;
+    }
+    wrong = given->topic[0] ? ipc_name_check(given->topic, given->direction == MQ_OUT)
+                            : ipc_name_check(given->queue, false);
+    if (wrong) {
+        (void)snprintf(why, GATEWAY_WHY_SIZE, "%.100s: %s", given->topic[0] ? given->topic : given->queue,
+                       wrong);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+static int start(struct gateway *gateway)
+{
+    (void)gateway;
+    mq_limits_probe();
+    return 0;
+}
+
+static int bind_one(struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE])
+{
+    const struct mq_settings *given = binding->settings;
+
+    return given->direction == MQ_IN ? in_bind(binding, why) : out_bind(binding, why);
+}
+
+static void unbind_one(struct gateway_binding *binding)
+{
+    const struct mq_settings *given = binding->settings;
+
+    if (given->direction == MQ_IN)
+        in_unbind(binding);
+    else
+        out_unbind(binding);
+}
+
+static bool uses(const struct gateway_binding *binding, const char *made)
+{
+    const struct mq_settings *given = binding->settings;
+
+    return strcmp(given->mqueue, made) == 0 || strcmp(given->reply, made) == 0;
+}
+
+static void on_event(struct gateway *gateway, const struct ipc_event *event)
+{
+    for (size_t i = 0; i < gateway->n_bindings; i++) {
+        const struct mq_settings *given = gateway->bindings[i]->settings;
+
+        if (given->direction == MQ_OUT)
+            out_event(gateway->bindings[i], event);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const struct gateway_kind kind = {
+        .name = "mq",
+        .program = "ipcd-mq",
+        .doc =
+            "Join POSIX message queues to the names of ipcd.\vBindings come from the configuration and from `ipcctl "
+            "bind mq'. Stopped by SIGTERM or SIGINT. See ipcd-mq(8).",
+        .binds = {settings, sizeof(settings) / sizeof(settings[0]), sizeof(struct mq_settings)},
+        .check = mq_check,
+        .start = start,
+        .bind = bind_one,
+        .unbind = unbind_one,
+        .uses = uses,
+        .unmake = mqueue_unmake,
+        .event = on_event,
+        .limits = mq_limits_tell,
+    };
+
+    return gateway_main(&kind, argc, argv);
+}

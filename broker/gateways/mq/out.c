@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * From a queue or a topic into an mqueue. Of a queue, a message is acknowledged after the mqueue has taken it: if this
+ * process is killed in between, it comes again. While the mqueue is full, nothing more is taken.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/gateways/mq/mq.h"
+#include "proto/name.h"
+
+struct outbound {
+    struct gateway_binding *binding;
+    struct mqueue mqueue;
+    ipc_consumer *consumer;
+    ipc_subscription *subscription;
+    struct gateway_source input;
+    struct ipc_queue_message taken[MQ_BURST]; /* of a queue: [next, count) wait to be sent */
+    size_t next, count;
+    char *buffer; /* of a topic: capacity bytes, in which `held` are a message */
+    size_t capacity, size;
+    bool held, detached;
+};
+
+static bool is_full(int error)
+{
+    return error == EAGAIN || error == EINTR;
+}
+
+/* 0: the mqueue has it; 1: it is full and the message dropped; -EAGAIN: it is full; another negative errno. */
+static int put(struct outbound *out, const void *data, size_t size, unsigned priority)
+{
+    const struct mq_settings *settings = out->binding->settings;
+    struct gateway_counters *counters = &out->binding->counters;
+
+    if (mq_send(out->mqueue.source.fd, data, size, priority) == 0) {
+        counters->sent++;
+        counters->bytes += size;
+        return 0;
+    }
+    if (!is_full(errno))
+        return -errno;
+    if (settings->full == MQ_FULL_WAIT)
+        return -EAGAIN;
+    counters->dropped++;
+    return 1;
+}
+
+/* Messages are taken, or what is there waits for room. */
+static void wait_on(struct outbound *out, bool full)
+{
+    struct gateway *gateway = out->binding->gateway;
+
+    out->binding->blocked = full;
+    out->binding->counters.held = out->count - out->next + out->held;
+    (void)mqueue_watch(&out->mqueue, full ? EPOLLOUT : 0);
+    (void)gateway_watch(gateway, &out->input, full ? 0 : EPOLLIN);
+}
+
+/* ---- of a queue ------------------------------------------------------------------------------------------ */
+
+static int refuse(struct outbound *out, const struct ipc_queue_message *message)
+{
+    const struct mq_settings *settings = out->binding->settings;
+    struct ipc_nack how = IPC_NACK_INIT;
+    char reason[192];
+
+    if (settings->oversize == MQ_OVERSIZE_DROP) {
+        out->binding->counters.dropped++;
+        return ipc_consumer_ack(out->consumer, message->delivery);
+    }
+    (void)snprintf(reason, sizeof(reason), "%zu bytes are more than the %zu of mqueue %.64s", message->size,
+                   out->mqueue.message_size, settings->mqueue);
+    how.flags = IPC_NACK_DEAD;
+    how.reason = reason;
+    out->binding->counters.dead++;
+    gateway_binding_say(out->binding, "a dead letter: %s", reason);
+    return ipc_consumer_nack(out->consumer, message->delivery, message->delivery, &how);
+}
+
+/* 0; -EAGAIN the mqueue is full; another negative errno: of the consumer or the mqueue. */
+static int send_taken(struct outbound *out)
+{
+    int result = 0;
+
+    while (out->next < out->count && result == 0) {
+        const struct ipc_queue_message *message = &out->taken[out->next];
+
+        if (message->size > out->mqueue.message_size) {
+            result = refuse(out, message);
+        } else {
+            result = put(out, message->data, message->size, message->priority);
+            if (result >= 0)
+                result = ipc_consumer_ack(out->consumer, message->delivery);
+        }
+        if (result == 0)
+            out->next++;
+    }
+    if (out->next == out->count && out->count > 0) {
+        (void)ipc_consumer_release(out->consumer, out->count);
+        out->next = out->count = 0;
+    }
+    return result;
+}
+
+static int from_queue(struct outbound *out)
+{
+    int result = send_taken(out);
+
+    if (result == 0) {
+        ssize_t count = ipc_consumer_take(out->consumer, out->taken, MQ_BURST, 0);
+
+        if (count == -EAGAIN)
+            return 0;
+        if (count < 0)
+            return (int)count;
+        out->count = (size_t)count;
+        result = send_taken(out);
+    }
+    return result;
+}
+
+/* ---- of a topic ------------------------------------------------------------------------------------------ */
+
+static int join(struct outbound *out, struct ipc_error *error)
+{
+    const struct mq_settings *settings = out->binding->settings;
+    struct gateway *gateway = out->binding->gateway;
+    struct ipc_subscription_options options = IPC_SUBSCRIPTION_OPTIONS_INIT;
+    int result;
+
+    options.spin_max_ns = 0;
+    options.slow = settings->full == MQ_FULL_WAIT ? IPC_SLOW_BLOCK : IPC_SLOW_DROP_OLDEST;
+    gateway_unwatch(gateway, &out->input);
+    out->subscription = ipc_subscription_close(out->subscription);
+    result = ipc_subscription_open(&out->subscription, gateway->connection, settings->topic, &options, error);
+    if (result < 0)
+        return result;
+    out->input.fd = ipc_subscription_fd(out->subscription);
+    return out->input.fd < 0 ? out->input.fd : gateway_watch(gateway, &out->input, EPOLLIN);
+}
+
+/* The next message into the buffer, which grows as needed. */
+static int receive(struct outbound *out)
+{
+    for (;;) {
+        struct ipc_message message;
+        ssize_t size = ipc_subscription_receive(out->subscription, out->buffer, out->capacity, &message, 0);
+
+        if (size != -EMSGSIZE) {
+            if (size >= 0) {
+                out->binding->counters.dropped += message.lost;
+                out->size = (size_t)size;
+                out->held = true;
+            }
+            return size < 0 ? (int)size : 0;
+        }
+        char *larger = realloc(out->buffer, message.size);
+
+        if (!larger)
+            return -ENOMEM;
+        out->buffer = larger;
+        out->capacity = message.size;
+    }
+}
+
+static int from_topic(struct outbound *out)
+{
+    for (unsigned i = 0; i < MQ_BURST; i++) {
+        int result = out->held ? 0 : receive(out);
+
+        if (result == -EAGAIN)
+            break;
+        if (result < 0)
+            return result;
+        if (out->size > out->mqueue.message_size) {
+            out->binding->counters.dropped++;
+            gateway_binding_say(out->binding, "dropped: %zu bytes are more than the %zu of its mqueue",
+                                out->size, out->mqueue.message_size);
+        } else {
+            result = put(out, out->buffer, out->size, 0);
+        }
+        if (result < 0)
+            return result;
+        out->held = false;
+    }
+    if (out->detached) {
+        out->detached = false;
+        return join(out, NULL);
+    }
+    return 0;
+}
+
+/* A publisher that waited for us has given up. Until we join again, what it publishes is lost to us. */
+void out_event(struct gateway_binding *binding, const struct ipc_event *event)
+{
+    const struct mq_settings *settings = binding->settings;
+    struct outbound *out = binding->open;
+
+    if (!out || !out->subscription || event->kind != IPC_EVENT_WRITER_LEFT ||
+        event->reason != IPC_REASON_SLOW || !ipc_name_match(settings->topic, event->topic))
+        return;
+    binding->counters.dropped++;
+    gateway_binding_say(
+        binding,
+        "its mqueue was full for so long that %s[%u] goes on without it: messages of %.100s are lost",
+        event->peer.name, event->peer.pid, event->topic);
+    out->detached = true;
+}
+
+/* ---- both ------------------------------------------------------------------------------------------------ */
+
+static void go_on(struct outbound *out)
+{
+    struct gateway *gateway = out->binding->gateway;
+    int result = out->consumer ? from_queue(out) : from_topic(out);
+
+    if (result == 0 || result == -EAGAIN) {
+        wait_on(out, result == -EAGAIN);
+        if (out->subscription)
+            gateway_take_events(gateway);
+        return;
+    }
+    if (!gateway_is_over(gateway, result))
+        gateway_binding_fail(out->binding, "messages cannot be handed on: %s", strerror(-result));
+}
+
+static void on_input(struct gateway_source *source, uint32_t events)
+{
+    (void)events;
+    go_on(source->context);
+}
+
+static void on_room(struct gateway_source *source, uint32_t events)
+{
+    struct mqueue *mqueue = source->context;
+
+    (void)events;
+    go_on(mqueue->binding->open);
+}
+
+int out_bind(struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE])
+{
+    const struct mq_settings *settings = binding->settings;
+    struct gateway *gateway = binding->gateway;
+    struct outbound *out = calloc(1, sizeof(*out));
+    struct ipc_error error = {.text = ""};
+    int result;
+
+    if (!out)
+        return mq_why(why, "binding", -ENOMEM, NULL);
+    binding->open = out;
+    out->binding = binding;
+    out->mqueue.source.fd = -1;
+    out->input = (struct gateway_source){.fd = -1, .ready = on_input, .context = out};
+    result = mqueue_open(&out->mqueue, binding, settings->mqueue, O_WRONLY, on_room, why);
+    if (result < 0)
+        return result;
+    if (settings->topic[0])
+        return mq_why(why, settings->topic, join(out, &error), &error);
+    struct ipc_consumer_options options = IPC_CONSUMER_OPTIONS_INIT;
+
+    options.spin_max_ns = 0;
+    options.prefetch = (uint32_t)settings->prefetch;
+    result = ipc_consumer_open(&out->consumer, gateway->connection, settings->queue, &options, &error);
+    if (result == 0) {
+        out->input.fd = ipc_consumer_fd(out->consumer);
+        result = out->input.fd < 0 ? out->input.fd : gateway_watch(gateway, &out->input, EPOLLIN);
+    }
+    return mq_why(why, settings->queue, result, &error);
+}
+
+void out_unbind(struct gateway_binding *binding)
+{
+    struct outbound *out = binding->open;
+
+    mqueue_close(&out->mqueue);
+    gateway_unwatch(binding->gateway, &out->input);
+    (void)ipc_consumer_close(out->consumer);
+    (void)ipc_subscription_close(out->subscription);
+    free(out->buffer);
+    free(out);
+}
