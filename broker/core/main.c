@@ -182,6 +182,8 @@ static int serve(const struct config *config, const struct broker_options *broke
         result = loop_run(broker);
         log_write(LOG_STOPPED, NULL, "stopped");
     }
+    if (result < 0 && broker && broker->keep.stores)
+        exit(EXIT_FAILURE); /* as if killed: to end its sessions would take them from the next ipcd */
     /* The socket goes first: whoever finds no socket knows that nobody answers. */
     listener_close(&listener);
     broker_free(broker);

@@ -57,6 +57,7 @@ struct broker {
     struct list overdue;         /* sessions that are to be ended for what they do not confirm */
     struct list orphans;         /* cells whose session is gone */
     struct list unwatched;       /* sessions of an earlier ipcd, not in the loop yet */
+    bool watch_later;            /* something is lacking for those: try again in a moment */
     struct leftovers *leftovers; /* of recover.c: descriptors of an earlier ipcd that may belong to nothing */
     unsigned n_refused;
 

@@ -94,7 +94,7 @@ static void drain(int fd)
 static void on_retry(struct broker *broker)
 {
     drain(broker->retry_fd);
-    broker->retry_armed = broker->retry_later = false;
+    broker->retry_armed = broker->retry_later = broker->watch_later = false;
     if (broker->keep.lost)
         keep_all(broker);
     session_retry_stalled(broker);
@@ -166,7 +166,8 @@ static void stop(struct broker *broker)
 
 static bool idle(const struct broker *broker)
 {
-    return list_empty(&broker->dirty) && list_empty(&broker->unwatched) && !broker->leftovers;
+    return list_empty(&broker->dirty) && (broker->watch_later || list_empty(&broker->unwatched)) &&
+           !broker->leftovers;
 }
 
 /* How long the loop may sleep, in milliseconds. */

@@ -478,7 +478,11 @@ static void watch(struct broker *broker, struct session *session)
     int result = session_watch(broker, session);
 
     if (result < 0 && result != -EEXIST) {
-        session_end(broker, session, IPC_REASON_LIMIT, "the broker could not watch it");
+        session->watched = false;
+        loop_remove(broker, session->fd);
+        list_append(&broker->unwatched, &session->unwatched);
+        broker->watch_later = true;
+        loop_retry_soon(broker);
         return;
     }
     session_update_events(broker, session);
@@ -518,7 +522,7 @@ void recover_some(struct broker *broker)
 #ifdef IPC_PLANT_LEFT_OPEN
     broker->leftovers = left = leftovers_free(left);
 #endif
-    for (unsigned i = 0; i < WORK_PER_ROUND && !list_empty(&broker->unwatched); i++) {
+    for (unsigned i = 0; i < WORK_PER_ROUND && !broker->watch_later && !list_empty(&broker->unwatched); i++) {
         struct list *node = broker->unwatched.next;
 
         list_remove(node);

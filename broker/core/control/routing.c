@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <ipc/error.h>
@@ -54,6 +55,16 @@ static void queue_broken(struct broker *broker, const struct route_mail *mail)
     log_write(LOG_SYSTEM, NULL, "queue %s and its messages are lost: %s", queue->row->name, mail->text);
     answer_all(broker, queue);
     registry_queue_gone(broker, queue, IPC_REASON_CORRUPT);
+}
+
+static void queue_late(struct broker *broker, const struct route_mail *mail)
+{
+    const struct queue *queue = registry_queue(broker, mail->queue);
+
+    if (queue)
+        log_write(LOG_SYSTEM, NULL,
+                  "queue %s cannot go on yet: %s; its messages are kept, and it is tried again",
+                  queue->row->name, strerror(-mail->result));
 }
 
 static void port_broken(struct broker *broker, const struct route_mail *mail)
@@ -114,6 +125,9 @@ static void handle(struct broker *broker, struct route_mail *mail)
         break;
     case ROUTE_QUEUE_BROKEN:
         queue_broken(broker, mail);
+        break;
+    case ROUTE_QUEUE_LATE:
+        queue_late(broker, mail);
         break;
     case ROUTE_PORT_GONE:
         port = registry_port(broker, mail->port.id);

@@ -102,12 +102,15 @@ int state_check(int fd, uint32_t *ret_version)
     struct stat st;
 
     *ret_version = 0;
-    if (pread(fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header) || header.magic != STATE_MAGIC)
+    ssize_t size = pread(fd, &header, sizeof(header), 0);
+    if (size < 0 || fstat(fd, &st) < 0)
+        return -errno;
+    if (size != (ssize_t)sizeof(header) || header.magic != STATE_MAGIC)
         return -EBADMSG;
     *ret_version = header.version;
     if (header.version != STATE_VERSION || header.fingerprint != FINGERPRINT)
         return -EPROTO;
-    if (fstat(fd, &st) < 0 || (size_t)st.st_size != offset_of(STATE_TABLES))
+    if ((size_t)st.st_size != offset_of(STATE_TABLES))
         return -EBADMSG;
     for (int i = 0; i < STATE_TABLES; i++)
         if (header.rows[i] > tables[i].most)

@@ -193,9 +193,12 @@ int file_open(struct file *file, int fd, uint64_t queue, bool resumed, struct ro
     uint64_t size;
 
     *file = (struct file){.fd = fd, .budget = budget, .current = FILE_CHUNKS};
-    if (pread(fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header) || fstat(fd, &st) < 0 ||
-        header.magic != MAGIC || header.version != VERSION || header.queue != queue ||
-        header.dedup_window > IPC_MAX_DEDUP_WINDOW || header.chunks > FILE_CHUNKS)
+    ssize_t read = pread(fd, &header, sizeof(header), 0);
+
+    if (read < 0 || fstat(fd, &st) < 0)
+        return -errno;
+    if (read != (ssize_t)sizeof(header) || header.magic != MAGIC || header.version != VERSION ||
+        header.queue != queue || header.dedup_window > IPC_MAX_DEDUP_WINDOW || header.chunks > FILE_CHUNKS)
         return -EBADMSG;
     size = file_size(header.dedup_window);
     if ((uint64_t)st.st_size != size)

@@ -206,6 +206,8 @@ void port_add(struct router *router, struct route_mail *mail)
     if (result < 0) {
         if (port)
             unmap(router, port);
+        if (mail->port.resumed && router_put_off(router, mail, result))
+            return;
         mail->kind = ROUTE_PORT_GONE;
         mail->result = result;
         router_mail(router, mail);

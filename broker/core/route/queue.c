@@ -37,6 +37,8 @@ void queue_add(struct router *router, struct route_mail *mail)
     if (result < 0) {
         if (queue)
             queue_free(queue);
+        if (mail->resumed && router_put_off(router, mail, result))
+            return;
         mail->kind = ROUTE_QUEUE_BROKEN;
         mail->result = result;
         (void)snprintf(mail->text, sizeof(mail->text), "%s",

@@ -64,6 +64,7 @@ enum route_kind {
     /* From a router. */
     ROUTE_QUEUE_GONE, /* if it is: nothing of it or its ports is mapped or used any more; no ROUTE_PORT_GONE follows */
     ROUTE_QUEUE_BROKEN, /* the same unasked: its file makes no sense, or cannot be used (result); text says what */
+    ROUTE_QUEUE_LATE, /* it, or a port of it, could not be taken up from an earlier ipcd yet (result); tried again */
     ROUTE_PORT_GONE,   /* nothing of it is mapped or used any more; result < 0: it could not be added */
     ROUTE_PORT_BROKEN, /* its session wrote nonsense, text says what: end the session; the port ends as any */
     ROUTE_DID,

@@ -253,10 +253,40 @@ static bool hold_mail(struct queue *queue, struct route_mail *mail)
     return true;
 }
 
+static void put_off(struct router *router, struct route_mail *mail)
+{
+    struct route_mail **last = &router->put_off;
+
+    while (*last)
+        last = &(*last)->next;
+    *last = mail;
+    mail->next = NULL;
+    router_retry_soon(router);
+}
+
+bool router_put_off(struct router *router, struct route_mail *mail, int result)
+{
+    struct route_mail *news;
+
+    if (result == -EBADMSG || result == -EPROTO) /* it will not get better */
+        return false;
+    if (!mail->result && (news = route_mail_new(ROUTE_QUEUE_LATE, mail->queue, 0))) {
+        news->result = result;
+        router_mail(router, news);
+    }
+    mail->result = result; /* said once */
+    put_off(router, mail);
+    return true;
+}
+
 static void on_mail(struct router *router, struct route_mail *mail)
 {
     struct queue *queue = queue_of(router, mail->queue);
 
+    if (router->put_off && mail->kind != ROUTE_STOP) { /* it may be about what is not there yet */
+        put_off(router, mail);
+        return;
+    }
     if (queue && hold_mail(queue, mail))
         return;
     switch (mail->kind) {
@@ -305,6 +335,17 @@ static void on_mail(struct router *router, struct route_mail *mail)
     route_mail_free(mail);
 }
 
+static void take_again(struct router *router)
+{
+    struct route_mail *next, *mail = router->put_off;
+
+    router->put_off = NULL;
+    for (; mail; mail = next) {
+        next = mail->next;
+        on_mail(router, mail);
+    }
+}
+
 static void run_timers(struct router *router)
 {
     const struct heap_item *top;
@@ -327,6 +368,7 @@ static void run_timers(struct router *router)
     }
     if (router->retry_at && router->retry_at <= router->now_ns) {
         router->retry_at = 0;
+        take_again(router);
         list_for_each(node, &router->all)
         {
             struct queue *queue = list_entry(node, struct queue, link);
@@ -568,6 +610,10 @@ static void router_done(struct router *router)
 {
     struct route_mail *mail;
 
+    while ((mail = router->put_off)) {
+        router->put_off = mail->next;
+        route_mail_free(mail);
+    }
     list_for_each_safe(node, &router->all)
     {
         struct queue *queue = list_entry(node, struct queue, link);

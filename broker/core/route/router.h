@@ -157,6 +157,8 @@ struct router {
     _Atomic bool asleep;
     bool stopping;
     struct route_mail *stop; /* so that stopping needs no memory */
+    struct route_mail
+        *put_off; /* in order: what of an earlier ipcd's could not be taken up yet, and all mail since */
 };
 
 /* ---- router.c ---- */
@@ -164,6 +166,9 @@ void router_mail(struct router *router, struct route_mail *mail); /* to the cont
 void router_port_awake(struct router *router, struct port *port);
 void router_queue_dirty(struct queue *queue);
 void router_retry_soon(struct router *router);
+/* What an earlier ipcd had is not given up for want of memory: it is tried again, and the control thread is told. False if
+ * it is something else: then the mail stays the caller's. */
+bool router_put_off(struct router *router, struct route_mail *mail, int result);
 bool router_timer(struct queue *queue, enum timer_kind kind, uint64_t at, struct entry entry);
 
 /* ---- port.c ---- */

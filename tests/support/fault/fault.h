@@ -88,8 +88,11 @@ struct fault {
     _Atomic int32_t error;
     _Atomic uint32_t calls; /* of that kind since it was armed */
     _Atomic uint32_t hits;
-    _Atomic int64_t live;   /* allocations that were not freed */
-    _Atomic uint64_t where; /* the caller of the first that failed, from the start of its program */
+    _Atomic int64_t live;    /* allocations that were not freed */
+    _Atomic uint64_t where;  /* the caller of the first that failed, from the start of its program */
+    _Atomic uint32_t begun;  /* programs that found these words */
+    _Atomic uint32_t left;   /* and those that ended by exit(3) */
+    _Atomic uint32_t asleep; /* one of them had nothing to do: its first thread waited for events */
 };
 
 /* The words of this process; never NULL. */

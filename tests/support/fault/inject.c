@@ -41,8 +41,15 @@ __attribute__((constructor)) static void fault_find(void)
     void *shared = text ? mmap(NULL, sizeof(struct fault), PROT_READ | PROT_WRITE, MAP_SHARED, atoi(text), 0)
                         : MAP_FAILED;
     fault_spared--;
-    if (shared != MAP_FAILED)
-        fault = shared;
+    if (shared == MAP_FAILED)
+        return;
+    fault = shared;
+    atomic_fetch_add(&fault->begun, 1);
+}
+
+__attribute__((destructor)) static void fault_leave(void)
+{
+    atomic_fetch_add(&fault->left, 1);
 }
 
 /* ---- memory ---------------------------------------------------------------------------------------------- */
@@ -136,7 +143,7 @@ int __wrap_fcntl(int fd, int command, ...)
     va_start(arguments, command);
     void *argument = va_arg(arguments, void *);
     va_end(arguments);
-    return FAILS(FCNTL) ? -1 : __real_fcntl(fd, command, argument);
+    return command != F_GET_SEALS && FAILS(FCNTL) ? -1 : __real_fcntl(fd, command, argument);
 }
 
 WRAP(int, dup2, (int from, int to), (from, to), FAILS(DUP2))
@@ -167,8 +174,15 @@ WRAP(int, setsockopt, (int fd, int level, int option, const void *value, socklen
 WRAP(int, epoll_create1, (int flags), (flags), FAILS(EPOLL_CREATE))
 WRAP(int, epoll_ctl, (int set, int operation, int fd, struct epoll_event *event), (set, operation, fd, event),
      operation != EPOLL_CTL_DEL && FAILS(EPOLL_CTL))
+static bool falls_asleep(int timeout)
+{
+    if (timeout != 0 && gettid() == getpid())
+        atomic_store(&fault->asleep, 1);
+    return false;
+}
+
 WRAP(int, epoll_wait, (int set, struct epoll_event *events, int most, int timeout),
-     (set, events, most, timeout), FAILS(EPOLL_WAIT) || FAILS(EPOLL_WAIT_DEAD))
+     (set, events, most, timeout), FAILS(EPOLL_WAIT) || FAILS(EPOLL_WAIT_DEAD) || falls_asleep(timeout))
 WRAP(int, poll, (struct pollfd * polls, nfds_t count, int timeout), (polls, count, timeout), FAILS(POLL))
 WRAP(int, ppoll, (struct pollfd * polls, nfds_t count, const struct timespec *timeout, const sigset_t *mask),
      (polls, count, timeout, mask), FAILS(POLL))
