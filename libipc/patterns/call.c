@@ -438,11 +438,20 @@ static int send_call(struct ipc_call *call, const void *data, size_t size,
             if (result < 0)
                 return result;
         }
-        int result = call->copy ? send_copy(call, lane) : send_direct(call, lane, data, size, &how);
+        /* What was kept before goes first. */
+        int result = client->unsent && call->flags & IPC_CALL_KEEP && !call->direct ? -EAGAIN
+                     : call->copy                                                   ? send_copy(call, lane)
+                                  : send_direct(call, lane, data, size, &how);
         if (result == -EPIPE && client->connection->reconnects && client_ended(client))
             continue; /* it was not sent */
         if (result != -EAGAIN)
             return result;
+        if (call->flags & IPC_CALL_KEEP && !call->direct) {
+            result = call->copy ? 0 : keep_copy(call, lane, data, size, &how);
+            if (result == 0)
+                queue_unsent(call);
+            return result;
+        }
         result =
             wait_for_room(call, lane, call->copy ? call->copy_size : sizeof(struct ipc_call_head) + size);
         if (result < 0)
@@ -467,7 +476,7 @@ static int begin(struct ipc_call **ret, struct ipc_client *client, const void *d
                  const struct ipc_call_options *options, void *into, size_t capacity, bool direct)
 {
     if ((!data && size) || options->size != sizeof(*options) ||
-        (options->flags & ~(IPC_CALL_RETRY | IPC_CALL_WAIT)))
+        (options->flags & ~(IPC_CALL_RETRY | IPC_CALL_WAIT | IPC_CALL_KEEP)))
         return -EINVAL;
     if (size > IPC_MAX_MESSAGE_SIZE)
         return -EMSGSIZE;

@@ -194,7 +194,7 @@ done
 
 # ---- the rest of what is installed ---------------------------------------------------------------------------
 
-for program in sbin/ipcd sbin/ipcd-run sbin/ipcd-mq bin/ipcctl; do
+for program in sbin/ipcd sbin/ipcd-run sbin/ipcd-mq sbin/ipcd-zmq bin/ipcctl; do
     if [[ -e $build/${program/sbin/broker} || -e $build/${program/bin/tools} ]]; then
         [[ -x $prefix/$program ]] || die "not installed: $program"
         bad=$(objdump -p "$prefix/$program" | awk '$1 == "RPATH" || $1 == "RUNPATH" { print $2 }')

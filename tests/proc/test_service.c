@@ -744,6 +744,46 @@ static void test_server_by_descriptor(void **state)
     ipc_connection_close(connection);
 }
 
+/* Calls that are to wait for nothing, while nobody reads them: they are kept, and go out in order. */
+static void test_kept_calls(void **state)
+{
+    enum { KEPT = 400 };
+    static ipc_call *calls[KEPT];
+    struct ipc_call_options options = IPC_CALL_OPTIONS_INIT;
+    struct ipc_client_stats stats;
+    ipc_connection *connection = connection_new();
+    ipc_server *server;
+    unsigned char text[64] = {0};
+    (void)state;
+    EXPECT_EQ(ipc_server_open(&server, connection, SERVICE, NULL, NULL), 0);
+    ipc_client *client = client_new(connection, 4096);
+    options.flags = IPC_CALL_KEEP | IPC_CALL_WAIT;
+    options.timeout_ns = IPC_FOREVER;
+    for (uint32_t i = 0; i < KEPT; i++) {
+        memcpy(text, &i, sizeof(i));
+        EXPECT_EQ(ipc_call_start(&calls[i], client, text, sizeof(text), &options), 0);
+    }
+    for (uint32_t i = 0; i < KEPT;) {
+        struct ipc_request *request;
+        uint32_t number;
+        ssize_t size = ipc_server_receive(server, text, sizeof(text), &request, 0);
+        EXPECT(ipc_client_dispatch(client, 0) >= 0);
+        if (size == -EAGAIN)
+            continue;
+        EXPECT_EQ(size, sizeof(text));
+        memcpy(&number, text, sizeof(number));
+        EXPECT_EQ(number, i++);
+        EXPECT_EQ(ipc_request_reply(request, &number, sizeof(number), NULL), 0);
+    }
+    for (uint32_t i = 0; i < KEPT; i++) {
+        EXPECT_EQ(ipc_call_wait(calls[i], IPC_FOREVER), 0);
+        ipc_call_free(calls[i]);
+    }
+    EXPECT_EQ(ipc_client_stats(client, &stats), 0);
+    EXPECT_EQ(stats.waits, 0);
+    ipc_connection_close(connection);
+}
+
 static void test_limits(void **state)
 {
     (void)state;
@@ -804,6 +844,7 @@ int main(int argc, char **argv)
         SERVICE_CASE(test_client_killed),
         SERVICE_CASE(test_epoll_loop),
         SERVICE_CASE(test_server_by_descriptor),
+        SERVICE_CASE(test_kept_calls),
         SERVICE_CASE(test_limits),
     };
     if (argc > 1)

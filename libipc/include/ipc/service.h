@@ -202,6 +202,9 @@ struct ipc_call_options {
 #define IPC_CALL_RETRY 0x1u
 /** If there is no server, wait for one to appear. */
 #define IPC_CALL_WAIT  0x2u
+/** ipc_call_start(): if there is no room in the lane to its server, keep a copy and send it from later calls of the
+ * library on this client, instead of waiting for room. No event says that there is room: dispatch at times. */
+#define IPC_CALL_KEEP  0x4u
 
 /** An answer, or a part of one, or an error. */
 struct ipc_reply {
@@ -246,7 +249,7 @@ IPC_PUBLIC ssize_t ipc_client_call(ipc_client *client, const void *data, size_t 
                                    struct ipc_reply *reply);
 
 /**
- * Start a call, and go on. Waits only for room in the lane to its server, within its timeout. While a connection that
+ * Start a call, and go on. Waits only for room in the lane to its server, within its timeout (IPC_CALL_KEEP: not at all). While a connection that
  * reconnects has no session it is sent later, as if it had IPC_CALL_WAIT.
  *
  * @param ret         receives the call; yours, free it with ipc_call_free()

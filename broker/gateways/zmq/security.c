@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Who may connect, and who they are taken for. ZAP (RFC 27) asks about each connection: by ipc:// comes whoever the
+ * folder lets in, with the uid that the kernel told; by tcp:// on the loopback interface anybody of this machine; from
+ * beyond only holders of a key that is in the key file, whose identity is the name that stands there.
+ */
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "broker/core/util/fd.h"
+#include "broker/core/util/log.h"
+#include "broker/gateways/zmq/gateway.h"
+
+#define CLIENTS_MAX 4096u
+
+static bool is_local(const char *address)
+{
+    static const char *const local[] = {"ipc://", "inproc://", "tcp://127.",
+                                        "tcp://[::1]:", "tcp://localhost:"};
+
+    for (size_t i = 0; i < sizeof(local) / sizeof(local[0]); i++)
+        if (strncmp(address, local[i], strlen(local[i])) == 0)
+            return true;
+    return false;
+}
+
+/* One line of the key file: `secret KEY` or `client NAME KEY`. False: neither. */
+static bool take_line(struct gateway *gateway, char *line, char secret[CURVE_KEY_SIZE])
+{
+    char words[4][80] = {"", "", "", ""};
+    int count = sscanf(line, "%79s %79s %79s %79s", words[0], words[1], words[2], words[3]);
+    unsigned char bytes[32];
+
+    if (count <= 0 || words[0][0] == '#')
+        return true;
+    if (count == 2 && strcmp(words[0], "secret") == 0 && strlen(words[1]) == CURVE_KEY_SIZE - 1 &&
+        zmq_z85_decode(bytes, words[1])) {
+        memcpy(secret, words[1], CURVE_KEY_SIZE);
+        return true;
+    }
+    if (count != 3 || strcmp(words[0], "client") != 0 || strlen(words[1]) >= IDENTITY_SIZE ||
+        strlen(words[2]) != CURVE_KEY_SIZE - 1 || !zmq_z85_decode(bytes, words[2]) ||
+        gateway->n_curve_clients == CLIENTS_MAX)
+        return false;
+    struct curve_client *clients =
+        realloc(gateway->curve_clients, (gateway->n_curve_clients + 1) * sizeof(*clients));
+
+    if (!clients)
+        return false;
+    gateway->curve_clients = clients;
+    memcpy(clients[gateway->n_curve_clients].key, words[2], CURVE_KEY_SIZE);
+    memcpy(clients[gateway->n_curve_clients++].identity, words[1], strlen(words[1]) + 1);
+    return true;
+}
+
+static int read_keys(struct gateway *gateway, const char *path, char secret[CURVE_KEY_SIZE])
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW), result = 0;
+    FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
+    struct stat st;
+    char line[512];
+
+    if (!file) {
+        result = -errno;
+        fd_close(fd);
+        log_write(LOG_CONFIG, NULL, "the key file %s cannot be read: %s", path, strerror(-result));
+        return result;
+    }
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (st.st_mode & 077) ||
+        (st.st_uid != geteuid() && st.st_uid != 0)) {
+        log_write(LOG_CONFIG, NULL,
+                  "the key file %s has to be a file of this user with mode 0600: chmod 600 %s", path, path);
+        result = -EPERM;
+    }
+    for (unsigned number = 1; result == 0 && fgets(line, sizeof(line), file); number++) {
+        if (take_line(gateway, line, secret))
+            continue;
+        log_write(LOG_CONFIG, NULL,
+                  "%s:%u: neither 'secret KEY' nor 'client NAME KEY', keys of 40 characters in Z85", path,
+                  number);
+        result = -EINVAL;
+    }
+    explicit_bzero(line, sizeof(line));
+    (void)fclose(file);
+    if (result == 0 && !secret[0]) {
+        log_write(LOG_CONFIG, NULL,
+                  "the key file %s has no line 'secret KEY': ipcd-zmq --make-keys=FILE writes one", path);
+        result = -EINVAL;
+    }
+    return result;
+}
+
+int security_prepare(struct gateway *gateway, char ret_secret[CURVE_KEY_SIZE])
+{
+    const struct options *options = &gateway->options;
+
+    ret_secret[0] = '\0';
+    if (options->key_file) {
+        int result = read_keys(gateway, options->key_file, ret_secret);
+
+        if (result < 0)
+            return result;
+    }
+    for (unsigned i = 0; i < ENDPOINT_COUNT; i++) {
+        for (unsigned j = 0; j < options->address_count[i]; j++) {
+            if (is_local(options->addresses[i][j]) || ret_secret[0])
+                continue;
+            log_write(
+                LOG_CONFIG, NULL,
+                "%s can be reached from other machines, and without keys anybody there could read and write "
+                "everything: give --keys=FILE (ipcd-zmq --make-keys=FILE makes one), or listen on tcp://127.0.0.1",
+                options->addresses[i][j]);
+            return -EACCES;
+        }
+    }
+    return 0;
+}
+
+int security_make_keys(const char *path)
+{
+    char public[CURVE_KEY_SIZE], secret[CURVE_KEY_SIZE];
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600), result = 0;
+
+    if (fd < 0 || zmq_curve_keypair(public, secret) < 0 ||
+        dprintf(fd, "# SPDX-License-Identifier: CC0-1.0\n# public %s\nsecret %s\n# client NAME KEY\n", public,
+                secret) < 0) {
+        result = -errno;
+        fprintf(stderr, "ipcd-zmq: %s: %s\n", path, strerror(-result));
+    } else {
+        printf("%s\n", public);
+    }
+    explicit_bzero(secret, sizeof(secret));
+    fd_close(fd);
+    return result;
+}
+
+/* ---- ZAP --------------------------------------------------------------------------------------------------------- */
+
+enum {
+    ZAP_VERSION,
+    ZAP_REQUEST,
+    ZAP_DOMAIN,
+    ZAP_ADDRESS,
+    ZAP_ROUTING_ID,
+    ZAP_MECHANISM,
+    ZAP_KEY,
+    ZAP_FRAMES
+};
+
+struct zap_request {
+    char frames[ZAP_FRAMES][256];
+    size_t sizes[ZAP_FRAMES];
+    unsigned count;
+};
+
+static bool receive(void *zap, struct zap_request *request)
+{
+    int more = 1;
+
+    for (request->count = 0; more; request->count++) {
+        char extra[256], *to = request->count < ZAP_FRAMES ? request->frames[request->count] : extra;
+        size_t option = sizeof(more);
+        int size = zmq_recv(zap, to, 255, ZMQ_DONTWAIT);
+
+        if (size < 0)
+            return false;
+        size = size < 255 ? size : 255;
+        to[size] = '\0';
+        if (request->count < ZAP_FRAMES)
+            request->sizes[request->count] = (size_t)size;
+        (void)zmq_getsockopt(zap, ZMQ_RCVMORE, &more, &option);
+    }
+    return true;
+}
+
+static uint64_t connections(const struct gateway *gateway)
+{
+    uint64_t count = 0;
+
+    for (unsigned i = 0; i < ENDPOINT_COUNT; i++)
+        count += gateway->sockets[i].counts.connections;
+    return count;
+}
+
+/* NULL: let in, as `identity`. Else why not. */
+static const char *decide(const struct gateway *gateway, const struct zap_request *request,
+                          char identity[IDENTITY_SIZE])
+{
+    char key[CURVE_KEY_SIZE];
+
+    if (request->count < ZAP_KEY || strcmp(request->frames[ZAP_VERSION], "1.0") != 0)
+        return "the request makes no sense";
+    if (connections(gateway) > gateway->options.connections_max)
+        return "there are as many connections as allowed (--connections-max)";
+    if (strcmp(request->frames[ZAP_MECHANISM], "NULL") == 0) {
+        unsigned uid;
+
+        /* "localhost:uid:gid:pid" of a peer by ipc:// */
+        if (sscanf(request->frames[ZAP_ADDRESS], "localhost:%u:%*u:%*u", &uid) == 1)
+            (void)snprintf(identity, IDENTITY_SIZE, "uid:%u", uid);
+        else
+            (void)snprintf(identity, IDENTITY_SIZE, "local");
+        return NULL;
+    }
+    if (strcmp(request->frames[ZAP_MECHANISM], "CURVE") != 0 || request->count != ZAP_FRAMES ||
+        request->sizes[ZAP_KEY] != 32)
+        return "only CURVE is spoken here";
+    (void)zmq_z85_encode(key, (const unsigned char *)request->frames[ZAP_KEY], 32);
+    for (size_t i = 0; i < gateway->n_curve_clients; i++) {
+        if (strcmp(gateway->curve_clients[i].key, key) == 0) {
+            (void)snprintf(identity, IDENTITY_SIZE, "%s", gateway->curve_clients[i].identity);
+            return NULL;
+        }
+    }
+    return "its key is not in the key file";
+}
+
+static void asked(struct gateway *gateway, struct source *source)
+{
+    static struct zap_request request; /* only one at a time, and this thread's */
+
+    (void)source;
+    while (receive(gateway->zap, &request)) {
+        char identity[IDENTITY_SIZE] = "";
+        const char *why = decide(gateway, &request, identity);
+        const struct log_about about = {.name = request.frames[ZAP_ADDRESS], .reason = "zap"};
+
+        if (why)
+            log_write(LOG_REFUSED, &about, "a connection was refused: %s", why);
+        (void)zmq_send(gateway->zap, "1.0", 3, ZMQ_SNDMORE);
+        (void)zmq_send(gateway->zap, request.frames[ZAP_REQUEST],
+                       request.count > 1 ? request.sizes[ZAP_REQUEST] : 0, ZMQ_SNDMORE);
+        (void)zmq_send(gateway->zap, why ? "400" : "200", 3, ZMQ_SNDMORE);
+        (void)zmq_send(gateway->zap, why ? why : "OK", strlen(why ? why : "OK"), ZMQ_SNDMORE);
+        (void)zmq_send(gateway->zap, identity, strlen(identity), ZMQ_SNDMORE);
+        (void)zmq_send(gateway->zap, "", 0, 0);
+    }
+}
+
+int security_zap_open(struct gateway *gateway)
+{
+    int fd = -1;
+    size_t size = sizeof(fd);
+
+    gateway->zap = zmq_socket(gateway->context, ZMQ_REP);
+    if (!gateway->zap || zmq_bind(gateway->zap, "inproc://zeromq.zap.01") < 0 ||
+        zmq_getsockopt(gateway->zap, ZMQ_FD, &fd, &size) < 0)
+        return -errno;
+    return source_add(gateway, &gateway->zap_source, fd, asked);
+}

@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The listening sockets, and what their monitors tell: who connects and leaves, whose handshake fails.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "broker/core/util/fd.h"
+#include "broker/core/util/log.h"
+#include "broker/gateways/zmq/gateway.h"
+
+#define HANDSHAKE_MS 10000
+#define HEARTBEAT_MS 10000 /* of ZeroMQ's own, toward other machines */
+#define LISTEN_MAX   1024
+
+static const struct {
+    const char *word;
+    int type;
+} kinds[ENDPOINT_COUNT] = {
+    [ENDPOINT_PUB] = {"pub", ZMQ_SUB},          [ENDPOINT_PUSH] = {"push", ZMQ_PULL},
+    [ENDPOINT_SUB] = {"sub", ZMQ_XPUB},         [ENDPOINT_MATCH] = {"match", ZMQ_XPUB},
+    [ENDPOINT_ROUTER] = {"router", ZMQ_ROUTER},
+};
+
+const char *endpoint_word(enum endpoint which)
+{
+    return kinds[which].word;
+}
+
+void endpoint_drop(struct gateway *gateway, enum endpoint which, const char *name, const char *why)
+{
+    const struct log_about about = {.name = name, .reason = endpoint_word(which)};
+
+    gateway->sockets[which].counts.dropped++;
+    log_write(LOG_REFUSED, &about, "a message was dropped: %s", why);
+}
+
+static void touched(struct gateway *gateway, struct source *source)
+{
+    list_entry(source, struct endpoint_socket, source)->touched = true;
+    (void)gateway;
+}
+
+static void monitored(struct gateway *gateway, struct source *source)
+{
+    struct endpoint_socket *socket = list_entry(source, struct endpoint_socket, monitor_source);
+    unsigned char event[6];
+    char address[256];
+
+    while (zmq_recv(socket->monitor, event, sizeof(event), ZMQ_DONTWAIT) == (int)sizeof(event)) {
+        uint16_t kind;
+        uint32_t value;
+        int size = zmq_recv(socket->monitor, address, sizeof(address) - 1, ZMQ_DONTWAIT);
+
+        memcpy(&kind, event, sizeof(kind));
+        memcpy(&value, event + 2, sizeof(value));
+        address[size < 0 ? 0 : size < (int)sizeof(address) ? size : (int)sizeof(address) - 1] = '\0';
+        if (kind == ZMQ_EVENT_ACCEPTED) {
+            socket->counts.connections++;
+        } else if (kind == ZMQ_EVENT_DISCONNECTED) {
+            socket->counts.connections -= socket->counts.connections > 0;
+            if (socket->which == ENDPOINT_ROUTER)
+                peers_disconnected(gateway, (int)value);
+        } else {
+            const struct log_about about = {.name = address, .reason = endpoint_word(socket->which)};
+
+            socket->counts.handshakes_failed++;
+            if (kind == ZMQ_EVENT_ACCEPT_FAILED)
+                log_write(LOG_REFUSED, &about, "a connection could not be accepted: %s",
+                          strerror((int)value));
+            else
+                log_write(LOG_REFUSED, &about, "a handshake failed (%u)", (unsigned)value);
+        }
+    }
+}
+
+static int set(void *socket, int option, int value)
+{
+    return zmq_setsockopt(socket, option, &value, sizeof(value)) < 0 ? -errno : 0;
+}
+
+static int descriptor(void *socket)
+{
+    int fd = -1;
+    size_t size = sizeof(fd);
+
+    return zmq_getsockopt(socket, ZMQ_FD, &fd, &size) < 0 ? -errno : fd;
+}
+
+static int prepare(struct gateway *gateway, struct endpoint_socket *socket)
+{
+    const struct options *options = &gateway->options;
+    int64_t most = (int64_t)options->message_size_max;
+    int water = (int)options->high_water, failed = 0;
+
+    failed |= set(socket->socket, ZMQ_LINGER, 0);
+    failed |= set(socket->socket, ZMQ_SNDHWM, water) | set(socket->socket, ZMQ_RCVHWM, water);
+    failed |= set(socket->socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) |
+              set(socket->socket, ZMQ_BACKLOG, LISTEN_MAX);
+    failed |= zmq_setsockopt(socket->socket, ZMQ_MAXMSGSIZE, &most, sizeof(most));
+    failed |= zmq_setsockopt(socket->socket, ZMQ_ZAP_DOMAIN, "ipcd", 4);
+    if (kinds[socket->which].type == ZMQ_ROUTER)
+        failed |= set(socket->socket, ZMQ_ROUTER_MANDATORY, 1) | set(socket->socket, ZMQ_ROUTER_HANDOVER, 1);
+    if (kinds[socket->which].type == ZMQ_XPUB)
+        failed |= set(socket->socket, ZMQ_XPUB_NODROP, 1);
+    if (kinds[socket->which].type == ZMQ_SUB)
+        failed |= zmq_setsockopt(socket->socket, ZMQ_SUBSCRIBE, "", 0);
+    return failed ? -EINVAL : 0;
+}
+
+static int watch(struct gateway *gateway, struct endpoint_socket *socket)
+{
+    const int events = ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_ACCEPT_FAILED | ZMQ_EVENT_DISCONNECTED |
+                       ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
+                       ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+    char name[64];
+
+    (void)snprintf(name, sizeof(name), "inproc://monitor-%s", endpoint_word(socket->which));
+    if (zmq_socket_monitor(socket->socket, name, events) < 0)
+        return -errno;
+    socket->monitor = zmq_socket(gateway->context, ZMQ_PAIR);
+    if (!socket->monitor || set(socket->monitor, ZMQ_LINGER, 0) < 0 ||
+        set(socket->monitor, ZMQ_RCVHWM, 0) < 0 || zmq_connect(socket->monitor, name) < 0)
+        return -errno;
+    return source_add(gateway, &socket->monitor_source, descriptor(socket->monitor), monitored);
+}
+
+static int bind_to(struct endpoint_socket *socket, const char *address)
+{
+    if (zmq_bind(socket->socket, address) == 0)
+        return 0;
+    const int failed = errno;
+
+    log_write(LOG_SYSTEM, NULL, "the endpoint %s cannot listen on %s: %s", endpoint_word(socket->which),
+              address, zmq_strerror(failed));
+    return -failed;
+}
+
+/* ipc:// in the folder of the broker's socket: reached by who may reach the broker. */
+static int bind_beside(const struct gateway *gateway, struct endpoint_socket *socket)
+{
+    char address[160];
+    int size = snprintf(address, sizeof(address), "ipc://%s/zmq-%s", gateway->options.folder,
+                        endpoint_word(socket->which));
+
+    if (size < 0 || (size_t)size >= sizeof(address))
+        return -ENAMETOOLONG;
+    return bind_to(socket, address);
+}
+
+static int open_one(struct gateway *gateway, struct endpoint_socket *socket, const char *curve_secret)
+{
+    const unsigned which = (unsigned)socket->which;
+    int result;
+
+    socket->socket = zmq_socket(gateway->context, kinds[which].type);
+    if (!socket->socket)
+        return -errno;
+    result = prepare(gateway, socket);
+    if (result == 0)
+        result = watch(gateway, socket);
+    if (result == 0)
+        result = bind_beside(gateway, socket);
+    /* Each address listens with the options that hold when it is bound: the kernel tells who dies on this machine, and
+     * who may reach a file. */
+    if (result == 0 && curve_secret[0]) {
+        result = set(socket->socket, ZMQ_CURVE_SERVER, 1);
+        if (zmq_setsockopt(socket->socket, ZMQ_CURVE_SECRETKEY, curve_secret, CURVE_KEY_SIZE) < 0)
+            result = -errno;
+    }
+    if (result == 0)
+        result = set(socket->socket, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS);
+    for (unsigned i = 0; result == 0 && i < gateway->options.address_count[which]; i++)
+        result = bind_to(socket, gateway->options.addresses[which][i]);
+    if (result == 0)
+        result = source_add(gateway, &socket->source, descriptor(socket->socket), touched);
+    socket->touched = true;
+    return result;
+}
+
+int sockets_open(struct gateway *gateway)
+{
+    char curve_secret[CURVE_KEY_SIZE], path[160], error[512];
+    int result = security_prepare(gateway, curve_secret);
+    mode_t before;
+
+    if (result < 0)
+        return result;
+    (void)snprintf(path, sizeof(path), "%s/zmq", gateway->options.folder);
+    result = listener_lock(&gateway->lock, path, error, sizeof(error));
+    if (result < 0) {
+        log_write(LOG_SYSTEM, NULL, "%s", error);
+        return result;
+    }
+    gateway->context = zmq_ctx_new();
+    if (!gateway->context)
+        return -errno;
+    result = security_zap_open(gateway);
+    before = umask(0077);
+    for (unsigned i = 0; result == 0 && i < ENDPOINT_COUNT; i++) {
+        gateway->sockets[i].which = (enum endpoint)i;
+        result = open_one(gateway, &gateway->sockets[i], curve_secret);
+    }
+    (void)umask(before);
+    explicit_bzero(curve_secret, sizeof(curve_secret));
+    return result;
+}
+
+void sockets_close(struct gateway *gateway)
+{
+    char path[160];
+
+    for (unsigned i = 0; i < ENDPOINT_COUNT; i++) {
+        if (gateway->sockets[i].monitor)
+            (void)zmq_close(gateway->sockets[i].monitor);
+        if (!gateway->sockets[i].socket)
+            continue;
+        (void)zmq_close(gateway->sockets[i].socket);
+        if (snprintf(path, sizeof(path), "%s/zmq-%s", gateway->options.folder, kinds[i].word) <
+            (int)sizeof(path))
+            (void)unlink(path); /* libzmq leaves it */
+    }
+    if (gateway->zap)
+        (void)zmq_close(gateway->zap);
+    if (gateway->context)
+        (void)zmq_ctx_term(gateway->context);
+    listener_close(&gateway->lock);
+}
