@@ -23,6 +23,8 @@ int pairing_join(struct broker *broker, struct lane *lane, struct subscription *
  * again. */
 void pairing_join_lane(struct broker *broker, struct lane *lane);
 void pairing_join_missed(struct broker *broker);
+/* That subscription is to be looked after then, also by the next ipcd. */
+void pairing_missed(struct broker *broker, struct subscription *subscription);
 
 /* From now on the subscription is rung by descriptor. 0, or a negative errno and the refusal. */
 int pairing_ask_bells(struct broker *broker, struct subscription *subscription, struct refusal *refusal);

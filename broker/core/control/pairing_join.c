@@ -223,9 +223,15 @@ static void join_or_miss(struct broker *broker, struct lane *lane, struct subscr
 #ifndef IPC_PLANT_JOIN_MISSED
     if (result == -EDQUOT)
         return;
-    subscription->missed = broker->missed = true;
+    pairing_missed(broker, subscription);
     loop_retry_soon(broker);
 #endif
+}
+
+void pairing_missed(struct broker *broker, struct subscription *subscription)
+{
+    subscription->missed = broker->missed = true;
+    atomic_store_explicit(&subscription->row->missed, 1, memory_order_release);
 }
 
 void pairing_join_lane(struct broker *broker, struct lane *lane)
@@ -258,6 +264,8 @@ void pairing_join_missed(struct broker *broker)
         for (struct lane *lane = NULL; (lane = match_lanes_next(broker, subscription, lane));)
             if (lane->seen_by != subscription->id)
                 join_or_miss(broker, lane, subscription);
+        if (!subscription->missed)
+            atomic_store_explicit(&subscription->row->missed, 0, memory_order_release);
     }
 }
 

@@ -165,6 +165,10 @@ static int load_subscription(struct broker *broker, const struct leftovers *left
     subscription->self = row->self;
     subscription->tap = row->tap;
     subscription->bell = row->bell;
+    if (row->missed) {
+        pairing_missed(broker, subscription);
+        loop_retry_soon(broker);
+    }
     quota_charge(&broker->quota, session->user, &charge);
     return 0;
 }

@@ -68,7 +68,7 @@ static void miss(struct broker *broker, const struct lane *lane, struct subscrip
     log_write(LOG_PAIRING_FAILED, &about, "subscription %" PRIu64 " gets no %s of service %s: %s",
               subscription->id, lane->kind == KIND(CALL) ? "calls" : "replies", lane->topic->name,
               refusal->text);
-    subscription->missed = broker->missed = true;
+    pairing_missed(broker, subscription);
     if (refusal->code == -EDQUOT)
         loop_retry_later(broker);
     else
@@ -148,7 +148,7 @@ void service_refused(struct broker *broker, const struct pairing *pairing)
         pairing_detach(broker, calls, IPC_REASON_LIMIT);
     if (pairing->lane->kind != KIND(CALL) || !pairing->subscription)
         return;
-    pairing->subscription->missed = broker->missed = true;
+    pairing_missed(broker, pairing->subscription);
     loop_retry_later(broker);
 }
 

@@ -18,7 +18,7 @@
 #include "proto/limits.h"
 
 #define STATE_MAGIC   UINT64_C(0x7473696765526370) /* "pcRegist" */
-#define STATE_VERSION 3u
+#define STATE_VERSION 4u
 
 enum state_table {
     STATE_SESSIONS,
@@ -100,6 +100,7 @@ struct subscription_row {
     uint8_t start, slow;
     bool self, tap;
     uint8_t kind;
+    _Atomic uint8_t missed; /* a lane, for want of memory: is to be looked for again */
     char pattern[IPC_MAX_NAME_SIZE + 1];
 };
 
