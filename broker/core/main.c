@@ -51,7 +51,8 @@ static const struct argp_option options[] = {
     {"check", OPTION_CHECK, NULL, 0, "Print the configuration that holds, or every mistake in it, and exit",
      0},
     {"check-state", OPTION_CHECK_STATE, "FD", 0,
-     "Say whether this ipcd can go on from the state that another one keeps in descriptor FD, and exit", 0},
+     "Say whether this ipcd can go on, with this configuration, from the state that another one keeps in descriptor FD, and exit",
+     0},
     {"log-level", OPTION_LOG_LEVEL, "LEVEL", 0, "error, warning, notice, info or debug", 0},
     {"membarrier", OPTION_MEMBARRIER, "auto|off", 0, "Whether clients may rely on membarrier(2)", 0},
     {"no-pidfd-peer", OPTION_NO_PEER_PIDFD, NULL, 0, "Do not use SO_PEERPIDFD, as on a kernel before 6.5", 0},
@@ -142,6 +143,17 @@ static unsigned configure(struct config *config, const struct arguments *argumen
     return mistakes;
 }
 
+/* With mistakes in the configuration? Only if sessions would be lost otherwise. */
+static bool goes_on(const struct arguments *arguments)
+{
+    if (arguments->check || arguments->state_fd >= 0 || !getenv("IPCD_STORE"))
+        return false;
+    fprintf(stderr,
+            "ipcd: the configuration has mistakes; going on with the sessions that are there, and with the "
+            "defaults of the settings that are wrong\n");
+    return true;
+}
+
 static int serve(const struct config *config, const struct broker_options *broker_options)
 {
     struct listener listener = LISTENER_INIT;
@@ -167,8 +179,12 @@ static int serve(const struct config *config, const struct broker_options *broke
         broker->listen_fd = listener.fd;
         if (broker_options->passrights)
             fd_refuse_rights(listener.fd);
-        result = recover(broker);
+        result = keep_open(broker);
+        if (result < 0)
+            log_write(LOG_SYSTEM, NULL, "ipcd-run was gone before this ipcd was ready; it ends, too");
     }
+    if (result == 0)
+        result = recover(broker);
     if (result == 0) {
         result = loop_add(broker, listener.fd, EPOLLIN, LOOP_LISTEN, 0);
         if (result < 0)
@@ -206,12 +222,12 @@ int main(int argc, char **argv)
     struct broker_options broker_options = {.config = &config};
 
     (void)argp_parse(&parser, argc, argv, 0, NULL, &arguments);
-    if (arguments.state_fd >= 0)
-        return recover_check(arguments.state_fd) ? EXIT_SUCCESS : EXIT_FAILURE;
-    if (configure(&config, &arguments) > 0) {
+    if (configure(&config, &arguments) > 0 && !goes_on(&arguments)) {
         fprintf(stderr, "ipcd: the configuration has mistakes; nothing was started\n");
         return EXIT_FAILURE;
     }
+    if (arguments.state_fd >= 0)
+        return recover_check(arguments.state_fd) ? EXIT_SUCCESS : EXIT_FAILURE;
     if (arguments.check) {
         config_print(&config, stdout);
         return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;

@@ -119,8 +119,12 @@ int run_supervise(const struct run_options *options);
 
 /* ---- adopt.c ------------------------------------------------------------------------------------------------ */
 
-/* Take over the ipcd that serves an address without a guardian. -ENOENT, -ECONNREFUSED: there is none. */
-int adopt_ipcd(struct child *child, const struct notify *notify, const char *address);
+/* Take over the ipcd that serves an address without a guardian; one that does not answer in `patience_ns` (0: for ever) is
+ * killed. -ENOENT, -ECONNREFUSED, -ESRCH: there is none. -EPERM: it has a guardian. */
+int adopt_ipcd(struct child *child, const struct notify *notify, const char *address, uint64_t patience_ns);
+
+/* Remove what an ipcd that was killed left there. */
+void adopt_remove(const char *address);
 
 /* ---- folder.c: the private directory ------------------------------------------------------------------------ */
 

@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -38,6 +40,7 @@
 enum status {
     STATUS_IPCD_ENDED = 124,
     STATUS_IPCD_NOT_RUN = 125,
+    STATUS_CONFIGURATION = 78, /* EX_CONFIG */
     STATUS_NOT_EXECUTABLE = 126,
     STATUS_NOT_FOUND = 127
 };
@@ -53,6 +56,10 @@ struct supervisor {
     int signal_fd;
     struct store store;
     bool was_ready, ready, told_to_stop, stopping;
+    bool mistakes;  /* in the configuration */
+    bool replace;   /* the ipcd that was adopted, once we have all that it keeps */
+    bool hand_over; /* leave ipcd to the next ipcd-run, once it is ready */
+    bool handed_over;
     unsigned failures;
     uint64_t kill_at_ns;    /* 0: nobody was told to end */
     uint64_t restart_at_ns; /* 0: no restart is due */
@@ -73,7 +80,28 @@ static void say(const char *format, ...)
     log_write(LOG_CHILD, NULL, "%s", text);
 }
 
-/* Where to listen, and with what mode. Returns 0 or -1 after it said what is wrong. */
+/* The address of the socket that we were started with. Returns 1; 0: there is none; or -1 after it said what is wrong. */
+static int inherit_address(struct supervisor *supervisor, char *ret, size_t capacity)
+{
+    struct sockaddr_un name = {0};
+    socklen_t size = sizeof(name);
+    char error[512];
+    int result = listener_inherit(&supervisor->listener, error, sizeof(error));
+
+    if (result < 0)
+        say("%s", error);
+    if (result <= 0)
+        return result < 0 ? -1 : 0;
+    if (getsockname(supervisor->listener.fd, (struct sockaddr *)&name, &size) < 0 ||
+        name.sun_path[0] != '/') {
+        say("the socket that was passed (LISTEN_FDS) has no path");
+        return -1;
+    }
+    (void)snprintf(ret, capacity, "%.*s", (int)sizeof(name.sun_path), name.sun_path);
+    return 1;
+}
+
+/* Where to listen, and with what mode. Returns 0, 1: we listen there already, or -1 after it said what is wrong. */
 static int find_address(struct supervisor *supervisor, char *ret, size_t capacity, unsigned *ret_mode)
 {
     const struct run_options *options = supervisor->options;
@@ -82,12 +110,12 @@ static int find_address(struct supervisor *supervisor, char *ret, size_t capacit
     int size;
 
     config_init(&config);
-    if (path && config_load(&config, path, options->config_path != NULL, stderr) > 0) {
-        say("the configuration has mistakes; nothing was started");
-        return -1;
-    }
+    supervisor->mistakes = path && config_load(&config, path, options->config_path != NULL, stderr) > 0;
     config_resolve(&config, 1024);
     *ret_mode = options->private ? 0600 : (unsigned)config.socket_mode;
+    size = options->private ? 0 : inherit_address(supervisor, ret, capacity);
+    if (size != 0)
+        return size;
     if (options->private) {
         int result = folder_make(supervisor->folder, sizeof(supervisor->folder));
 
@@ -119,12 +147,13 @@ static int prepare(struct supervisor *supervisor)
     char address[IPC_MAX_ADDRESS_SIZE + 1], error[512];
     unsigned mode;
     sigset_t signals;
-    int result;
+    int result, listening;
 
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGHUP);
+    sigaddset(&signals, SIGUSR1);
     sigaddset(&signals, SIGCHLD);
     (void)sigprocmask(SIG_BLOCK, &signals, NULL);
     supervisor->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -133,7 +162,8 @@ static int prepare(struct supervisor *supervisor)
         say("cannot start: %s", strerror(-result));
         return -1;
     }
-    if (find_address(supervisor, address, sizeof(address), &mode) < 0)
+    listening = find_address(supervisor, address, sizeof(address), &mode);
+    if (listening < 0)
         return -1;
     if (store_init(&supervisor->store) < 0) {
         say("out of memory");
@@ -144,19 +174,34 @@ static int prepare(struct supervisor *supervisor)
         say("%s", error);
         return -1;
     }
-    if (!supervisor->options->private && adopt_ipcd(&supervisor->ipcd, &supervisor->notify, address) == 0) {
-        listener_claim(&supervisor->listener);
+    result = supervisor->options->private ? -ENOENT
+                                          : adopt_ipcd(&supervisor->ipcd, &supervisor->notify, address,
+                                                       supervisor->options->watchdog_ns);
+    if (result == 0) {
+        if (listening == 0)
+            listener_claim(&supervisor->listener);
+        supervisor->replace = true;
         supervisor->alive_at_ns = time_monotonic_ns();
         return 0;
     }
-    if (listener_open(&supervisor->listener, address, mode, error, sizeof(error)) < 0) {
+    if (result != -ENOENT && result != -ECONNREFUSED && result != -ESRCH) {
+        say("the ipcd that serves %s cannot be taken over: %s", address, strerror(-result));
+        return -1;
+    }
+    if (supervisor->mistakes) {
+        say("the configuration has mistakes; nothing was started");
+        supervisor->status = STATUS_CONFIGURATION;
+        return -1;
+    }
+    if (listening == 0 && listener_open(&supervisor->listener, address, mode, error, sizeof(error)) < 0) {
         say("%s", error);
         return -1;
     }
     return 0;
 }
 
-static const char *ipcd_arguments(const struct run_options *options, const char *argv[6])
+/* Returns their number. */
+static size_t ipcd_arguments(const struct run_options *options, const char *argv[6])
 {
     size_t n = 0;
 
@@ -170,7 +215,7 @@ static const char *ipcd_arguments(const struct run_options *options, const char 
         argv[n++] = options->log_level;
     }
     argv[n] = NULL;
-    return argv[0];
+    return n;
 }
 
 /* The socket that was bound here, or the one of an ipcd that was adopted. */
@@ -181,11 +226,28 @@ static int listening_fd(const struct supervisor *supervisor)
     return supervisor->listener.fd >= 0 ? supervisor->listener.fd : kept;
 }
 
+/* Is ipcd to go on if we end? */
+static bool may_survive(const struct run_options *options)
+{
+    return !options->private && !options->command;
+}
+
+/* In what time ipcd is to show progress; 0: it need not. What systemd wants to hear of us, we hear of ipcd. */
+static uint64_t watchdog_us(const struct run_options *options)
+{
+    uint64_t us = 0;
+
+    if (options->watchdog_ns == 0)
+        (void)sd_watchdog_enabled(0, &us);
+    return options->watchdog_ns ? options->watchdog_ns / 1000 : us;
+}
+
 static int start_ipcd(struct supervisor *supervisor)
 {
     const struct run_options *options = supervisor->options;
     const char *argv[6];
-    char index_text[16], watchdog[32];
+    char index_text[16], watchdog[32], pid[16];
+    uint64_t interval_us = watchdog_us(options);
     int index_fd = supervisor->store.count > 0 ? store_index(&supervisor->store) : -1;
     const struct environment_change changes[] = {
         {"LISTEN_FDS", "1"},
@@ -193,19 +255,21 @@ static int start_ipcd(struct supervisor *supervisor)
         {"LISTEN_FDNAMES", "ipcd.socket"},
         {"NOTIFY_SOCKET", supervisor->notify.address},
         {"WATCHDOG_PID", NULL},
-        {"WATCHDOG_USEC", options->watchdog_ns ? watchdog : NULL},
+        {"WATCHDOG_USEC", interval_us ? watchdog : NULL},
         {"IPCD_GUARDIAN", "ipcd-run"},
+        {"IPCD_GUARDIAN_PID", may_survive(options) ? pid : NULL},
         {"IPCD_STORE", index_fd >= 0 ? index_text : NULL},
     };
     (void)snprintf(index_text, sizeof(index_text), "%d", index_fd);
-    (void)snprintf(watchdog, sizeof(watchdog), "%" PRIu64, options->watchdog_ns / 1000);
+    (void)snprintf(watchdog, sizeof(watchdog), "%" PRIu64, interval_us);
+    (void)snprintf(pid, sizeof(pid), "%d", (int)getpid());
 
     char **environment = environment_new(changes, sizeof(changes) / sizeof(changes[0]));
     const struct child_plan plan = {.argv = argv,
                                     .environment = environment,
                                     .listen_fd = listening_fd(supervisor),
                                     .inherits = true,
-                                    .survives = !options->private && !options->command,
+                                    .survives = may_survive(options),
                                     .foreground_signals = true};
     int result;
 
@@ -263,6 +327,8 @@ static void start_command(struct supervisor *supervisor)
     stop_ipcd(supervisor);
 }
 
+static void upgrade(struct supervisor *supervisor);
+
 static void on_notify(struct supervisor *supervisor)
 {
     struct notify_news news;
@@ -288,6 +354,16 @@ static void on_notify(struct supervisor *supervisor)
         if (supervisor->options->command && !supervisor->told_to_stop)
             start_command(supervisor);
     }
+    if (supervisor->hand_over && supervisor->ready && !supervisor->told_to_stop) {
+        log_write(LOG_STOPPED, NULL, "ipcd goes on without us, for the next ipcd-run");
+        supervisor->handed_over = true;
+        return;
+    }
+    /* It may be another program than the one that is there now, with other settings, and is not our child. */
+    if (supervisor->replace && supervisor->ready && !supervisor->told_to_stop) {
+        supervisor->replace = false;
+        upgrade(supervisor);
+    }
 }
 
 /* Children that are not ours by name come to us if we are the first process of a container. */
@@ -303,12 +379,13 @@ static void reap_strangers(const struct supervisor *supervisor)
     }
 }
 
-/* Can the ipcd that is there now go on from what the running one keeps? */
+/* Can the ipcd that is there now go on from what the running one keeps, with the configuration that is there now? */
 static bool check_state(struct supervisor *supervisor)
 {
     struct child check = CHILD_INIT;
     char option[40], how[80];
-    const char *argv[] = {supervisor->options->ipcd_path, option, NULL};
+    const char *argv[7];
+    size_t n = ipcd_arguments(supervisor->options, argv);
     char **environment = environment_new(NULL, 0);
     const struct child_plan plan = {
         .argv = argv, .environment = environment, .listen_fd = -1, .inherits = true};
@@ -316,6 +393,8 @@ static bool check_state(struct supervisor *supervisor)
     int result;
 
     (void)snprintf(option, sizeof(option), "--check-state=%d", store_get(&supervisor->store, "registry"));
+    argv[n] = option;
+    argv[n + 1] = NULL;
     result = environment ? child_start(&check, &plan) : -ENOMEM;
     environment_free(environment);
     if (result < 0) {
@@ -348,6 +427,9 @@ static void on_signal(struct supervisor *supervisor)
             reap_strangers(supervisor);
         } else if (info.ssi_signo == SIGHUP && !supervisor->options->command) {
             upgrade(supervisor);
+        } else if (info.ssi_signo == SIGUSR1) {
+            supervisor->hand_over = may_survive(supervisor->options);
+            on_notify(supervisor);
         } else if (supervisor->command.pid == 0) {
             if (supervisor->told_to_stop)
                 child_signal(&supervisor->ipcd, SIGKILL); /* asked twice */
@@ -483,7 +565,8 @@ static void (*next_due(const struct supervisor *supervisor, uint64_t *ret_at_ns)
 
 static void loop(struct supervisor *supervisor)
 {
-    while (supervisor->ipcd.pid || supervisor->command.pid || supervisor->restart_at_ns) {
+    while (!supervisor->handed_over &&
+           (supervisor->ipcd.pid || supervisor->command.pid || supervisor->restart_at_ns)) {
         struct pollfd polls[] = {
             {.fd = supervisor->signal_fd, .events = POLLIN},
             {.fd = supervisor->notify.fd, .events = POLLIN},
@@ -520,10 +603,14 @@ int run_supervise(const struct run_options *options)
                                     .signal_fd = -1};
 
     if (prepare(&supervisor) < 0 || (supervisor.ipcd.pid == 0 && start_ipcd(&supervisor) < 0))
-        supervisor.status = STATUS_IPCD_NOT_RUN;
+        supervisor.status = supervisor.status ? supervisor.status : STATUS_IPCD_NOT_RUN;
     else
         loop(&supervisor);
+    if (supervisor.handed_over)
+        return 0; /* ipcd sees our end, not that of anything that it has */
     store_done(&supervisor.store);
+    if (supervisor.listener.lock_fd >= 0)
+        adopt_remove(supervisor.listener.path);
     listener_close(&supervisor.listener);
     if (supervisor.folder[0])
         folder_remove(supervisor.folder);

@@ -4,6 +4,7 @@
  * what a client does meanwhile is answered by the next one.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -324,26 +325,84 @@ static void test_the_guardian_is_killed(void **state)
     struct pair pair = pair_new("guardian", IPC_SLOW_BLOCK);
     struct broker_counts before = counts();
     pid_t ipcd = guarded_pid(&guarded);
-    char guard[96];
 
     kill(guarded.run, SIGKILL);
     EXPECT_EQ(waitpid(guarded.run, NULL, 0), guarded.run);
     assert_int_equal(guarded_pid(&guarded), ipcd);
     pair_exchange(&pair, 1000);
-    snprintf(guard, sizeof(guard), "%s.guard", guarded.address);
-    while (access(guard, F_OK) != 0) /* ipcd has noticed, and waits for another one */
+    while (strcmp(guarded_status(&guarded).guardian, "") != 0) /* until ipcd has noticed */
         sched_yield();
-    EXPECT(strcmp(guarded_status(&guarded).guardian, "") == 0);
     guarded_run(&guarded, quiet);
-    while (access(guard, F_OK) == 0)
-        sched_yield();
-    assert_int_equal(guarded_pid(&guarded), ipcd);
-    EXPECT(strcmp(guarded_status(&guarded).guardian, "ipcd-run") == 0);
-    kill(ipcd, SIGKILL);
     guarded_wait_other(&guarded, ipcd);
+    EXPECT(strcmp(guarded_status(&guarded).guardian, "ipcd-run") == 0);
+    guarded_kill_ipcd(&guarded);
     settles(&before);
     pair_exchange(&pair, 1000);
     pair_end(&pair);
+}
+
+/* The next one comes at once: whether ipcd has noticed or not, there is one ipcd, and the sessions are its. */
+static void test_one_guardian_after_the_other(void **state)
+{
+    static const int ends[] = {SIGUSR1, SIGKILL};
+    struct pair pair = pair_new("after", IPC_SLOW_BLOCK);
+    struct broker_counts before = counts();
+
+    for (unsigned i = 0; i < 10; i++) {
+        pid_t ipcd = guarded_pid(&guarded);
+        int status;
+
+        kill(guarded.run, ends[i % 2]);
+        EXPECT_EQ(waitpid(guarded.run, &status, 0), guarded.run);
+        EXPECT(i % 2 ? WIFSIGNALED(status) : WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        guarded_run(&guarded, quiet);
+        pair_exchange(&pair, 100);
+        guarded_wait_other(&guarded, ipcd);
+    }
+    settles(&before);
+    pair_exchange(&pair, 1000);
+    pair_end(&pair);
+}
+
+/* A wrong setting is refused before anything is replaced; and if ipcd dies before it is mended, sessions go on all the same. */
+static void test_a_wrong_configuration(void **state)
+{
+    struct pair pair = pair_new("wrong", IPC_SLOW_BLOCK);
+    struct broker_counts before = counts();
+    char path[96], text[4096];
+    int errors[2], saved;
+    size_t size = 0;
+    pid_t ipcd;
+    FILE *file;
+
+    snprintf(path, sizeof(path), "%s/ipcd.conf", guarded.folder);
+    file = fopen(path, "we");
+    EXPECT(file && fputs("[limits]\nsessions = many\n", file) > 0 && fclose(file) == 0);
+    ipcd = guarded_pid(&guarded);
+    kill(guarded.run, SIGKILL);
+    EXPECT_EQ(waitpid(guarded.run, NULL, 0), guarded.run);
+    EXPECT(pipe2(errors, O_CLOEXEC) == 0);
+    saved = dup(STDERR_FILENO);
+    EXPECT(dup2(errors[1], STDERR_FILENO) == STDERR_FILENO);
+    close(errors[1]);
+    guarded_run(&guarded, (const char *const[]){"--config", path, "--log-level", "error", NULL});
+    EXPECT(dup2(saved, STDERR_FILENO) == STDERR_FILENO);
+    close(saved);
+    do {
+        ssize_t more = read(errors[0], text + size, sizeof(text) - 1 - size);
+        EXPECT(more > 0);
+        size += (size_t)more;
+        text[size] = '\0';
+    } while (!strstr(text, "the running ipcd stays"));
+    EXPECT(strstr(text, "ipcd.conf:2") != NULL);
+    assert_int_equal(guarded_pid(&guarded), ipcd);
+    pair_exchange(&pair, 1000);
+    guarded_kill_ipcd(&guarded);
+    settles(&before);
+    pair_exchange(&pair, 1000);
+    pair_end(&pair);
+    EXPECT_EQ(unlink(path), 0);
+    close(errors[0]);
 }
 
 static int by_size(const void *a, const void *b)
@@ -394,6 +453,8 @@ int main(void)
         GUARDED(test_hung),
         GUARDED(test_upgrade),
         GUARDED(test_the_guardian_is_killed),
+        GUARDED(test_one_guardian_after_the_other),
+        GUARDED(test_a_wrong_configuration),
         GUARDED(test_a_thousand_sessions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

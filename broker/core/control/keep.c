@@ -51,6 +51,12 @@ static void post(struct broker *broker, const char *text, const int *fds, size_t
     }
 }
 
+/* Is that our parent, or is it gone already, and somebody else is? NULL: nobody said who it is. */
+static bool is_parent(const char *pid)
+{
+    return !pid || atoi(pid) == getppid();
+}
+
 int keep_init(struct broker *broker, bool stores)
 {
     struct keep *keep = &broker->keep;
@@ -78,7 +84,10 @@ int keep_init(struct broker *broker, bool stores)
     if (!stores)
         return 0;
     keep->pidfd = pidfd_open(getppid(), 0);
-    return keep->pidfd < 0 ? -errno : loop_add(broker, keep->pidfd, EPOLLIN, LOOP_GUARDIAN, 0);
+    if (keep->pidfd < 0)
+        return -errno;
+    return is_parent(getenv("IPCD_GUARDIAN_PID")) ? loop_add(broker, keep->pidfd, EPOLLIN, LOOP_GUARDIAN, 0)
+                                                  : -ESRCH;
 }
 
 static void close_adopt(struct broker *broker)
@@ -90,6 +99,13 @@ static void close_adopt(struct broker *broker)
     (void)unlink(keep->path);
     loop_remove(broker, keep->adopt_fd);
     keep->adopt_fd = fd_close(keep->adopt_fd);
+}
+
+static bool guardian_lives(const struct keep *keep)
+{
+    struct pollfd end = {.fd = keep->pidfd, .events = POLLIN};
+
+    return keep->pidfd >= 0 && poll(&end, 1, 0) == 0;
 }
 
 void keep_done(struct broker *broker)
@@ -255,16 +271,33 @@ static int open_adopt(struct broker *broker)
     return result;
 }
 
+int keep_open(struct broker *broker)
+{
+    int result;
+
+    if (!broker->keep.stores || !getenv("IPCD_GUARDIAN_PID"))
+        return 0;
+    result = open_adopt(broker);
+    if (result < 0)
+        log_write(LOG_SYSTEM, NULL, "another ipcd-run could not take over from this one: %s",
+                  strerror(-result));
+    /* One that came after the end of ours, and before there was this place, has begun anew. */
+    return guardian_lives(&broker->keep) ? 0 : -ESRCH;
+}
+
 void keep_on_guardian(struct broker *broker)
 {
     struct keep *keep = &broker->keep;
-    int result;
+    int result = 0;
 
+    if (guardian_lives(keep))
+        return; /* the next one was quicker than this event */
     loop_remove(broker, keep->pidfd);
     keep->pidfd = fd_close(keep->pidfd);
     keep->fd = fd_close(keep->fd);
     keep->stores = keep->lost = false;
-    result = open_adopt(broker);
+    if (keep->adopt_fd < 0)
+        result = open_adopt(broker);
     log_write(LOG_SYSTEM, NULL,
               "unguarded: ipcd-run is gone; sessions go on, but would not survive the end of this ipcd%s%s",
               result == 0 ? "; start ipcd-run with the same address to guard it again" : ": ",
@@ -311,7 +344,9 @@ void keep_on_adopt(struct broker *broker)
 
     if (peer < 0)
         return;
-    fd = receive_guardian(peer);
+    if (keep->pidfd >= 0)
+        keep_on_guardian(broker);
+    fd = keep->pidfd < 0 ? receive_guardian(peer) : -EBUSY;
     if (fd >= 0 && getsockopt(peer, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0)
         keep->pidfd = pidfd_open(who.pid, 0);
     if (fd < 0 || keep->pidfd < 0) {
@@ -320,7 +355,6 @@ void keep_on_adopt(struct broker *broker)
         return;
     }
     (void)fd_send(peer, answer, strlen(answer), NULL, 0);
-    close_adopt(broker);
     keep->fd = fd_steal(&fd);
     keep->stores = true;
     (void)loop_add(broker, keep->pidfd, EPOLLIN, LOOP_GUARDIAN, 0);

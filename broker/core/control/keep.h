@@ -45,10 +45,14 @@ struct keep {
   .fd = -1, .pidfd = -1, .adopt_fd = -1 \
  }
 
-/* From the environment; `stores`: the guardian is ipcd-run. Without NOTIFY_SOCKET there is nobody. 0 or a negative
- * errno. */
+/* From the environment; `stores`: the guardian is ipcd-run. Without NOTIFY_SOCKET there is nobody. 0, -ESRCH: it is gone
+ * already, or a negative errno. */
 int keep_init(struct broker *broker, bool stores);
 void keep_done(struct broker *broker);
+
+/* Open the place where the next guardian finds us: as long as one can connect there, we are alive. Needs listen_fd. 0, or
+ * -ESRCH: the guardian is gone, and the next one may have begun without us. */
+int keep_open(struct broker *broker);
 
 /* Lines of sd_notify(3). */
 void keep_say(struct broker *broker, const char *format, ...) __attribute__((format(printf, 2, 3)));
