@@ -43,6 +43,9 @@ static const ProtobufCMessageDescriptor *const descriptors[] = {
     [IPC__CONTROL__TYPE__PORT_BELL] = &ipc__control__port_bell__descriptor,
     [IPC__CONTROL__TYPE__SEGMENT_OPEN] = &ipc__control__segment_open__descriptor,
     [IPC__CONTROL__TYPE__SEGMENT_CLOSE] = &ipc__control__segment_close__descriptor,
+    [IPC__CONTROL__TYPE__POLICY] = &ipc__control__policy__descriptor,
+    [IPC__CONTROL__TYPE__DECISION] = &ipc__control__decision__descriptor,
+    [IPC__CONTROL__TYPE__RENEW] = &ipc__control__renew__descriptor,
     [IPC__CONTROL__TYPE__SEGMENT_OPENED] = &ipc__control__segment_opened__descriptor,
     [IPC__CONTROL__TYPE__PORT_END] = &ipc__control__port_end__descriptor,
 };

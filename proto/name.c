@@ -54,3 +54,49 @@ bool ipc_name_match(const char *pattern, const char *name)
         pattern++;
     }
 }
+
+/* The sizes of the next levels. */
+struct levels {
+    size_t of_pattern, of_other;
+};
+
+static bool same(const char *pattern, const char *other, struct levels size)
+{
+    return size.of_pattern == size.of_other && memcmp(pattern, other, size.of_pattern) == 0;
+}
+
+bool ipc_name_overlap(const char *pattern, const char *other)
+{
+    for (;;) {
+        struct levels size = {strcspn(pattern, "."), strcspn(other, ".")};
+
+        if (*pattern == '>' || *other == '>')
+            return true;
+        if (*pattern != '*' && *other != '*' && !same(pattern, other, size))
+            return false;
+        pattern += size.of_pattern;
+        other += size.of_other;
+        if (!*pattern || !*other)
+            return !*pattern && !*other;
+        pattern++;
+        other++;
+    }
+}
+
+bool ipc_name_cover(const char *pattern, const char *other)
+{
+    for (;;) {
+        struct levels size = {strcspn(pattern, "."), strcspn(other, ".")};
+
+        if (*pattern == '>')
+            return true;
+        if (*other == '>' || (*pattern != '*' && !same(pattern, other, size)))
+            return false;
+        pattern += size.of_pattern;
+        other += size.of_other;
+        if (!*pattern || !*other)
+            return !*pattern && !*other;
+        pattern++;
+        other++;
+    }
+}

@@ -16,4 +16,8 @@ const char *ipc_name_check(const char *name, bool pattern);
 /* True if a good name matches a good pattern. */
 bool ipc_name_match(const char *pattern, const char *name);
 
+/* Of two good patterns: true if some name matches both, if each name that matches `other` matches `pattern`. */
+bool ipc_name_overlap(const char *pattern, const char *other);
+bool ipc_name_cover(const char *pattern, const char *other);
+
 #endif

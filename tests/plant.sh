@@ -40,6 +40,8 @@ KEY_STRANDED         unit-broker-route    a message of a key that was passed by 
 VERDICT_FORGOTTEN    torture-torture      a message is refused without a word
 LETTER_EARLY         unit-broker-route    a dead letter is delivered before the queue it comes from has let go of it
 ROUTER_NO_RELOOK     unit-broker-route    a router does not look again before it sleeps
+RENEW_FORGOTTEN      proc-policy          a reader that may not read any more sees on what is written into its lane
+MATCH_UNCHECKED      proc-policy          a wildcard gets topics that its user may not read
 HALF_SESSION         proc-restart-state   a session whose descriptors were not kept goes on
 SLOT_EARLY           proc-broker-pairing  a slot is used again before the writer has confirmed that its reader left
 DEATH_UNHEARD        proc-topic-death     nobody is woken for a peer that died (between commit and ring, say)

@@ -123,6 +123,7 @@ static void users_json(const struct admin_list *list)
         output_set(row, "bytes", output_number(item->bytes));
         output_set(row, "limit_bytes", output_number(item->limit_bytes));
         output_set(row, "refused", output_number(item->refused));
+        output_set(row, "denied", output_number(item->denied));
         output_append(users, row);
     }
     json_t *document = json_object();

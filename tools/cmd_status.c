@@ -45,6 +45,7 @@ static void print_json(const Ipc__Control__StatusReply *reply, const struct admi
     output_set(document, "descriptors_max", output_number(reply->descriptors_max));
     output_set(document, "requests", output_number(reply->requests));
     output_set(document, "refused", output_number(reply->refused));
+    output_set(document, "denied", output_number(reply->denied));
     output_set(document, "ended_badly", output_number(reply->ended_badly));
     output_set(document, "membarrier", json_boolean(reply->membarrier));
     output_set(document, "guardian", output_string(reply->guardian));
@@ -79,6 +80,7 @@ static void print_table(const Ipc__Control__StatusReply *reply, const struct adm
         text_count(b, reply->descriptors_max));
     ROW("requests", TONE_PLAIN, "%s", text_count(a, reply->requests));
     ROW("refused", reply->refused ? TONE_BAD : TONE_PLAIN, "%s", text_count(a, reply->refused));
+    ROW("denied", reply->denied ? TONE_BAD : TONE_PLAIN, "%s", text_count(a, reply->denied));
     ROW("ended badly", reply->ended_badly ? TONE_BAD : TONE_PLAIN, "%s", text_count(a, reply->ended_badly));
     ROW("membarrier", TONE_PLAIN, "%s", reply->membarrier ? "yes" : "no: each publish costs a fence");
     bool guarded = strcmp(reply->guardian, "ipcd-run") == 0;

@@ -54,6 +54,7 @@ int cmd_status(struct tool *tool, int argc, char **argv);
 int cmd_ls(struct tool *tool, int argc, char **argv);
 int cmd_queue(struct tool *tool, int argc, char **argv);
 int cmd_clients(struct tool *tool, int argc, char **argv);
+int cmd_policy(struct tool *tool, int argc, char **argv);
 int cmd_pub(struct tool *tool, int argc, char **argv);
 int cmd_sub(struct tool *tool, int argc, char **argv);
 int cmd_send(struct tool *tool, int argc, char **argv);

@@ -19,6 +19,7 @@ static const struct {
     {"ls", cmd_ls, "topics, who publishes them, who reads them, who is slow; queues"},
     {"queue", cmd_queue, "queues: create, change, look into, empty, remove them"},
     {"clients", cmd_clients, "sessions, and what each user takes"},
+    {"policy", cmd_policy, "who may do what, and which rule says so"},
     {"pub", cmd_pub, "publish messages from arguments or from stdin"},
     {"sub", cmd_sub, "print the messages of topics"},
     {"send", cmd_send, "put messages into a queue, and have them confirmed"},

@@ -131,7 +131,10 @@ static void join(struct ipc_subscription *sub, struct notice *notice)
                      notice->ended);
     notice->lane = NULL;
     notice->cells = NULL;
-    succeed(sub, lane);
+    if (notice->after)
+        lane->after = lane_find(sub, notice->after);
+    else
+        succeed(sub, lane);
     sub->now = NULL;
     sub->lanes[sub->lane_count++] = lane;
     pthread_mutex_lock(&connection->lock);
@@ -178,8 +181,7 @@ void subscription_drop(struct ipc_subscription *sub, unsigned index)
     sub->roused = sub->watched;
     if (lane->owner)
         lane->owner->gone = true;
-    if (lane->past)
-        subscription_read(sub, lane);
+    subscription_read(sub, lane);
     if (!foreign) {
         lane_reader_disarm(&lane->reader);
         lane_segment_unmap(lane->map, IPC_SEGMENT_LANE, lane->ring_size);

@@ -40,7 +40,9 @@ static inline int enter(struct ipc_publisher *publisher)
         if (result < 0)
             return result;
     }
-    return __builtin_expect(publisher->loan_open, 0) ? -EBUSY : 0;
+    if (__builtin_expect(publisher->loan_open, 0))
+        return -EBUSY;
+    return __builtin_expect(publisher->renew, 0) ? publisher_renew(publisher) : 0;
 }
 
 static inline void leave(struct ipc_publisher *publisher)
@@ -86,6 +88,8 @@ static int wait_for_room(struct ipc_publisher *publisher, uint32_t stride)
         handle_words(&publisher->handle, words + 1);
         if (handle_has_mail(&publisher->handle))
             publisher_news(publisher);
+        if (publisher->renew)
+            return publisher_renew(publisher); /* a fresh lane has room */
         if (handle_ended(&publisher->handle)) {
             int result = publisher_revive(publisher);
             if (result < 0 || !handle_ended(&publisher->handle))

@@ -10,7 +10,8 @@
 /* Which messages may go the short way. */
 static inline void publisher_set_plain(struct ipc_publisher *publisher)
 {
-    bool none = publisher->loan_open || publisher->looks || (publisher->flags & IPC_PUBLISHER_TIMESTAMP);
+    bool none = publisher->loan_open || publisher->renew || publisher->looks ||
+                (publisher->flags & IPC_PUBLISHER_TIMESTAMP);
     publisher->plain_size_end = none ? 0 : publisher->message_size_max + 1;
 }
 
@@ -38,6 +39,9 @@ void publisher_put_headers(const struct ipc_publisher *publisher, const struct i
 /* The session is over. 0: declared again, or, while there is no other session, to go on with the readers that are
  * there; -EBUSY: a loan of the old lane is open; -EPIPE; or why it could not be declared. */
 int publisher_revive(struct ipc_publisher *publisher);
+
+/* Go on in another lane, as the broker asked. 0, or why there is none; then nothing is published. */
+int publisher_renew(struct ipc_publisher *publisher);
 
 /* Look if the broker is still there, if the last look is long ago. */
 void publisher_look(struct ipc_publisher *publisher);

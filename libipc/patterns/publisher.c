@@ -14,6 +14,9 @@
 #include "libipc/patterns/publish.h"
 #include "proto/name.h"
 
+/* How long a publisher in a fresh lane waits for those who are to read it. */
+#define RENEW_WAIT_NS INT64_C(1000000000)
+
 static void publisher_close(struct handle *handle)
 {
     ipc_publisher_close((struct ipc_publisher *)((char *)handle - offsetof(struct ipc_publisher, handle)));
@@ -212,6 +215,9 @@ void publisher_news(struct ipc_publisher *publisher)
         next = notice->next;
         if (notice->type == IPC__CONTROL__TYPE__READER_ADD) {
             reader_admit(publisher, notice);
+        } else if (notice->type == IPC__CONTROL__TYPE__RENEW) {
+            publisher->renew = true;
+            publisher_set_plain(publisher);
         } else {
             reader_forget(publisher, notice->pairing, notice->reason);
             if (publisher->left.pairing == notice->pairing) {
@@ -243,19 +249,21 @@ void publisher_report_faults(struct ipc_publisher *publisher)
 }
 
 /* Go on in a fresh lane, with the number that comes next. Readers of the old one read it to its end. */
-static int declare_again(struct ipc_publisher *publisher)
+static int declare_again(struct ipc_publisher *publisher, uint64_t renewed, unsigned reason,
+                         uint32_t *ret_readers)
 {
     const Ipc__Control__Advertised *advertised;
     struct ipc_lane *lane;
     const struct lane_writer old = publisher->writer;
-    int result =
-        advertise(publisher, old.ring_size, IPC__CONTROL__KIND__KIND_TOPIC, 0, &lane, &advertised, NULL);
+    int result = advertise(publisher, old.ring_size, IPC__CONTROL__KIND__KIND_TOPIC, renewed, &lane,
+                           &advertised, NULL);
     if (result < 0)
         return result;
+    *ret_readers = advertised->readers;
     handle_declared(&publisher->handle, advertised->lane);
     request_done(publisher->handle.connection);
     while (publisher->readers)
-        reader_forget(publisher, publisher->readers->pairing, IPC_REASON_SHUTDOWN);
+        reader_forget(publisher, publisher->readers->pairing, reason);
     publisher->bytes_past += old.position;
     uint64_t lost = publisher->writer.lost_departed;
     lane_writer_done(&publisher->writer);
@@ -273,16 +281,37 @@ static int declare_again(struct ipc_publisher *publisher)
 int publisher_revive(struct ipc_publisher *publisher)
 {
     struct handle *handle = &publisher->handle;
+    uint32_t readers;
     if (!handle->owner && connection_between(handle->connection) && lane_now() < publisher->look_at_ns)
         return 0;
     int result = handle_look(handle, &publisher->look_at_ns);
     if (result == 0 && publisher->loan_open)
         return -EBUSY;
     if (result == 0)
-        result = declare_again(publisher);
+        result = declare_again(publisher, 0, IPC_REASON_SHUTDOWN, &readers);
+    if (result == 0) {
+        publisher->renew = false;
+        publisher_set_plain(publisher);
+    }
     if (result == -EPIPE && !handle->owner && connection_between(handle->connection))
         result = -EAGAIN; /* it is over once more */
     return result == -EAGAIN ? 0 : result;
+}
+
+int publisher_renew(struct ipc_publisher *publisher)
+{
+    Ipc__Control__Unadvertise message = IPC__CONTROL__UNADVERTISE__INIT;
+    uint32_t readers;
+    message.lane = publisher->handle.id;
+    int result = declare_again(publisher, message.lane, IPC_REASON_CLOSED, &readers);
+    if (result < 0)
+        return result;
+    publisher->renew = false;
+    publisher_set_plain(publisher);
+    request_undo(&publisher->handle, IPC__CONTROL__TYPE__UNADVERTISE, &message.base);
+    /* Those who were readers and still may are to miss nothing. */
+    (void)ipc_publisher_wait_readers(publisher, readers, RENEW_WAIT_NS);
+    return 0;
 }
 
 void publisher_look(struct ipc_publisher *publisher)

@@ -283,6 +283,7 @@ static void on_lane_add(struct ipc_connection *connection, struct notice *notice
                               .start = message->start,
                               .fence = message->fence,
                               .call = message->call,
+                              .after = message->after,
                               .bell = -1};
     copy_peer(&notice->peer, message->peer);
     snprintf(notice->topic, sizeof(notice->topic), "%s", message->topic);
@@ -366,6 +367,18 @@ static void on_port_end(struct ipc_connection *connection, struct notice *notice
     inbox_put(handle, notice);
 }
 
+/* Needs no confirmation: the writer lets go of that lane. */
+static void on_renew(struct ipc_connection *connection, struct notice *notice,
+                     const Ipc__Control__Renew *message)
+{
+    *notice = (struct notice){.type = IPC__CONTROL__TYPE__RENEW, .bell = -1};
+    struct handle *handle = handle_find(connection, message->lane, HANDLE_PUBLISHER);
+    if (handle)
+        inbox_put(handle, notice);
+    else
+        notice_free(connection, notice);
+}
+
 /* The answer to a request that timed out: what it made is nobody's. */
 static void on_late(struct ipc_connection *connection, const struct ipc_frame *frame)
 {
@@ -431,6 +444,8 @@ static void dispatch(struct ipc_connection *connection, const struct ipc_frame *
         on_lane_add(connection, notice, (const void *)frame->message, fds, fd_count);
     else if (frame->type == IPC__CONTROL__TYPE__READER_DEL || frame->type == IPC__CONTROL__TYPE__LANE_DEL)
         on_simple(connection, notice, frame);
+    else if (frame->type == IPC__CONTROL__TYPE__RENEW)
+        on_renew(connection, notice, (const void *)frame->message);
     else if (frame->type == IPC__CONTROL__TYPE__PORT_END)
         on_port_end(connection, notice, (const void *)frame->message);
     else

@@ -40,6 +40,7 @@ struct notice {
     bool fence;
     bool ended;
     uint64_t call;             /* of a lane of replies: the pairing of its calls */
+    uint64_t after;            /* of LANE_ADD: the pairing to be read to its end first, or 0 */
     uint32_t servers;          /* of a lane of calls that lost its server: how many there are now */
     bool replying;             /* and that one's replies end with a LANE_DEL that is still to come */
     bool again;                /* the handle may have been told about this pairing before */

@@ -70,6 +70,12 @@ static inline void raw_folder(struct raw_broker *broker)
     assert_return_code(bind(broker->notify_fd, (const struct sockaddr *)&notify, sizeof(notify)), errno);
 }
 
+/* The policy of these brokers, unless the test is about that. */
+#define RAW_EVERYBODY \
+ "[rule everybody]\n" \
+ "who = anyone\n"     \
+ "allow = publish subscribe send receive call serve attach create\n"
+
 static inline void raw_write(const char *path, const char *text)
 {
     FILE *file = fopen(path, "we");
@@ -99,10 +105,12 @@ static inline void raw_broker_start_limited(struct raw_broker *broker, const cha
                                             const char *const extra[4], rlim_t files)
 {
     const char *program = getenv("IPCD_BIN");
+    char text[4096];
 
     assert_non_null(program);
     raw_folder(broker);
-    raw_write(broker->config, config ? config : "");
+    (void)snprintf(text, sizeof(text), "%s\n%s", config ? config : "", RAW_EVERYBODY);
+    raw_write(broker->config, text);
     broker->pid = fork_child();
     assert_true(broker->pid >= 0);
     if (broker->pid == 0) {

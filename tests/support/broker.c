@@ -59,9 +59,11 @@ void broker_limit_files(void)
 
 static void exec_broker(const struct broker *made, const char *const *arguments, const char *notify)
 {
-    const char *program = getenv("IPCD_BIN");
+    const char *program = getenv("IPCD_BIN"), *source = getenv("IPC_SOURCE_DIR");
+    char config[512];
     char *argv[ARGUMENTS_MAX + 6] = {(char *)"ipcd", (char *)"--address", (char *)(uintptr_t)made->address,
-                                     (char *)"--config", (char *)"/dev/null"};
+                                     (char *)"--config", config};
+    snprintf(config, sizeof(config), "%s/tests/support/everybody.conf", source ? source : ".");
     int n = 5;
     if (!getenv("IPC_TEST_LOG")) {
         argv[n++] = (char *)"--log-level";

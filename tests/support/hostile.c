@@ -56,7 +56,7 @@ void hostile_start(bool same_uid, const char *config)
         hostile.uid[i] = UID_FIRST + (same_uid ? 0 : i);
     raw_folder(raw);
     snprintf(hostile.log, sizeof(hostile.log), "%s/log", raw->folder);
-    snprintf(text, sizeof(text), "[broker]\nsocket-mode = 666\n%s", config ? config : "");
+    snprintf(text, sizeof(text), "[broker]\nsocket-mode = 666\n%s\n%s", config ? config : "", RAW_EVERYBODY);
     raw_write(raw->config, text);
     snprintf(path, sizeof(path), "%s/notify", raw->folder);
     EXPECT_EQ(chmod(path, 0666), 0);

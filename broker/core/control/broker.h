@@ -62,7 +62,7 @@ struct broker {
     unsigned n_refused;
 
     /* Counters. */
-    uint64_t requests, ended_badly, n_boards;
+    uint64_t requests, ended_badly, denied, n_boards;
     uint64_t round; /* of the loop */
     uint64_t work;  /* records looked at for the request at hand: budget.h */
 

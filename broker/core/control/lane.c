@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/core/control/notice.h"
 #include "broker/core/control/pairing.h"
 #include "broker/core/control/registry.h"
 #include "broker/core/control/segment.h"
@@ -139,8 +140,22 @@ struct lane *lane_restore(struct broker *broker, struct lane_row *row, int fd)
     return lane;
 }
 
+void lane_renew(struct broker *broker, struct lane *lane)
+{
+#ifdef IPC_PLANT_RENEW_FORGOTTEN
+    return;
+#endif
+    if (!lane->session)
+        return;
+    atomic_store_explicit(&lane->row->renew, 1, memory_order_release);
+    lane->session->renew = true;
+    notice_mark(broker, lane->session);
+}
+
 void lane_resume(struct broker *broker, struct lane *lane)
 {
+    if (atomic_load_explicit(&lane->row->renew, memory_order_relaxed))
+        lane_renew(broker, lane);
     pairing_promote(broker, lane);
     if (lane->state == LANE_DRAINING && lane->retain)
         lane_retain(broker, lane);

@@ -31,6 +31,10 @@ void lane_joined(struct lane *lane);
 
 void lane_set_state(struct lane *lane, enum lane_state state);
 
+/* Have its writer go on in another one, if it is still there: what it writes into this one may be seen by somebody who may
+ * not any more. */
+void lane_renew(struct broker *broker, struct lane *lane);
+
 /* Free a lane that nobody reads and nobody writes, unless it is retained. */
 void lane_release(struct broker *broker, struct lane *lane);
 

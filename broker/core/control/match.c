@@ -8,15 +8,18 @@
 
 #include <string.h>
 
+#include "broker/core/control/access.h"
 #include "proto/name.h"
 
-static bool wants(const struct subscription *subscription, const struct lane *lane)
+static bool wants(struct broker *broker, const struct subscription *subscription, const struct lane *lane)
 {
     if (!subscription->self && lane->writer.session == subscription->session->peer.session)
         return false;
     /* Of a lane that gets no new messages, only who wants old ones has any use. */
-    return lane->state == LANE_LIVE ||
-           (lane->state == LANE_RETAINED && subscription->start != IPC__CONTROL__START__START_NEXT);
+    if (lane->state != LANE_LIVE &&
+        (lane->state != LANE_RETAINED || subscription->start == IPC__CONTROL__START__START_NEXT))
+        return false;
+    return access_allows(broker, subscription->session, VERB_SUBSCRIBE, lane->topic->name);
 }
 
 void match_readers_start(struct match_walk *walk, struct broker *broker, const struct lane *lane)
@@ -47,7 +50,7 @@ struct subscription *match_readers_next(struct match_walk *walk, struct broker *
             if (!ipc_name_match(next->pattern, lane->topic->name))
                 continue;
         }
-        if (wants(next, lane))
+        if (wants(broker, next, lane))
             return next;
     }
 }
@@ -61,7 +64,7 @@ static struct lane *next_of_topic(struct broker *broker, const struct subscripti
         struct lane *lane = list_entry(node, struct lane, by_topic);
 
         broker->work++;
-        if (wants(subscription, lane))
+        if (wants(broker, subscription, lane))
             return lane;
     }
     return NULL;
@@ -80,8 +83,8 @@ struct lane *match_lanes_next(struct broker *broker, const struct subscription *
         struct lane *lane = list_entry(node, struct lane, link);
 
         broker->work++;
-        if (lane->topic->space == SPACE_TOPICS && wants(subscription, lane) &&
-            ipc_name_match(subscription->pattern, lane->topic->name))
+        if (lane->topic->space == SPACE_TOPICS && ipc_name_match(subscription->pattern, lane->topic->name) &&
+            wants(broker, subscription, lane))
             return lane;
     }
     return NULL;

@@ -82,6 +82,19 @@ static int send_reader_add(struct broker *broker, struct session *session, struc
     return send_message(broker, session, TYPE(READER_ADD), &message.base, fds, pairing->bell ? 2 : 1);
 }
 
+/* The pairing of a subscription with a lane; 0: there is none. */
+static uint64_t pairing_of_lane(const struct subscription *subscription, uint64_t lane)
+{
+    list_for_each(node, &subscription->pairings)
+    {
+        const struct pairing *pairing = list_entry(node, struct pairing, by_subscription);
+
+        if (pairing->lane_id == lane)
+            return pairing->id;
+    }
+    return 0;
+}
+
 static int send_lane_add(struct broker *broker, struct session *session, struct pairing *pairing)
 {
     Ipc__Control__LaneAdd message = IPC__CONTROL__LANE_ADD__INIT;
@@ -109,6 +122,8 @@ static int send_lane_add(struct broker *broker, struct session *session, struct 
     message.start = (Ipc__Control__Start)pairing->start;
     if (pairing->lane->kind == IPC__CONTROL__KIND__KIND_REPLY)
         message.call = pairing->lane->target;
+    else if (pairing->lane->kind == IPC__CONTROL__KIND__KIND_TOPIC && pairing->lane->target)
+        message.after = pairing_of_lane(pairing->subscription, pairing->lane->target);
     if (message.cells_new)
         fds[n_fds++] = pairing->cells->fd;
     if (bell_new)
@@ -240,6 +255,33 @@ static int flush_port_ends(struct broker *broker, struct session *session, unsig
     return 0;
 }
 
+/* The flag of the row stays until the lane ends: another ipcd says it again. */
+static int flush_renews(struct broker *broker, struct session *session, unsigned *budget)
+{
+    if (!session->renew)
+        return 0;
+    list_for_each(node, &session->lanes)
+    {
+        struct lane *lane = list_entry(node, struct lane, by_session);
+        Ipc__Control__Renew message = IPC__CONTROL__RENEW__INIT;
+        int result;
+
+        if (lane->renewed || !atomic_load_explicit(&lane->row->renew, memory_order_relaxed))
+            continue;
+        if (*budget == 0)
+            return 0;
+        message.lane = lane->id;
+        owe(session);
+        result = send_message(broker, session, TYPE(RENEW), &message.base, NULL, 0);
+        if (result < 0)
+            return result;
+        lane->renewed = session->told = true;
+        --*budget;
+    }
+    session->renew = false;
+    return 0;
+}
+
 static int flush_nudge(struct broker *broker, struct session *session)
 {
     const Ipc__Control__Done message = IPC__CONTROL__DONE__INIT;
@@ -302,8 +344,10 @@ void notice_flush(struct broker *broker)
         if (result == 0)
             result = flush_port_ends(broker, session, &budget);
         if (result == 0)
+            result = flush_renews(broker, session, &budget);
+        if (result == 0)
             result = flush_adds(broker, session, true, &budget);
-        post(session, !list_empty(&session->dels) || !list_empty(&session->port_ends) ||
+        post(session, !list_empty(&session->dels) || !list_empty(&session->port_ends) || session->renew ||
                           !list_empty(&session->writer_adds));
         session_send_failed(broker, session, result);
     }
@@ -329,9 +373,10 @@ void notice_flush(struct broker *broker)
             result = flush_nudge(broker, session);
         post(session, !list_empty(&session->reader_adds));
         session_send_failed(broker, session, result);
-        if (result == 0 && (!list_empty(&session->dels) || !list_empty(&session->port_ends) ||
-                            (session->window < IPC_NOTICE_WINDOW &&
-                             (!list_empty(&session->writer_adds) || !list_empty(&session->reader_adds)))))
+        if (result == 0 &&
+            (!list_empty(&session->dels) || !list_empty(&session->port_ends) || session->renew ||
+             (session->window < IPC_NOTICE_WINDOW &&
+              (!list_empty(&session->writer_adds) || !list_empty(&session->reader_adds)))))
             notice_mark(broker, session);
     }
 }

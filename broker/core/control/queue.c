@@ -39,15 +39,6 @@ struct queue *registry_queue_named(const struct broker *broker, const char *name
     return NULL;
 }
 
-const char *registry_queue_denied(const struct session *session, const struct queue *queue)
-{
-    uint32_t uid = session->peer.uid;
-
-    return uid == queue->row->uid || uid == geteuid() || uid == 0
-               ? NULL
-               : "only the user who created it, the broker's own and root may";
-}
-
 bool registry_queue_removing(const struct queue *queue)
 {
     return atomic_load_explicit(&queue->row->removing, memory_order_relaxed) != 0;

@@ -11,9 +11,6 @@
 struct queue *registry_queue(const struct broker *broker, uint64_t id);
 struct queue *registry_queue_named(const struct broker *broker, const char *name);
 
-/* NULL, or why this session may not change, look into or remove the queue. The one place that says who may. */
-const char *registry_queue_denied(const struct session *session, const struct queue *queue);
-
 struct queue_wish {
     const char *name;
     const Ipc__Control__QueueSettings *settings; /* only what is given counts */

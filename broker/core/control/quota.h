@@ -27,7 +27,7 @@ struct user {
     uint64_t used[LIMIT_COUNT];
     struct route_budget budget; /* memory of its queues */
     size_t n_actors;            /* other users on behalf of whom it holds pairings */
-    uint64_t refused;
+    uint64_t refused, denied;   /* for a limit; by the policy */
     /* Connects: a bucket of one second's worth, filled as time passes. */
     double connects_left;
     uint64_t connects_at_ns;

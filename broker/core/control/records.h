@@ -45,6 +45,9 @@ struct session {
     struct list overdue;   /* broker.overdue */
     struct list silent;    /* broker.silent */
     struct peer peer;
+    gid_t *groups; /* beside that, of its process at its connect: access.c */
+    size_t n_groups;
+    bool groups_known;
     struct user *user;       /* NULL if it was refused */
     struct session_row *row; /* once HELLO was good */
     enum session_state state;
@@ -79,6 +82,7 @@ struct session {
     uint32_t unheard;    /* pairings whose reader left, which it has not confirmed */
     bool gone;  /* its process or its end of the socket is: of what it asked nothing is done any more */
     bool nudge; /* NUDGE is due */
+    bool renew; /* the same, of some lane */
     bool told;  /* in this flush: mail has to be counted up */
 };
 
@@ -114,9 +118,11 @@ struct lane {
     enum lane_state state;
     uint8_t reason; /* why it is not live */
     bool retain, exclusive;
-    bool fence;      /* the writer is not registered for barriers of others */
-    uint8_t kind;    /* enum Kind of control.proto */
-    uint64_t target; /* KIND_CALL: the inbox; KIND_REPLY: the pairing of the calls */
+    bool fence;   /* the writer is not registered for barriers of others */
+    uint8_t kind; /* enum Kind of control.proto */
+    uint64_t
+        target; /* KIND_CALL: the inbox; KIND_REPLY: the pairing of the calls; KIND_TOPIC: the lane before it */
+    bool renewed; /* RENEW was sent */
     uint32_t ring_size;
     uint32_t readers; /* pairings */
     uint64_t seen_by; /* scratch of pairing_join_missed() */

@@ -15,6 +15,7 @@
 #include <ipc/error.h>
 
 #include "broker/core/control/bell.h"
+#include "broker/core/control/access.h"
 #include "broker/core/control/lane.h"
 #include "broker/core/control/loop.h"
 #include "broker/core/control/notice.h"
@@ -469,6 +470,7 @@ int recover(struct broker *broker)
         size_t n = 0;
 
         list_for_each(node, &broker->sessions) n++;
+        access_revoke(broker);
         log_write(LOG_STARTED, NULL, "going on with %zu sessions of the ipcd before (start %u)", n,
                   broker->state.header->starts);
     } else if (broker->keep.stores) {

@@ -10,6 +10,7 @@
 
 #include <ipc/error.h>
 
+#include "broker/core/control/access.h"
 #include "broker/core/control/notice.h"
 #include "broker/core/control/pairing.h"
 #include "broker/core/control/registry.h"
@@ -71,6 +72,10 @@ void request_hello(struct broker *broker, struct session *session, uint64_t id,
                      ", ipcd %s): use a libipc of the same release",
                      hello->fingerprint, (uint64_t)IPC_LAYOUT_FINGERPRINT, IPCD_VERSION);
         session_end(broker, session, IPC_REASON_PROTOCOL, "another layout of shared memory");
+        return;
+    }
+    if (!access_check_any(broker, session, id)) {
+        session_end(broker, session, IPC_REASON_DENIED, "the policy allows it nothing");
         return;
     }
     session->hello = id;
@@ -190,6 +195,9 @@ static void dispatch(struct broker *broker, struct session *session, const struc
         break;
     case TYPE(SEGMENT_CLOSE):
         request_segment_close(broker, session, frame->id, message);
+        break;
+    case TYPE(POLICY):
+        request_policy(broker, session, frame->id, message);
         break;
     case TYPE(PORT_BELL):
         request_port_bell(broker, session, frame->id, message);

@@ -63,4 +63,7 @@ void request_segment_open(struct broker *broker, struct session *session, uint64
 void request_segment_close(struct broker *broker, struct session *session, uint64_t id,
                            const Ipc__Control__SegmentClose *close);
 
+void request_policy(struct broker *broker, struct session *session, uint64_t id,
+                    const Ipc__Control__Policy *policy);
+
 #endif

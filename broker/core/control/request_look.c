@@ -228,6 +228,7 @@ static void show_user(const struct broker *broker, struct page *page, Ipc__Contr
     item->descriptors = user->used[LIMIT_DESCRIPTORS];
     item->limit_bytes = quota_most(&broker->quota, user, LIMIT_SEGMENT_BYTES);
     item->refused = user->refused;
+    item->denied = user->denied;
 }
 
 static void show_queue(const struct broker *broker, struct page *page, Ipc__Control__Item *item,
@@ -568,6 +569,7 @@ void request_status(struct broker *broker, struct session *session, uint64_t id)
     status.descriptors = quota->used[LIMIT_DESCRIPTORS] + IPC_CORE_FDS_BASE;
     status.descriptors_max = quota->config->total[LIMIT_DESCRIPTORS] + IPC_CORE_FDS_BASE;
     status.refused = quota->refused;
+    status.denied = broker->denied;
     status.ended_badly = broker->ended_badly;
     status.membarrier = broker->options.membarrier;
     status.guardian = (char *)(uintptr_t)guardian;

@@ -12,6 +12,7 @@
 
 #include <ipc/error.h>
 
+#include "broker/core/control/access.h"
 #include "broker/core/control/port.h"
 #include "broker/core/control/queue.h"
 #include "broker/core/control/registry.h"
@@ -182,6 +183,9 @@ void request_port_open(struct broker *broker, struct session *session, uint64_t 
                      wrong ? wrong : "");
         return;
     }
+    if (!access_check(broker, session, id,
+                      open->role == IPC__CONTROL__ROLE__CONSUMER ? VERB_RECEIVE : VERB_SEND, open->queue))
+        return;
     queue = registry_queue_named(broker, open->queue);
     if (!queue || registry_queue_removing(queue)) {
         no_queue(broker, session, id, open->queue);

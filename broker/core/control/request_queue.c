@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/core/control/access.h"
 #include "broker/core/control/queue.h"
 #include "broker/core/control/registry.h"
 #include "broker/core/control/session.h"
@@ -30,11 +31,16 @@ static bool bad_name(struct broker *broker, struct session *session, uint64_t id
     return wrong != NULL;
 }
 
+/* Messages will go there: is that allowed? */
+static bool may_send_to(struct broker *broker, struct session *session, uint64_t id, const char *name)
+{
+    return !*name || access_check(broker, session, id, VERB_SEND, name);
+}
+
 /* The queue of that name if this session may do with it what it wants, else NULL: then it was told. */
 static struct queue *own_queue(struct broker *broker, struct session *session, uint64_t id, const char *name)
 {
     struct queue *queue;
-    const char *denied;
 
     if (bad_name(broker, session, id, name))
         return NULL;
@@ -44,13 +50,10 @@ static struct queue *own_queue(struct broker *broker, struct session *session, u
                      name);
         return NULL;
     }
-    denied = registry_queue_denied(session, queue);
-    if (denied) {
-        session_fail(broker, session, id, -EACCES, "queue %s belongs to user %" PRIu32 ": %s", name,
-                     queue->row->uid, denied);
-        return NULL;
-    }
-    return queue;
+    /* Whose it is does not need to be an administrator. */
+    return session->peer.uid == queue->row->uid || access_check(broker, session, id, VERB_ADMINISTER, name)
+               ? queue
+               : NULL;
 }
 
 void request_queue_create(struct broker *broker, struct session *session, uint64_t id,
@@ -76,6 +79,9 @@ void request_queue_create(struct broker *broker, struct session *session, uint64
                                                     : ": `ipcctl queue set' changes its settings");
         return;
     }
+    if (!access_check(broker, session, id, VERB_CREATE, create->queue) ||
+        !may_send_to(broker, session, id, wish.settings->dead_letter))
+        return;
     if (registry_queue_new(broker, &wish, &refusal) < 0) {
         session_refuse(broker, session, id, &refusal);
         return;
@@ -94,6 +100,8 @@ void request_queue_set(struct broker *broker, struct session *session, uint64_t 
         return;
     if (!set->settings)
         session_fail(broker, session, id, -EINVAL, NO_SETTINGS_TEXT);
+    else if (!may_send_to(broker, session, id, set->settings->dead_letter))
+        return;
     else if (registry_queue_set(broker, queue, set->settings, &refusal) < 0)
         session_refuse(broker, session, id, &refusal);
     else
@@ -212,6 +220,9 @@ void request_queue_do(struct broker *broker, struct session *session, uint64_t i
     struct route_mail *mail;
 
     if (!queue)
+        return;
+    if (wish->operation == IPC__CONTROL__QUEUE_OPERATION__MOVE &&
+        !may_send_to(broker, session, id, wish->target))
         return;
     if (read_wish(broker, queue, wish, &read, &refusal) < 0) {
         session_fail(broker, session, id, refusal.code, "%s", refusal.text);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/core/control/access.h"
 #include "broker/core/control/registry.h"
 #include "broker/core/control/segment.h"
 #include "broker/core/control/session.h"
@@ -162,6 +163,9 @@ void request_segment_open(struct broker *broker, struct session *session, uint64
         return;
     }
     shared = registry_shared_named(broker, open->name);
+    if ((shared || open->create) &&
+        !access_check(broker, session, id, shared ? VERB_ATTACH : VERB_CREATE, open->name))
+        return;
     if (!shared && open->create) {
         create(broker, session, id, open);
     } else if (!shared) {

@@ -12,6 +12,7 @@
 
 #include <ipc/error.h>
 
+#include "broker/core/control/access.h"
 #include "broker/core/control/lane.h"
 #include "broker/core/control/notice.h"
 #include "broker/core/control/pairing.h"
@@ -91,6 +92,7 @@ static void answer_advertised(struct broker *broker, struct session *session, co
 
     advertised.lane = lane->id;
     advertised.ring_size = lane->ring_size;
+    advertised.readers = lane->readers;
     if (lane->kind == IPC__CONTROL__KIND__KIND_CALL)
         advertised.servers = service_servers(lane->topic);
     session_reply(broker, session, IPC__CONTROL__TYPE__ADVERTISED, lane->request, &advertised.base, lane->fd);
@@ -148,6 +150,17 @@ void request_mark_done(struct session *session, uint64_t request)
         atomic_store_explicit(&session->row->request, request, memory_order_release);
 }
 
+/* What a lane that was renewed leaves behind is not kept as the last of its topic: the fresh one is. */
+static void replaces(struct broker *broker, const struct session *session, uint64_t target)
+{
+    struct lane *lane = target ? registry_lane(broker, target) : NULL;
+
+    if (!lane || lane->session != session)
+        return;
+    lane->retain = false;
+    atomic_store_explicit(&lane->row->retain, 0, memory_order_release);
+}
+
 static void finish(struct broker *broker, struct session *session, const struct job *job, int *fd, int result)
 {
     const struct lane_wish wish = {job->name,    job->ring_size, job->retain, job->exclusive,
@@ -169,6 +182,7 @@ static void finish(struct broker *broker, struct session *session, const struct 
         return;
     }
     if (lane->kind == IPC__CONTROL__KIND__KIND_TOPIC) {
+        replaces(broker, session, lane->target);
         pairing_join_lane(broker, lane);
     } else if (service_join_lane(broker, lane, &refusal) < 0) {
         pairing_end_lane(broker, lane, IPC_REASON_CLOSED);
@@ -252,6 +266,9 @@ void request_advertise(struct broker *broker, struct session *session, uint64_t 
         session_fail(broker, session, id, -EINVAL, "the name is not valid: %s", wrong);
         return;
     }
+    if (advertise->kind != IPC__CONTROL__KIND__KIND_REPLY && /* that one answers calls that were allowed */
+        !access_check(broker, session, id, topic ? VERB_PUBLISH : VERB_CALL, name))
+        return;
     if (!ring_size) {
         session_fail(broker, session, id, -EINVAL,
                      "a ring of %" PRIu32 " bytes is larger than the %" PRIu64
@@ -372,6 +389,11 @@ void request_subscribe(struct broker *broker, struct session *session, uint64_t 
                      (unsigned)subscribe->kind);
         return;
     }
+    if (topic ? !access_check_pattern(broker, session, id, subscribe->pattern)
+              : !access_check(broker, session, id,
+                              subscribe->kind == IPC__CONTROL__KIND__KIND_SERVE ? VERB_SERVE : VERB_CALL,
+                              subscribe->pattern))
+        return;
     subscription = make_subscription(broker, session, id, subscribe);
     if (!subscription) {
         session_fail(broker, session, id, -ENOMEM, "the broker is out of memory");

@@ -94,6 +94,7 @@ static void session_free(struct session *session)
     fd_close(session->fd);
     fd_close(session->pidfd);
     fd_close(session->board_fd);
+    free(session->groups);
     free(session->refusal);
     free(session);
 }

@@ -87,7 +87,8 @@ struct lane_row {
     _Atomic uint8_t joined; /* its pairings are there, too */
     uint8_t reason;
     bool exclusive, fence;
-    uint8_t kind; /* enum Kind of control.proto */
+    uint8_t kind;          /* enum Kind of control.proto */
+    _Atomic uint8_t renew; /* its writer is to go on in another one */
     uint64_t target;
     char writer[IPC_MAX_CLIENT_NAME + 1];
     char topic[IPC_MAX_NAME_SIZE + 1];

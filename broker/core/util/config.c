@@ -16,6 +16,8 @@
 #include "broker/core/util/text.h"
 #include "proto/name.h"
 
+#define UID_OF_PEOPLE 1000u /* those below are for services, on Debian and elsewhere */
+
 const struct limit_about limit_about[LIMIT_COUNT] = {
 #define LIMIT_ABOUT(id, setting, what, bytes, ...)                    LIMIT_ABOUT_(setting, what, bytes, __VA_ARGS__)
 #define LIMIT_ABOUT_(setting, what, bytes, user, total, most, advice) {setting, what, advice, bytes},
@@ -86,11 +88,13 @@ void config_done(struct config *config)
     free(config->queues);
     config->queues = NULL;
     config->n_queues = 0;
+    policy_done(&config->policy);
 }
 
 struct parser {
     struct config *config;
     struct config_queue *queue;           /* whose section this is */
+    struct policy_rule *rule;             /* the same */
     unsigned set_at[CONFIG_SETTINGS_MAX]; /* line in this file, or 0 */
 };
 
@@ -128,20 +132,45 @@ static void check_queue(struct inifile *file, const char *name)
         (void)snprintf(parser->queue->origin, sizeof(parser->queue->origin), "%s:%u", file->path, file->line);
 }
 
+static void check_rule(struct inifile *file, const char *name)
+{
+    struct parser *parser = file->context;
+    char quoted[80];
+
+    text_quote(quoted, sizeof(quoted), name);
+    if (!*name || strlen(name) >= POLICY_NAME_SIZE || strcmp(quoted, name) != 0) {
+        inifile_mistake(
+            file, "[rule NAME]: this is no name of a rule: %s; 1 to %zu printable characters are allowed",
+            quoted, (size_t)POLICY_NAME_SIZE - 1);
+        return;
+    }
+    parser->rule = policy_rule_of(&parser->config->policy, name);
+    if (!parser->rule)
+        inifile_mistake(file, "out of memory");
+    else if (!parser->rule->origin[0])
+        (void)snprintf(parser->rule->origin, sizeof(parser->rule->origin), "%s:%u", file->path, file->line);
+}
+
 static void on_section(struct inifile *file, const char *name)
 {
     struct parser *parser = file->context;
     char quoted[80];
 
     parser->queue = NULL;
+    parser->rule = NULL;
     if (strcmp(name, "broker") == 0 || strcmp(name, "limits") == 0)
         return;
     if (strncmp(name, "queue ", 6) == 0) {
         check_queue(file, name + 6 + strspn(name + 6, " "));
         return;
     }
+    if (strncmp(name, "rule ", 5) == 0) {
+        check_rule(file, name + 5 + strspn(name + 5, " "));
+        return;
+    }
     text_quote(quoted, sizeof(quoted), name);
-    inifile_mistake(file, "unknown section [%s]; there are [broker], [limits] and [queue NAME]", quoted);
+    inifile_mistake(file, "unknown section [%s]; there are [broker], [limits], [queue NAME] and [rule NAME]",
+                    quoted);
 }
 
 static void parse_number(struct inifile *file, const struct setting *setting, const char *value,
@@ -216,24 +245,31 @@ static void parse_value(struct inifile *file, const struct setting *setting, con
 static void unknown_key(struct inifile *file, const char *section, const char *key)
 {
     const struct parser *parser = file->context;
-    bool in_queue = strncmp(section, "queue ", 6) == 0;
+    bool in_queue = strncmp(section, "queue ", 6) == 0, in_rule = strncmp(section, "rule ", 5) == 0;
     char quoted[80], known[1024] = "";
-    size_t n = in_queue ? IPC_QUEUE_SETTINGS : N_SETTINGS, at = 0;
+    size_t n = in_queue ? IPC_QUEUE_SETTINGS : in_rule ? POLICY_SETTINGS : N_SETTINGS, at = 0;
 
     text_quote(quoted, sizeof(quoted), key);
     if (section[0] == '\0') {
         inifile_mistake(file, "'%s' stands before any section; write [broker] or [limits] first", quoted);
         return;
     }
-    if (in_queue ? !parser->queue : strcmp(section, "broker") != 0 && strcmp(section, "limits") != 0)
+    if (in_queue  ? !parser->queue
+        : in_rule ? !parser->rule
+                  : strcmp(section, "broker") != 0 && strcmp(section, "limits") != 0)
         return; /* the section was reported */
     for (size_t i = 0; i < n && at < sizeof(known); i++) {
-        if (in_queue || strcmp(settings[i].section, section) == 0)
+        if (in_queue || in_rule || strcmp(settings[i].section, section) == 0)
             at += (size_t)snprintf(known + at, sizeof(known) - at, " %s",
-                                   in_queue ? ipc_queue_settings[i].name : settings[i].key);
+                                   in_queue  ? ipc_queue_settings[i].name
+                                   : in_rule ? policy_settings[i]
+                                             : settings[i].key);
     }
     inifile_mistake(file, "unknown setting '%s' in [%s]; there are:%s", quoted,
-                    in_queue ? "queue NAME" : section, known);
+                    in_queue  ? "queue NAME"
+                    : in_rule ? "rule NAME"
+                              : section,
+                    known);
 }
 
 /* True if the setting was not set in this file yet; else that was said. */
@@ -263,6 +299,16 @@ static void parse_queue_setting(struct inifile *file, const struct ipc_queue_set
         inifile_mistake(file, "dead-letter: a queue cannot be the queue of its own dead letters");
 }
 
+static void parse_rule_setting(struct inifile *file, int setting, const char *value)
+{
+    struct policy_rule *rule = ((struct parser *)file->context)->rule;
+    char why[POLICY_WHY_SIZE];
+
+    if (set_once(file, &rule->set_at[setting], policy_settings[setting]) &&
+        policy_setting_parse(rule, setting, value, why) < 0)
+        inifile_mistake(file, "%s", why);
+}
+
 static void on_setting(struct inifile *file, const char *section, const char *key, const char *value)
 {
     struct parser *parser = file->context;
@@ -270,6 +316,10 @@ static void on_setting(struct inifile *file, const char *section, const char *ke
 
     if (of_queue) {
         parse_queue_setting(file, of_queue, value);
+        return;
+    }
+    if (parser->rule && policy_setting_find(key) >= 0) {
+        parse_rule_setting(file, policy_setting_find(key), value);
         return;
     }
     for (size_t i = 0; i < N_SETTINGS; i++) {
@@ -292,6 +342,8 @@ unsigned config_parse(struct config *config, const char *path, const char *text,
 
     for (size_t i = 0; i < config->n_queues; i++)
         memset(config->queues[i].set_at, 0, sizeof(config->queues[i].set_at));
+    for (size_t i = 0; i < config->policy.n; i++)
+        memset(config->policy.rules[i].set_at, 0, sizeof(config->policy.rules[i].set_at));
     return inifile_parse(&use, &parser, path, text, size, errors);
 }
 
@@ -300,9 +352,28 @@ static unsigned parse_file(void *context, const char *path, const char *text, si
     return config_parse(context, path, text, size, errors);
 }
 
+/* A rule may be spread over files, so whether it is whole shows only in the end. */
+static unsigned check_rules(const struct config *config, FILE *errors)
+{
+    unsigned mistakes = 0;
+
+    for (size_t i = 0; i < config->policy.n; i++) {
+        const struct policy_rule *rule = &config->policy.rules[i];
+        const char *wrong = policy_rule_wrong(rule);
+
+        if (wrong) {
+            fprintf(errors, "%s: [rule %s]: %s\n", rule->origin, rule->name, wrong);
+            mistakes++;
+        }
+    }
+    return mistakes;
+}
+
 unsigned config_load(struct config *config, const char *path, bool required, FILE *errors)
 {
-    return inifile_load(parse_file, config, path, required, errors);
+    unsigned mistakes = inifile_load(parse_file, config, path, required, errors);
+
+    return mistakes + check_rules(config, errors);
 }
 
 char *config_default_path(void)
@@ -334,6 +405,7 @@ void config_resolve(struct config *config, size_t open_files_max)
         config->total_queue_bytes = all / 4;
     if (config->socket_mode == 0)
         config->socket_mode = geteuid() == 0 ? 0666 : 0600;
+    policy_resolve(&config->policy, geteuid() < UID_OF_PEOPLE);
 }
 
 void config_print(const struct config *config, FILE *out)
@@ -380,6 +452,17 @@ void config_print(const struct config *config, FILE *out)
                 continue;
             ipc_queue_setting_print(&ipc_queue_settings[j], &given, text);
             fprintf(out, "%s = %s\n", ipc_queue_settings[j].name, text);
+        }
+    }
+    for (size_t i = 0; i < config->policy.n; i++) {
+        const struct policy_rule *rule = &config->policy.rules[i];
+        char text[2 * POLICY_TEXT];
+
+        fprintf(out, "\n# %s\n[rule %s]\n", rule->origin, rule->name);
+        for (int j = 0; j < POLICY_SETTINGS; j++) {
+            policy_setting_print(rule, j, text);
+            if (*text)
+                fprintf(out, "%s = %s\n", policy_settings[j], text);
         }
     }
 }

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "broker/core/util/policy.h"
 #include "proto/limits.h"
 #include "proto/queue.h"
 
@@ -71,6 +72,7 @@ struct config {
     uint64_t router_threads;
     struct config_queue *queues; /* in the order in which they were first named */
     size_t n_queues;
+    struct policy policy;
     /* Where each setting comes from, in the order of the table in config.c; "" is the default. */
     char origin[CONFIG_SETTINGS_MAX][96];
 };

@@ -29,7 +29,8 @@
  X(QUEUE, LOG_NOTICE, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e10", "queue")                        \
  X(GATEWAY, LOG_NOTICE, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e11", "gateway")                    \
  X(BINDING, LOG_WARNING, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e12", "binding")                   \
- X(BAD_INPUT, LOG_WARNING, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e13", "bad-input")
+ X(BAD_INPUT, LOG_WARNING, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e13", "bad-input")               \
+ X(DENIED, LOG_WARNING, "5ad1a3cf1c0e4f7f9e3d6a1b7c2f4e14", "denied")
 
 enum log_kind {
 #define LOG_ENUM(kind, level, id, name) LOG_##kind,

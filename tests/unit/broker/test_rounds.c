@@ -61,13 +61,18 @@ static unsigned rounds_until(struct raw_client *client, unsigned type)
 
 static int start(void **state)
 {
-    char error[256];
+    char error[256], why[POLICY_WHY_SIZE];
+    struct policy_rule *rule;
 
     watchdog(90, "rounds");
     raw_folder(&place);
     assert_return_code(chmod(place.folder, 0711), errno);
     log_init("ipcd", LOG_ERR);
     config_init(&config);
+    rule = policy_rule_of(&config.policy, "everybody");
+    assert_non_null(rule);
+    assert_int_equal(policy_setting_parse(rule, policy_setting_find("who"), "anyone", why), 0);
+    assert_int_equal(policy_setting_parse(rule, policy_setting_find("allow"), "all", why), 0);
     config_resolve(&config, 8192);
     listener = (struct listener)LISTENER_INIT;
     assert_int_equal(listener_open(&listener, place.address, 0666, error, sizeof(error)), 0);
