@@ -24,10 +24,12 @@
 #include <cmocka.h>
 
 #include "tests/crash/stepped_ipcd.h"
+#include "tests/proc/test_broker_raw.h"
 #include "tests/support/broker.h"
 #include "tests/support/guarded.h"
 
-#define STORES_OF_A_START 100u /* more than it makes before it is ready */
+#define STORES_OF_A_START   100u /* more than it makes before it is ready */
+#define STORES_OF_A_CONFIRM 12u
 
 static struct guarded guarded;
 
@@ -61,10 +63,14 @@ static void be_client(void *argument)
     receive_numbers(wild, 20, 22, 64);
     receive_numbers(exact, 20, 22, 64);
     subscription_end(wild);
+    while (ipc_publisher_wait_readers(publisher, 0, 0) != 1) /* what was answered was done */
+        sched_yield();
     ipc_subscription *past = subscription_new(other, "kept", IPC_START_OLDEST, IPC_SLOW_DROP_OLDEST, 0);
     receive_numbers(past, 0, 3, 64);
     subscription_end(past);
     publisher_end(publisher);
+    while (ipc_subscription_wait_writers(exact, 0, 0) != 0)
+        sched_yield();
     subscription_end(exact);
     ipc_connection_close(other);
     ipc_connection_close(connection);
@@ -272,6 +278,41 @@ static void test_after_stores_of_the_next(void **state)
     bystander_end(&by);
 }
 
+/* A writer confirms that it counts a reader, and the reader is told to look again: by a frame, and by its mail. */
+static void test_mail_after_every_store(void **state)
+{
+    struct raw_broker as;
+    struct raw_client writer, reader;
+    unsigned deaths = 0;
+
+    snprintf(as.address, sizeof(as.address), "%s", guarded.address);
+    for (unsigned first = 1; first <= STORES_OF_A_CONFIRM; first++) {
+        watchdog(60, "a kill of ipcd with mail to be counted");
+        raw_hello(&writer, &as, "writer");
+        raw_hello(&reader, &as, "reader");
+        raw_advertise(&writer, "mail", 4096, false);
+        raw_subscribe(&reader, "mail", 0, 1);
+        uint64_t pairing = ((const Ipc__Control__ReaderAdd *)raw_expect(&writer, TYPE(READER_ADD)))->pairing;
+        raw_expect(&reader, TYPE(LANE_ADD));
+        raw_confirm(&reader, TYPE(LANE_ADD), pairing, 0);
+        raw_settle(&reader);
+        uint64_t mail = atomic_load(&reader.board->mail);
+        steps->left = first;
+        raw_confirm(&writer, TYPE(READER_ADD), pairing, 0);
+        while (atomic_load(&reader.board->mail) == mail)
+            if (raw_recv(&writer, MSG_DONTWAIT) == TYPE(READER_ADD)) /* said again by the next ipcd */
+                raw_confirm(&writer, TYPE(READER_ADD), pairing, 0);
+            else
+                sched_yield();
+        deaths += steps->left == 0;
+        steps->left = 0;
+        raw_disconnect(&writer);
+        raw_disconnect(&reader);
+    }
+    printf("ipcd was killed after %u stores while it had mail to count\n", deaths);
+    EXPECT(deaths >= 4);
+}
+
 static int setup_steps(void **state)
 {
     char path[] = "/tmp/ipc-steps.XXXXXX", helper[256];
@@ -314,12 +355,13 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_at_every_system_call, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_at_system_calls_of_the_next, setup, teardown),
 #ifdef STEPS_STORES
+        cmocka_unit_test_setup_teardown(test_mail_after_every_store, setup_steps, teardown_steps),
         cmocka_unit_test_setup_teardown(test_after_every_store, setup_steps, teardown_steps),
         cmocka_unit_test_setup_teardown(test_after_stores_of_the_next, setup_steps, teardown_steps),
 #endif
+        cmocka_unit_test_setup_teardown(test_at_every_system_call, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_at_system_calls_of_the_next, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -334,9 +334,6 @@ static void finish_what_was_begun(struct broker *broker)
     {
         struct subscription *subscription = list_entry(ending, struct subscription, link);
 
-#ifdef IPC_PLANT_END_FORGOTTEN
-        break;
-#endif
         if (subscription->row->ending)
             pairing_end_subscription(broker, subscription, subscription->row->ending);
     }

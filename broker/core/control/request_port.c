@@ -228,9 +228,10 @@ static struct port *own_port(struct broker *broker, struct session *session, uin
 void request_port_close(struct broker *broker, struct session *session, uint64_t id,
                         const Ipc__Control__PortClose *close)
 {
-    struct port *port;
+    struct port *port = registry_port(broker, close->port);
 
-    if (!request_done_before(session, id)) {
+    /* An ipcd that was killed may have marked it, and no more. */
+    if ((port && port->session == session) || !request_done_before(session, id)) {
         port = own_port(broker, session, id, close->port);
         if (!port)
             return;

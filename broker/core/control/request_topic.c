@@ -311,16 +311,13 @@ void request_unadvertise(struct broker *broker, struct session *session, uint64_
 {
     struct lane *lane = registry_lane(broker, unadvertise->lane);
 
-    if (request_done_before(session, id)) {
-        request_answer_done(broker, session, id);
-        return;
-    }
-    if (!lane || lane->session != session) {
+    if (lane && lane->session == session) { /* even if an ipcd that was killed marked it, and no more */
+        request_mark_done(session, id);
+        pairing_end_lane(broker, lane, IPC_REASON_CLOSED);
+    } else if (!request_done_before(session, id)) {
         session_fail(broker, session, id, -ENOENT, "this session has no lane %" PRIu64, unadvertise->lane);
         return;
     }
-    request_mark_done(session, id);
-    pairing_end_lane(broker, lane, IPC_REASON_CLOSED);
     request_answer_done(broker, session, id);
 }
 
@@ -414,17 +411,19 @@ void request_unsubscribe(struct broker *broker, struct session *session, uint64_
 {
     struct subscription *subscription = registry_subscription(broker, unsubscribe->subscription);
 
-    if (request_done_before(session, id)) {
-        request_answer_done(broker, session, id);
-        return;
-    }
-    if (!subscription || subscription->session != session) {
+    bool there = subscription && subscription->session == session;
+
+#ifdef IPC_PLANT_END_FORGOTTEN
+    there = there && !request_done_before(session, id);
+#endif
+    if (there) {
+        request_mark_done(session, id);
+        pairing_end_subscription(broker, subscription, IPC_REASON_CLOSED);
+    } else if (!request_done_before(session, id)) {
         session_fail(broker, session, id, -ENOENT, "this session has no subscription %" PRIu64,
                      unsubscribe->subscription);
         return;
     }
-    request_mark_done(session, id);
-    pairing_end_subscription(broker, subscription, IPC_REASON_CLOSED);
     request_answer_done(broker, session, id);
 }
 
