@@ -351,7 +351,9 @@ int subscription_wait(struct ipc_subscription *sub, struct lane_record *record, 
         slept = true;
         now = lane_now();
         result = subscription_find(sub, record, lane);
+#ifndef IPC_PLANT_NET_UNCOUNTED
         sub->net += result > 0 && now >= net;
+#endif
         if (result != 0)
             break;
         spin_until = 0;

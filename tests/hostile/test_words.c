@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Lies in shared words: each word of layout.h that a client can write, with each value that could matter, one row each.
- * The other side is libipc under another user; an honest peer on the same lane goes on.
+ * The other side is libipc under another user; an honest peer on the same lane goes on. And peers that do not ring.
  */
 #include "tests/support/hostile.h"
 
@@ -447,13 +447,114 @@ static void test_every_word_of_a_cell(void **state)
     hostile_log_expect("detached", "reason=slow", "topic truth", NULL);
 }
 
+/* ---- peers that do not ring ------------------------------------------------------------------------------ */
+
+/* Asleep in the kernel, as /proc tells. */
+static bool sleeps(pid_t pid)
+{
+    char path[64], text[256] = "";
+    snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    FILE *file = fopen(path, "re");
+    EXPECT(file && fgets(text, sizeof(text), file));
+    fclose(file);
+    const char *state = strrchr(text, ')');
+    return state && state[2] == 'S';
+}
+
+/* Whatever mail the other was to have has come: more round trips than the broker makes in one round of its loop. */
+static void settle(void)
+{
+    for (unsigned i = 0; i < 40; i++)
+        hostile_alive(&attacker);
+}
+
+static void receive_by_net(void *argument)
+{
+    (void)argument;
+    struct ipc_subscription_stats stats;
+    ipc_connection *connection = hostile_connection(WHO_PEER);
+    ipc_subscription *subscription =
+        subscription_new(connection, "mute", IPC_START_NEXT, IPC_SLOW_DROP_OLDEST, 0);
+    receive_numbers(subscription, 0, 1, 64);
+    EXPECT_EQ(ipc_subscription_stats(subscription, &stats), 0);
+    EXPECT_EQ(stats.net, 0);
+    receive_numbers(subscription, 1, 2, 64);
+    EXPECT_EQ(ipc_subscription_stats(subscription, &stats), 0);
+    EXPECT_EQ(stats.net, 1);
+    ipc_subscription_close(subscription);
+    ipc_connection_close(connection);
+}
+
+/* A sleeper that nobody wakes finds the message all the same, and counts that. */
+static void test_writer_that_does_not_ring(void **state)
+{
+    (void)state;
+    struct ipc_cells *cells;
+    unsigned char *body;
+    held_lane_open(&lane, &attacker, "mute", RING);
+    pid_t reader = child_start(receive_by_net, NULL);
+    held_lane_admit(&lane, &attacker, &cells);
+    EXPECT_EQ(held_lane_publish(&lane, 0, 64), 0);
+    settle();
+    const struct ipc_cell *cell = lane.writer.peers[0].cell;
+    while (atomic_load(&cell->cursor) != lane.writer.position || !(atomic_load(&cell->armed) & IPC_ARMED) ||
+           !sleeps(reader))
+        continue;
+    EXPECT_EQ(lane_writer_reserve(&lane.writer, 64, &body), 0);
+    message_fill(body, 64, 1);
+    lane_writer_put(&lane.writer, 64, 0);
+    child_done(reader);
+    lane_segment_unmap(cells, IPC_SEGMENT_CELLS, 0);
+    hostile_unadvertise(&attacker, lane.id);
+    held_lane_close(&lane);
+}
+
+static void publish_by_net(void *argument)
+{
+    (void)argument;
+    struct ipc_publisher_options options = IPC_PUBLISHER_OPTIONS_INIT;
+    struct ipc_publisher_stats stats = {0};
+    ipc_connection *connection = hostile_connection(WHO_PEER);
+    ipc_publisher *publisher;
+    options.ring_size = RING;
+    options.block_max_ns = INT64_MAX;
+    EXPECT_EQ(ipc_publisher_open(&publisher, connection, "mute", &options, NULL), 0);
+    EXPECT_EQ(ipc_publisher_wait_readers(publisher, 1, IPC_FOREVER), 1);
+    for (uint64_t i = 0; stats.waits == 0; i++) {
+        publish_numbers(publisher, i, i + 1, 64);
+        EXPECT_EQ(ipc_publisher_stats(publisher, &stats), 0);
+    }
+    EXPECT_EQ(stats.net, 1);
+    ipc_publisher_close(publisher);
+    ipc_connection_close(connection);
+}
+
+/* The same for room: a reader that moves on and does not say so. */
+static void test_reader_that_does_not_ring(void **state)
+{
+    (void)state;
+    struct held_cell cell;
+    uint64_t want, subscription = hostile_subscribe(&attacker, "mute", 0, IPC__CONTROL__SLOW__SLOW_BLOCK);
+    pid_t writer = child_start(publish_by_net, NULL);
+    held_cell_open(&cell, &attacker, NULL);
+    atomic_store(&cell.cell->cursor, 0);
+    atomic_store(&cell.cell->owner, cell.pairing);
+    settle();
+    while (!(want = atomic_load(&cell.lane->want)) || !sleeps(writer))
+        continue;
+    atomic_store(&cell.cell->cursor, want);
+    child_done(writer);
+    hostile_unsubscribe(&attacker, subscription);
+    held_cell_close(&cell);
+}
+
 static int tests(void)
 {
 #define ATTACK(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
     const struct CMUnitTest all[] = {
-        ATTACK(test_every_word_of_a_lane),
-        ATTACK(test_every_word_of_a_header),
-        ATTACK(test_every_word_of_a_cell),
+        ATTACK(test_every_word_of_a_lane),      ATTACK(test_every_word_of_a_header),
+        ATTACK(test_every_word_of_a_cell),      ATTACK(test_writer_that_does_not_ring),
+        ATTACK(test_reader_that_does_not_ring),
     };
     return cmocka_run_group_tests(all, NULL, NULL);
 }
