@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# The tests, tested: each bug that the project can be built with (IPC_PLANT_<NAME>, cmake -DIPC_PLANT=NAME) must be found
-# by the test named here, and only that is built and run. A bug that none finds fails this script. The bugs of the lane
-# stand in stress/plant.sh, which needs no build folder; without names they are tried, too.
+# The tests, tested: each bug that the project can be built with (IPC_PLANT_<NAME>) must be found by the test named here,
+# and only that is built and run. A bug that none finds fails this script. The bugs of the lane stand in stress/plant.sh,
+# which needs no build folder; without names they are tried, too.
+#
+# Bugs are planted in a copy of the sources (build/plant/source): so only the files that a bug is in are compiled again.
 #
 # plant.sh [NAME...]: only these.
 set -euo pipefail
@@ -19,20 +21,20 @@ LANE_UNJOINED        proc-restart         a lane that is complete is not marked 
 ANSWERED_EARLY       crash-broker-kill    the answer goes out before the lane is committed in the registry
 MADE_TWICE           crash-broker-kill    what was made and not answered is made again
 NUDGE_FORGOTTEN      crash-broker-kill    mail that was not counted up before the kill is not made up for
-END_FORGOTTEN        crash-broker-kill    a removal that was begun is not finished by the next ipcd
+END_FORGOTTEN        crash-broker-kill    a removal that was marked as done, and no more, is not made by the next ipcd
 LEFT_OPEN            crash-broker-kill    descriptors without a record stay open
 STORE_UNREAD         proc-restart         ipcd-run restarts ipcd before it has read all that it was to keep
 PIDFD_UNWATCHED      proc-restart-state   the next ipcd does not look at the pidfds of its sessions
 TAKEN_TWICE          torture-torture      the next ipcd takes from a lane what the one before took
 CURSOR_EARLY         torture-torture      a message is confirmed before it is in the queue
 END_LATE             torture-torture      a record is committed before what ends a scan behind it
-CURSOR_RESET         torture-torture      the next ipcd reads the lanes from where they begin
+CURSOR_RESET         unit-broker-route    the next ipcd reads the lanes from where they begin
 MARK_FORGOTTEN       unit-broker-route    what may be in a chunk is not marked: the next ipcd delivers before it has found what comes first
-ACK_UNSTORED         torture-torture      an acknowledgement is not stored
-RETURN_UNSTORED      torture-torture      that a message came back is not stored
+ACK_UNSTORED         unit-broker-route    an acknowledgement is not stored
+RETURN_UNSTORED      unit-broker-route    that a message came back is not stored
 DELIVERED_LATE       torture-torture      a delivery is sent before it is stored
-REDELIVERY_FORGOTTEN torture-torture      what a dead consumer had is not delivered again
-ATTEMPT_FORGOTTEN    torture-torture      a redelivery is not counted
+REDELIVERY_FORGOTTEN unit-broker-route    what a dead consumer had is not delivered again
+ATTEMPT_FORGOTTEN    unit-broker-route    a redelivery is not counted
 DRAIN_FORGOTTEN      torture-torture      what a dead session had written is not read
 ID_FORGOTTEN         torture-torture      a message id is not remembered
 KEY_IGNORED          torture-torture      messages of one key go to several consumers at a time
@@ -56,6 +58,8 @@ SLOTS_UNLIMITED      proc-broker-users    one user may take all slots of a lane
 BUDGET_IGNORED       unit-broker-rounds   the requests of a user are worked on whatever they cost
 GENERATION_UNCHECKED proc-connection      a forked child uses the handles of its parent
 SERVICE_NOT_RENEWED  proc-service-restart a service does not go on after a restart of ipcd
+SEGMENTS_KEPT        proc-reconnect       a reconnected connection takes a segment of the broker that died for one that is there
+NET_UNCOUNTED        hostile-words        a sleeper that nobody woke does not count that
 REPLY_TO_ANY         proc-service         a reply is handed to a call that it does not belong to
 REPLY_WRONG_CALL     proc-service         a server replies to another call than that which it was handed
 RETRY_UNASKED        proc-broker-service  a call is made again that the caller did not say may be
@@ -79,37 +83,84 @@ DRAIN_WITHOUT_END    hostile-bells        a bell rung without end keeps its read
 SPOILED_ALWAYS       hostile-bells        bells that are shut down are asked for without end
 '
 
-build=build/plant/core
-mkdir -p "$build"
-tried=0 survived=0
+build=$PWD/build/plant/core source=$PWD/build/plant/source
 
-# How it ended: caught, or survived.
-try() { # NAME TEST
-    if ! cmake --preset dev -B "$build" -DIPC_PLANT="$1" -DIPC_BENCH=OFF -DIPC_EXAMPLES=OFF >"$build/log" 2>&1 </dev/null ||
-        ! ninja -C "$build" ipcd ipcd-run ipcctl "$2" >"$build/log" 2>&1 </dev/null; then
-        tail -n 30 "$build/log"
-        printf 'plant: building with %s failed\n' "$1"
-        exit 1
-    fi
-    if IPC_KILL_FULL=1 IPC_TORTURE_SECONDS=20 IPC_TORTURE_CORE_MS=100 ctest --test-dir "$build" -R "^$2\$" --no-tests=error -Q --output-log "$build/$1.log" </dev/null; then
-        how=SURVIVED
-    else
-        grep -q '^The following tests FAILED' "$build/$1.log" || { cat "$build/$1.log"; exit 1; }
-        how=caught
-    fi
+wanted() { # NAME
+    ((${#only[@]} == 0)) || [[ " ${only[*]} " == *" $1 "* ]]
 }
 
-if (($# == 0)); then
-    tests/stress/plant.sh
-fi
+compile() { # TARGET...
+    ninja -C "$build" ipcd ipcd-run ipcctl "$@" >"$build/log" 2>&1 </dev/null || {
+        tail -n 30 "$build/log"
+        exit 1
+    }
+}
+
+# Plant it in the copy, or (LINES is empty) take it out again.
+plant() { # NAME LINES
+    local file
+    grep -rl "\bIPC_PLANT_$1\b" --include='*.[ch]' broker libipc proto >"$build/files" || {
+        printf 'plant: no code has the bug %s\n' "$1"
+        exit 1
+    }
+    while read -r file; do
+        { printf '%s' "$2" && cat "$file"; } >"$source/$file"
+    done <"$build/files"
+}
+
+# Does the test fail? That it takes too long is no finding: a test that waits in vain says so itself, before that. What a
+# test leaves behind when it fails is ended with it, and may have kept ctest waiting.
+finds() { # TEST LOG
+    local found=0 session
+    setsid ctest --test-dir "$build" -R "^$1\$" --no-tests=error --output-on-failure -Q --output-log "$2" </dev/null &
+    session=$!
+    wait "$session" || found=1
+    pkill -KILL -s "$session" || true
+    ((found)) || return 1
+    grep -q '^The following tests FAILED' "$2" || {
+        cat "$2"
+        exit 1
+    }
+    ! grep -q '(Timeout)$' "$2" || grep -qE '^(watchdog: no progress|\[  FAILED  \])' "$2"
+}
+
+only=("$@")
+begin=$SECONDS
+((${#only[@]})) || tests/stress/plant.sh
+rm -rf "$source"
+mkdir -p "$source" "$build"
+tar --exclude=./build --exclude=./.git -cf - . | tar -xmf - -C "$source"
+cmake --preset dev -S "$source" -B "$build" -DIPC_PLANT=NONE -DIPC_WERROR=OFF -DIPC_BENCH=OFF -DIPC_EXAMPLES=OFF >"$build/log" 2>&1 </dev/null || {
+    tail -n 30 "$build/log"
+    exit 1
+}
+
+# What finds a bug must find none where there is none.
+mapfile -t tests < <(while read -r name test _; do if [[ -n $name ]] && wanted "$name"; then echo "$test"; fi; done <<<"$plants" | sort -u)
+((${#tests[@]})) || {
+    printf 'plant: none of these is a bug: %s\n' "$*"
+    exit 1
+}
+compile "${tests[@]}"
+IPC_FAULT_BRIEF=1 ctest --test-dir "$build" -j 2 -R "^($(IFS='|' && echo "${tests[*]}"))\$" --output-on-failure -Q --output-log "$build/none.log" </dev/null || {
+    cat "$build/none.log"
+    printf 'plant: a test fails without any bug planted\n'
+    exit 1
+}
+
+tried=0 survived=()
 while read -r name test what; do
-    [[ -n $name ]] || continue
-    (($# == 0)) || [[ " $* " == *" $name "* ]] || continue
-    start=$SECONDS
-    try "$name" "$test"
+    if [[ -z $name ]] || ! wanted "$name"; then continue; fi
+    start=$SECONDS how=caught
+    plant "$name" "#define IPC_PLANT_$name 1"$'\n#line 1\n'
+    compile "$test"
+    IPC_KILL_FULL=1 IPC_TORTURE_SECONDS=20 IPC_TORTURE_CORE_MS=100 finds "$test" "$build/$name.log" || {
+        how=SURVIVED
+        survived+=("$name")
+    }
+    plant "$name" ''
     tried=$((tried + 1))
-    [[ $how == caught ]] || survived=$((survived + 1))
     printf '%-21s %-9s %-20s %4d s  %s\n' "$name" "$how" "$test" $((SECONDS - start)) "$what"
 done <<<"$plants"
-printf '%d planted, %d survived\n' "$tried" "$survived"
-((survived == 0 && tried > 0))
+printf '%d planted, %d survived, %d s: %s\n' "$tried" "${#survived[@]}" $((SECONDS - begin)) "${survived[*]:-all were caught}"
+((${#survived[@]} == 0))
