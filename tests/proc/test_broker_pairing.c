@@ -263,6 +263,7 @@ static void test_unsubscribe_and_slot_reuse(void **state)
     subscription = raw_subscribe(&reader, "a", 0, 1);
     pairing = admit(&writer, &reader);
     raw_unsubscribe(&reader, subscription);
+    raw_settle(&reader); /* the writer has been told */
     raw_subscribe(&reader, "a", 0, 1);
     /* The slot of the first is not free before the writer confirmed. */
     expect_reader_del(&writer, pairing, IPC_REASON_CLOSED);
