@@ -61,6 +61,9 @@ int cmd_send(struct tool *tool, int argc, char **argv);
 int cmd_recv(struct tool *tool, int argc, char **argv);
 int cmd_call(struct tool *tool, int argc, char **argv);
 int cmd_serve(struct tool *tool, int argc, char **argv);
+int cmd_gateways(struct tool *tool, int argc, char **argv);
+int cmd_bind(struct tool *tool, int argc, char **argv);
+int cmd_unbind(struct tool *tool, int argc, char **argv);
 int cmd_bench(struct tool *tool, int argc, char **argv);
 
 /* Say on stderr "ipcctl: WHAT: text" and return the status. Control bytes in it are escaped. */

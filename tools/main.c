@@ -26,6 +26,9 @@ static const struct {
     {"recv", cmd_recv, "take messages out of a queue and print them"},
     {"call", cmd_call, "call a service, and print what it answers"},
     {"serve", cmd_serve, "answer the calls of a service by a command"},
+    {"gateways", cmd_gateways, "gateways to other transports, their bindings, what they dropped"},
+    {"bind", cmd_bind, "bind something outside, such as an mqueue, to a name"},
+    {"unbind", cmd_unbind, "end a binding"},
     {"bench", cmd_bench, "a quick self-test: throughput and round trip"},
 };
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
