@@ -15,7 +15,7 @@
 
 const char *argp_program_version = "ipcd-run " IPCD_VERSION;
 
-enum option_key { OPTION_PRIVATE = 256, OPTION_IPCD, OPTION_LOG_LEVEL, OPTION_WATCHDOG };
+enum option_key { OPTION_PRIVATE = 256, OPTION_IPCD, OPTION_LOG_LEVEL, OPTION_WATCHDOG, OPTION_GATEWAY };
 
 static const struct argp_option options[] = {
     {"address", 'a', "PATH", 0, "Listen on PATH (default: where ipcd would)", 0},
@@ -23,11 +23,52 @@ static const struct argp_option options[] = {
      0},
     {"config", 'c', "FILE", 0, "Hand FILE to ipcd", 0},
     {"ipcd", OPTION_IPCD, "PATH", 0, "Run this ipcd (default: the one beside ipcd-run, else from PATH)", 0},
+    {"gateway", OPTION_GATEWAY, "NAME[:FILE]", 0,
+     "Run the gateway ipcd-NAME (mq, zmq) beside ipcd, with the configuration FILE. May be given several times",
+     0},
     {"watchdog", OPTION_WATCHDOG, "SECONDS", 0,
      "Kill and restart an ipcd that shows no progress for so long (default: 10; 0: never)", 0},
     {"log-level", OPTION_LOG_LEVEL, "LEVEL", 0, "error, warning, notice, info or debug", 0},
     {0},
 };
+
+/* The program of that name in the folder that this program is in. NULL: there is none. */
+static char *neighbour(const char *name)
+{
+    char self[4096];
+    ssize_t size = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    char *path = NULL, *slash;
+
+    if (size <= 0)
+        return NULL;
+    self[size] = '\0';
+    slash = strrchr(self, '/');
+    if (!slash || asprintf(&path, "%.*s/%s", (int)(slash - self), self, name) < 0)
+        return NULL;
+    if (access(path, X_OK) == 0)
+        return path;
+    free(path);
+    return NULL;
+}
+
+static void add_gateway(struct run_options *run, char *value, struct argp_state *state)
+{
+    struct run_gateway *gateway = &run->gateways.each[run->gateways.count];
+    char *file = strchr(value, ':'), name[64];
+
+    if (run->gateways.count == RUN_GATEWAYS_MAX)
+        argp_error(state, "--gateway: at most %u gateways", RUN_GATEWAYS_MAX);
+    if (file)
+        *file++ = '\0';
+    if (!*value || strchr(value, '/') || snprintf(name, sizeof(name), "ipcd-%s", value) >= (int)sizeof(name))
+        argp_error(state, "--gateway=%s: the name of a gateway is expected, such as mq", value);
+    gateway->child = (struct child)CHILD_INIT;
+    gateway->config = file;
+    gateway->path = neighbour(name);
+    if (!gateway->path)
+        gateway->path = strdup(name);
+    run->gateways.count++;
+}
 
 static error_t parse_option(int key, char *value, struct argp_state *state)
 {
@@ -48,6 +89,9 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
         break;
     case OPTION_IPCD:
         run->ipcd_path = value;
+        break;
+    case OPTION_GATEWAY:
+        add_gateway(run, value, state);
         break;
     case OPTION_WATCHDOG: {
         char *end;
@@ -72,6 +116,9 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
     case ARGP_KEY_END:
         if (run->private && run->address)
             argp_error(state, "--private and --address exclude each other");
+        for (size_t i = 0; i < run->gateways.count && run->private; i++)
+            if (!run->gateways.each[i].config)
+                run->gateways.each[i].config = "/dev/null";
         if (run->private && !run->log_level)
             run->log_level = "warning"; /* it is somebody's tool here, not a service */
         break;
@@ -79,25 +126,6 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
         return ARGP_ERR_UNKNOWN;
     }
     return 0;
-}
-
-/* The ipcd of the folder that this program is in. NULL: there is none. */
-static char *neighbour(void)
-{
-    char self[4096];
-    ssize_t size = readlink("/proc/self/exe", self, sizeof(self) - 1);
-    char *path = NULL, *slash;
-
-    if (size <= 0)
-        return NULL;
-    self[size] = '\0';
-    slash = strrchr(self, '/');
-    if (!slash || asprintf(&path, "%.*s/ipcd", (int)(slash - self), self) < 0)
-        return NULL;
-    if (access(path, X_OK) == 0)
-        return path;
-    free(path);
-    return NULL;
 }
 
 int main(int argc, char **argv)
@@ -115,10 +143,14 @@ int main(int argc, char **argv)
         NULL,
         NULL};
     struct run_options run = {.watchdog_ns = UINT64_C(10000000000)};
-    _cleanup_(freep) char *beside = neighbour();
+    int status;
+    _cleanup_(freep) char *beside = neighbour("ipcd");
 
     log_init("ipcd-run", LOG_WARNING);
     run.ipcd_path = beside ? beside : "ipcd";
     (void)argp_parse(&parser, argc, argv, ARGP_IN_ORDER, NULL, &run);
-    return run_supervise(&run);
+    status = run_supervise(&run);
+    while (run.gateways.count > 0)
+        free(run.gateways.each[--run.gateways.count].path);
+    return status;
 }

@@ -149,22 +149,24 @@ int notify_read(struct notify *notify, pid_t pid, struct store *store, struct no
         unsigned count;
         ssize_t size = recvmsg(notify->fd, &message, MSG_DONTWAIT); /* what is kept is inherited */
         bool ours;
+        pid_t sender;
 
         if (size < 0) {
             if (errno == EINTR)
                 continue;
             return errno == EAGAIN ? 0 : -errno;
         }
-        ours = sender_of(&message, fds, &count) == pid && pid > 0;
+        sender = sender_of(&message, fds, &count);
+        ours = sender == pid && pid > 0;
         text[size] = '\0';
-        notify_parse(ours ? text : "", ret);
+        notify_parse(text, ret);
+        ret->sender = sender;
         if (!ours || (message.msg_flags & MSG_CTRUNC) || !keep(store, ret, text, fds, count)) {
             if (ours && ret->store)
                 log_write(LOG_CHILD, NULL, "ipcd wanted to have something kept that cannot be: %.100s", text);
             while (count > 0)
                 fd_close(fds[--count]);
         }
-        if (ours)
-            return 1;
+        return 1;
     }
 }

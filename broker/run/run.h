@@ -26,14 +26,16 @@ struct notify {
 struct notify_news {
     bool ready, stopping, watchdog;
     bool store, remove; /* the names' descriptors */
-    char status[256];   /* empty: nothing new */
+    pid_t sender;
+    char status[256]; /* empty: nothing new */
 };
 
 /* Returns 0 or a negative errno. */
 int notify_init(struct notify *notify);
 void notify_done(struct notify *notify);
 
-/* Take in one message that comes from `pid`, and its descriptors into the store; others' are dropped. Returns 1, 0 if there is none, or a negative errno. */
+/* Take in one message, and, if it comes from `pid`, its descriptors into the store; others' are dropped. Returns 1, 0 if
+ * there is none, or a negative errno. */
 struct store;
 int notify_read(struct notify *notify, pid_t pid, struct store *store, struct notify_news *ret);
 
@@ -104,6 +106,43 @@ struct environment_change {
 char **environment_new(const struct environment_change *changes, size_t n_changes);
 char **environment_free(char **environment);
 
+/* ---- gateway.c: the gateways, which are run beside ipcd ----------------------------------------------------- */
+
+#define RUN_GATEWAYS_MAX 8u
+
+struct run_gateway {
+    char *path; /* of its program */
+    const char *config;
+    struct child child;
+    bool ready;   /* since it was started */
+    bool settled; /* it was ready once, or ended */
+    unsigned failures;
+    uint64_t restart_at_ns; /* 0: no restart is due */
+};
+
+struct run_gateways {
+    struct run_gateway each[RUN_GATEWAYS_MAX];
+    size_t count;
+    bool stopping;
+    const char *address, *notify; /* of ipcd's socket, and of ours */
+    const char *log_level;        /* or NULL: as configured */
+};
+
+void gateways_start(struct run_gateways *gateways);
+/* Has each been ready once, or failed? */
+bool gateways_settled(const struct run_gateways *gateways);
+bool gateways_run(const struct run_gateways *gateways);
+bool gateways_have(const struct run_gateways *gateways, pid_t pid);
+/* It said that it is ready. */
+void gateways_ready(struct run_gateways *gateways, pid_t pid);
+/* Tell all of them to end; none is started again. */
+void gateways_signal(struct run_gateways *gateways, int signal);
+/* Its pidfd became readable. */
+void gateways_on_end(struct run_gateways *gateways, size_t index);
+/* When some of them are to be started again; 0: none is. And: start those whose time has come. */
+uint64_t gateways_due(const struct run_gateways *gateways);
+void gateways_restart(struct run_gateways *gateways);
+
 /* ---- supervise.c: the life of ipcd and COMMAND ----------------------------------------------------------- */
 
 struct run_options {
@@ -112,6 +151,7 @@ struct run_options {
     bool private;
     uint64_t watchdog_ns; /* 0: none */
     char **command;       /* NULL: none */
+    struct run_gateways gateways;
 };
 
 /* Returns the exit status. */

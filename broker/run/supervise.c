@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * One loop over four descriptors: signals, what ipcd tells, and the pidfds of ipcd and COMMAND. An ipcd that dies is
- * started again with everything that it had us keep. The loop ends when neither is to run any more.
+ * One loop over a few descriptors: signals, what ipcd tells, and the pidfds of ipcd, COMMAND and the gateways. An ipcd
+ * that dies is started again with everything that it had us keep. The loop ends when neither is to run any more.
  */
 #include "broker/run/run.h"
 
@@ -50,12 +50,13 @@ enum status {
 
 struct supervisor {
     const struct run_options *options;
+    struct run_gateways *gateways;
     struct listener listener;
     struct notify notify;
     struct child ipcd, command;
     int signal_fd;
     struct store store;
-    bool was_ready, ready, told_to_stop, stopping;
+    bool was_ready, had_command, ready, told_to_stop, stopping;
     bool mistakes;  /* in the configuration */
     bool replace;   /* the ipcd that was adopted, once we have all that it keeps */
     bool hand_over; /* leave ipcd to the next ipcd-run, once it is ready */
@@ -292,14 +293,17 @@ static int start_ipcd(struct supervisor *supervisor)
     return result;
 }
 
+/* The gateways first: they put what they hold back. */
 static void stop_ipcd(struct supervisor *supervisor)
 {
     supervisor->told_to_stop = true;
     supervisor->restart_at_ns = 0;
-    if (supervisor->ipcd.pid == 0)
-        return;
-    child_signal(&supervisor->ipcd, SIGTERM);
-    supervisor->kill_at_ns = time_monotonic_ns() + PATIENCE_NS;
+    if (gateways_run(supervisor->gateways))
+        gateways_signal(supervisor->gateways, SIGTERM);
+    else
+        child_signal(&supervisor->ipcd, SIGTERM);
+    if (supervisor->ipcd.pid)
+        supervisor->kill_at_ns = time_monotonic_ns() + PATIENCE_NS;
 }
 
 static void start_command(struct supervisor *supervisor)
@@ -329,11 +333,27 @@ static void start_command(struct supervisor *supervisor)
 
 static void upgrade(struct supervisor *supervisor);
 
+/* COMMAND finds everything there. */
+static void start_command_when_settled(struct supervisor *supervisor)
+{
+    if (!supervisor->was_ready || supervisor->had_command || !gateways_settled(supervisor->gateways))
+        return;
+    supervisor->had_command = true;
+    (void)sd_notify(0, "READY=1");
+    if (supervisor->options->command && !supervisor->told_to_stop)
+        start_command(supervisor);
+}
+
 static void on_notify(struct supervisor *supervisor)
 {
     struct notify_news news;
 
     while (notify_read(&supervisor->notify, supervisor->ipcd.pid, &supervisor->store, &news) > 0) {
+        if (news.sender != supervisor->ipcd.pid) {
+            if (news.ready)
+                gateways_ready(supervisor->gateways, news.sender);
+            continue;
+        }
         supervisor->stopping = supervisor->stopping || news.stopping;
         if (news.status[0])
             (void)sd_notifyf(0, "STATUS=%s", news.status);
@@ -350,10 +370,10 @@ static void on_notify(struct supervisor *supervisor)
         if (supervisor->was_ready)
             continue;
         supervisor->was_ready = true;
-        (void)sd_notify(0, "READY=1");
-        if (supervisor->options->command && !supervisor->told_to_stop)
-            start_command(supervisor);
+        if (!supervisor->told_to_stop)
+            gateways_start(supervisor->gateways);
     }
+    start_command_when_settled(supervisor);
     if (supervisor->hand_over && supervisor->ready && !supervisor->told_to_stop) {
         log_write(LOG_STOPPED, NULL, "ipcd goes on without us, for the next ipcd-run");
         supervisor->handed_over = true;
@@ -373,7 +393,8 @@ static void reap_strangers(const struct supervisor *supervisor)
         siginfo_t info = {0};
 
         if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || info.si_pid == 0 ||
-            info.si_pid == supervisor->ipcd.pid || info.si_pid == supervisor->command.pid)
+            info.si_pid == supervisor->ipcd.pid || info.si_pid == supervisor->command.pid ||
+            gateways_have(supervisor->gateways, info.si_pid))
             return;
         (void)waitpid(info.si_pid, NULL, WNOHANG);
     }
@@ -431,8 +452,10 @@ static void on_signal(struct supervisor *supervisor)
             supervisor->hand_over = may_survive(supervisor->options);
             on_notify(supervisor);
         } else if (supervisor->command.pid == 0) {
-            if (supervisor->told_to_stop)
-                child_signal(&supervisor->ipcd, SIGKILL); /* asked twice */
+            if (supervisor->told_to_stop) { /* asked twice */
+                gateways_signal(supervisor->gateways, SIGKILL);
+                child_signal(&supervisor->ipcd, SIGKILL);
+            }
             stop_ipcd(supervisor);
         } else if (info.ssi_code != SI_KERNEL) {
             /* The terminal's own signals reach COMMAND without us. */
@@ -528,9 +551,28 @@ static void on_command_end(struct supervisor *supervisor)
     stop_ipcd(supervisor);
 }
 
+static void on_gateway_end(struct supervisor *supervisor, size_t index)
+{
+    on_notify(supervisor);
+    gateways_on_end(supervisor->gateways, index);
+    if (supervisor->told_to_stop && !gateways_run(supervisor->gateways))
+        stop_ipcd(supervisor);
+    start_command_when_settled(supervisor);
+}
+
+static void restart_gateways(struct supervisor *supervisor)
+{
+    gateways_restart(supervisor->gateways);
+}
+
 static void on_deadline(struct supervisor *supervisor)
 {
     supervisor->kill_at_ns = 0;
+    if (gateways_run(supervisor->gateways) && supervisor->told_to_stop) {
+        say("gateways do not end and are killed");
+        gateways_signal(supervisor->gateways, SIGKILL);
+        return;
+    }
     say("%s does not end and is killed", supervisor->ipcd.pid ? "ipcd" : "COMMAND");
     child_signal(&supervisor->ipcd, SIGKILL);
     if (!supervisor->ipcd.pid)
@@ -548,26 +590,47 @@ static void on_silence(struct supervisor *supervisor)
 static void (*next_due(const struct supervisor *supervisor, uint64_t *ret_at_ns))(struct supervisor *)
 {
     uint64_t silent_at_ns = supervisor->alive_at_ns + supervisor->options->watchdog_ns;
+    uint64_t gateways_at_ns = gateways_due(supervisor->gateways);
+    void (*due)(struct supervisor *) = NULL;
 
     if (supervisor->kill_at_ns) {
         *ret_at_ns = supervisor->kill_at_ns;
-        return on_deadline;
-    }
-    if (supervisor->restart_at_ns) {
+        due = on_deadline;
+    } else if (supervisor->restart_at_ns) {
         *ret_at_ns = supervisor->restart_at_ns;
-        return restart;
+        due = restart;
+    } else if (supervisor->options->watchdog_ns && supervisor->ipcd.pid && !supervisor->told_to_stop) {
+        *ret_at_ns = silent_at_ns;
+        due = on_silence;
     }
-    if (!supervisor->options->watchdog_ns || !supervisor->ipcd.pid || supervisor->told_to_stop)
-        return NULL;
-    *ret_at_ns = silent_at_ns;
-    return on_silence;
+    if (gateways_at_ns && (!due || gateways_at_ns < *ret_at_ns)) {
+        *ret_at_ns = gateways_at_ns;
+        due = restart_gateways;
+    }
+    return due;
+}
+
+/* Gateways without an ipcd, now and later, have nothing to do. */
+static bool lives(struct supervisor *supervisor)
+{
+    if (supervisor->handed_over)
+        return false;
+    if (supervisor->ipcd.pid || supervisor->command.pid || supervisor->restart_at_ns)
+        return true;
+    if (gateways_run(supervisor->gateways) && !supervisor->gateways->stopping) {
+        supervisor->told_to_stop = true;
+        gateways_signal(supervisor->gateways, SIGTERM);
+        supervisor->kill_at_ns = time_monotonic_ns() + PATIENCE_NS;
+    }
+    return gateways_run(supervisor->gateways);
 }
 
 static void loop(struct supervisor *supervisor)
 {
-    while (!supervisor->handed_over &&
-           (supervisor->ipcd.pid || supervisor->command.pid || supervisor->restart_at_ns)) {
-        struct pollfd polls[] = {
+    struct run_gateways *gateways = supervisor->gateways;
+
+    while (lives(supervisor)) {
+        struct pollfd polls[4 + RUN_GATEWAYS_MAX] = {
             {.fd = supervisor->signal_fd, .events = POLLIN},
             {.fd = supervisor->notify.fd, .events = POLLIN},
             {.fd = supervisor->ipcd.pidfd, .events = POLLIN},
@@ -577,7 +640,9 @@ static void loop(struct supervisor *supervisor)
         void (*due)(struct supervisor *) = next_due(supervisor, &at_ns);
         int timeout = !due ? -1 : at_ns <= now_ns ? 0 : (int)((at_ns - now_ns) / 1000000) + 1;
 
-        if (poll(polls, sizeof(polls) / sizeof(polls[0]), timeout) == 0) {
+        for (size_t i = 0; i < gateways->count; i++)
+            polls[4 + i] = (struct pollfd){.fd = gateways->each[i].child.pidfd, .events = POLLIN};
+        if (poll(polls, 4 + gateways->count, timeout) == 0) {
             if (due)
                 due(supervisor);
             continue;
@@ -588,6 +653,9 @@ static void loop(struct supervisor *supervisor)
             on_command_end(supervisor);
         if (polls[2].revents)
             on_ipcd_end(supervisor);
+        for (size_t i = 0; i < gateways->count; i++)
+            if (polls[4 + i].revents)
+                on_gateway_end(supervisor, i);
         if (polls[0].revents)
             on_signal(supervisor);
     }
@@ -595,7 +663,9 @@ static void loop(struct supervisor *supervisor)
 
 int run_supervise(const struct run_options *options)
 {
+    struct run_gateways gateways = options->gateways;
     struct supervisor supervisor = {.options = options,
+                                    .gateways = &gateways,
                                     .listener = LISTENER_INIT,
                                     .notify = {.fd = -1},
                                     .ipcd = CHILD_INIT,
@@ -604,10 +674,14 @@ int run_supervise(const struct run_options *options)
 
     if (prepare(&supervisor) < 0 || (supervisor.ipcd.pid == 0 && start_ipcd(&supervisor) < 0))
         supervisor.status = supervisor.status ? supervisor.status : STATUS_IPCD_NOT_RUN;
-    else
+    else {
+        gateways.address = supervisor.listener.path;
+        gateways.log_level = options->log_level;
+        gateways.notify = supervisor.notify.address;
         loop(&supervisor);
+    }
     if (supervisor.handed_over)
-        return 0; /* ipcd sees our end, not that of anything that it has */
+        return 0; /* ipcd sees our end, not that of anything that it has; gateways end with us */
     store_done(&supervisor.store);
     if (supervisor.listener.lock_fd >= 0)
         adopt_remove(supervisor.listener.path);
