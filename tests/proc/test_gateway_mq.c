@@ -1,0 +1,573 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * ipcd-mq: programs that only know mqueues (mqueue_helper.c) take part in topics and queues.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <mqueue.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "tests/support/gateway.h"
+#include "tests/support/guarded.h"
+#include "tests/support/queue.h"
+
+static struct gateway_process gateway;
+
+/* ---- mqueues and those who use them ------------------------------------------------------------------------ */
+
+/* An mqueue of this test alone. */
+static const char *mqueue(const char *name)
+{
+    static char names[8][64];
+    static unsigned next;
+    char *text = names[next++ % 8];
+    snprintf(text, sizeof(names[0]), "/ipct-%d-%s", (int)getpid(), name);
+    return text;
+}
+
+static bool mqueue_exists(const char *name)
+{
+    mqd_t fd = mq_open(mqueue(name), O_RDONLY);
+    if (fd >= 0)
+        mq_close(fd);
+    return fd >= 0;
+}
+
+/* Run the helper with these arguments, the mqueues by their short names: those that begin with '/'. */
+static pid_t helper(int *output, const char *const *arguments)
+{
+    char path[512];
+    const char *argv[10] = {"mqueue_helper"};
+    int ends[2] = {-1, -1};
+    for (int i = 0; arguments[i]; i++)
+        argv[i + 1] = arguments[i][0] == '/' ? mqueue(arguments[i] + 1) : arguments[i];
+    snprintf(path, sizeof(path), "%s/mqueue_helper", getenv("TEST_HELPER_DIR"));
+    if (output)
+        EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
+    pid_t pid = fork_child();
+    if (pid == 0) {
+        if (output)
+            dup2(ends[1], STDOUT_FILENO);
+        execv(path, (char *const *)(uintptr_t)argv);
+        _exit(127);
+    }
+    EXPECT(pid > 0);
+    if (output) {
+        *output = ends[0];
+        close(ends[1]);
+    }
+    return pid;
+}
+#define HELPER(...)      helper(NULL, (const char *const[]){__VA_ARGS__, NULL})
+#define HELPER_DONE(...) EXPECT_EQ(wait_child(HELPER(__VA_ARGS__)), 0)
+
+/* A number of the helper's, and its size. */
+static void number_text(char *text, unsigned long number, size_t size)
+{
+    int used = snprintf(text, size + 1, "%lu ", number);
+    memset(text + used, 'x', size - (size_t)used);
+    text[size] = '\0';
+}
+
+static void start(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static void start(const char *format, ...)
+{
+    char config[4096];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(config, sizeof(config), format, arguments);
+    va_end(arguments);
+    gateway_process_start(&gateway, "IPCD_MQ_BIN", config);
+}
+
+#define SMALL "messages = 8\nmessage-size = 256\n"
+
+/* ---- queues ------------------------------------------------------------------------------------------------ */
+
+static void receive_numbers_text(ipc_consumer *consumer, unsigned long from, unsigned long to, size_t size)
+{
+    char buffer[512], wanted[512];
+    struct ipc_queue_message message;
+    for (unsigned long number = from; number < to; number++) {
+        EXPECT_EQ(ipc_consumer_receive(consumer, buffer, sizeof(buffer), &message, IPC_FOREVER), size);
+        number_text(wanted, number, size);
+        EXPECT(memcmp(buffer, wanted, size) == 0);
+        EXPECT_EQ(ipc_consumer_ack(consumer, message.delivery), 0);
+    }
+}
+
+static void test_into_a_queue(void **state)
+{
+    ipc_connection *connection = connection_new();
+    struct ipc_queue_message message;
+    const void *value;
+    size_t size;
+    char text[64];
+    (void)state;
+    queue_new(connection, "work", NULL);
+    start("[bind in]\ndirection = in\nmqueue = %s\nqueue = work\nidentity = press\n" SMALL, mqueue("in"));
+    ipc_consumer *consumer = consumer_new(connection, "work", 0);
+    pid_t child = HELPER("send", "/in", "0", "3000", "100");
+    receive_numbers_text(consumer, 0, 3000, 100);
+    EXPECT_EQ(wait_child(child), 0);
+    /* Its priority is that of the mqueue, as far as a queue has one; the binding states who it is from. */
+    HELPER_DONE("say", "/in", "five", "5");
+    EXPECT_EQ(ipc_consumer_receive(consumer, text, sizeof(text), &message, IPC_FOREVER), 4);
+    EXPECT_EQ(message.priority, 5);
+    EXPECT_EQ(ipc_queue_message_header(&message, "identity", &value, &size), 0);
+    EXPECT(size == 5 && memcmp(value, "press", 5) == 0);
+    HELPER_DONE("say", "/in", "most", "31");
+    EXPECT_EQ(ipc_consumer_receive(consumer, text, sizeof(text), &message, IPC_FOREVER), 4);
+    EXPECT_EQ(message.priority, 9);
+    EXPECT_EQ(ipc_consumer_ack_until(consumer, message.delivery), 0);
+    EXPECT_EQ(gateway_wait_state(connection, "mq", "in", "open").received, 3002);
+    consumer_end(consumer);
+    gateway_process_stop(&gateway);
+    EXPECT(!mqueue_exists("in"));
+    ipc_connection_close(connection);
+}
+
+static void test_out_of_a_queue(void **state)
+{
+    ipc_connection *connection = connection_new();
+    struct ipc_queue_settings settings = IPC_QUEUE_SETTINGS_INIT;
+    struct ipc_dead_letter dead;
+    struct ipc_queue_message message;
+    char text[512];
+    (void)state;
+    queue_new(connection, "dead", NULL);
+    settings.given = IPC_QUEUE_DEAD_LETTER;
+    settings.dead_letter = "dead";
+    queue_new(connection, "work", &settings);
+    start("[bind out]\ndirection = out\nmqueue = %s\nqueue = work\n" SMALL, mqueue("out"));
+    ipc_producer *producer = producer_new(connection, "work");
+    for (unsigned long number = 0; number < 1000; number++) {
+        number_text(text, number, 100);
+        EXPECT_EQ(ipc_producer_send(producer, text, 100, IPC_FOREVER, NULL), 0);
+    }
+    /* Nobody reads: the mqueue is full, and the gateway waits, with nothing lost. */
+    struct gateway_numbers numbers = gateway_wait_state(connection, "mq", "out", "blocked");
+    EXPECT_EQ(numbers.sent, 8);
+    EXPECT_EQ(numbers.dropped, 0);
+    HELPER_DONE("receive", "/out", "0", "1000", "100");
+    /* What the mqueue cannot hold is a dead letter, with the reason. */
+    memset(text, 'y', 300);
+    EXPECT_EQ(ipc_producer_send(producer, text, 300, IPC_FOREVER, NULL), 0);
+    ipc_consumer *consumer = consumer_new(connection, "dead", 0);
+    EXPECT_EQ(ipc_consumer_receive(consumer, text, sizeof(text), &message, IPC_FOREVER), 300);
+    EXPECT_EQ(ipc_queue_message_dead_letter(&message, &dead), 0);
+    EXPECT_TEXT(dead.reason, "300 bytes are more than the 256 of mqueue");
+    EXPECT_EQ(ipc_consumer_ack(consumer, message.delivery), 0);
+    /* And the others go on. */
+    send_text(producer, "next", NULL);
+    HELPER_DONE("hear", "/out", "next");
+    EXPECT_EQ(gateway_wait_state(connection, "mq", "out", "open").dead, 1);
+    consumer_end(consumer);
+    producer_end(producer);
+    gateway_process_stop(&gateway);
+    ipc_connection_close(connection);
+}
+
+/* Priorities lead out of a queue as well: the mqueue sorts by them. */
+static void test_priority_outwards(void **state)
+{
+    ipc_connection *connection = connection_new();
+    struct ipc_send high = IPC_SEND_INIT;
+    (void)state;
+    queue_new(connection, "work", NULL);
+    high.priority = 7;
+    ipc_producer *producer = producer_new(connection, "work");
+    start("[bind out]\ndirection = out\nmqueue = %s\nqueue = work\n" SMALL, mqueue("out"));
+    send_text(producer, "low", NULL);
+    send_text(producer, "high", &high);
+    while (gateway_wait_state(connection, "mq", "out", "").sent != 2)
+        continue;
+    HELPER_DONE("hear", "/out", "high");
+    HELPER_DONE("hear", "/out", "low");
+    producer_end(producer);
+    gateway_process_stop(&gateway);
+    ipc_connection_close(connection);
+}
+
+/* A queue that refuses when it is full: what it refused is kept, and offered again until it is taken. */
+static void test_refused_is_held(void **state)
+{
+    ipc_connection *connection = connection_new();
+    struct ipc_queue_settings settings = IPC_QUEUE_SETTINGS_INIT;
+    struct gateway_numbers numbers;
+    bool seen[200] = {false};
+    (void)state;
+    settings.given = IPC_QUEUE_FULL | IPC_QUEUE_MESSAGES_MAX;
+    settings.full = IPC_QUEUE_FULL_REJECT;
+    settings.messages_max = 10;
+    queue_new(connection, "work", &settings);
+    start("[bind in]\ndirection = in\nmqueue = %s\nqueue = work\n" SMALL, mqueue("in"));
+    pid_t child = HELPER("send", "/in", "0", "200", "50");
+    do
+        numbers = gateway_wait_state(connection, "mq", "in", "blocked");
+    while (numbers.refused == 0);
+    EXPECT_TEXT(numbers.error, "queue work is full");
+    EXPECT_EQ(numbers.dropped, 0);
+    ipc_consumer *consumer = consumer_new(connection, "work", 1);
+    for (unsigned i = 0; i < 200; i++) {
+        struct ipc_queue_message message;
+        char text[64];
+        EXPECT_EQ(ipc_consumer_receive(consumer, text, sizeof(text), &message, IPC_FOREVER), 50);
+        unsigned long number = strtoul(text, NULL, 10);
+        EXPECT(number < 200 && !seen[number]);
+        seen[number] = true;
+        EXPECT_EQ(ipc_consumer_ack(consumer, message.delivery), 0);
+    }
+    EXPECT_EQ(wait_child(child), 0);
+    receive_nothing(consumer);
+    consumer_end(consumer);
+    gateway_process_stop(&gateway);
+    ipc_connection_close(connection);
+}
+
+/* ---- topics ------------------------------------------------------------------------------------------------ */
+
+static void test_topics(void **state)
+{
+    ipc_connection *connection = connection_new();
+    char buffer[256], wanted[256];
+    (void)state;
+    start("[bind in]\ndirection = in\nmqueue = %s\ntopic = plant.1.heat\n" SMALL
+          "[bind out]\ndirection = out\nmqueue = %s\ntopic = plant.*.cold\n" SMALL,
+          mqueue("in"), mqueue("out"));
+    ipc_subscription *subscription =
+        subscription_new(connection, "plant.>", IPC_START_NEXT, IPC_SLOW_BLOCK, 0);
+    EXPECT_EQ(ipc_subscription_wait_writers(subscription, 1, IPC_FOREVER), 1);
+    pid_t child = HELPER("send", "/in", "0", "3000", "100");
+    for (unsigned long number = 0; number < 3000; number++) {
+        EXPECT_EQ(ipc_subscription_receive(subscription, buffer, sizeof(buffer), NULL, IPC_FOREVER), 100);
+        number_text(wanted, number, 100);
+        EXPECT(memcmp(buffer, wanted, 100) == 0);
+    }
+    EXPECT_EQ(wait_child(child), 0);
+    subscription_end(subscription);
+    /* Outwards, the publisher waits for the mqueue's reader. */
+    ipc_publisher *publisher = publisher_new(connection, "plant.7.cold", 0, 0);
+    EXPECT_EQ(ipc_publisher_wait_readers(publisher, 1, IPC_FOREVER), 1);
+    child = HELPER("receive", "/out", "0", "3000", "100");
+    for (unsigned long number = 0; number < 3000; number++) {
+        number_text(buffer, number, 100);
+        EXPECT_EQ(ipc_publisher_publish(publisher, buffer, 100), 0);
+    }
+    EXPECT_EQ(wait_child(child), 0);
+    publisher_end(publisher);
+    gateway_process_stop(&gateway);
+    ipc_connection_close(connection);
+}
+
+/* With full = drop, nobody waits for the mqueue, and what is lost is counted. */
+static void test_drop(void **state)
+{
+    ipc_connection *connection = connection_new();
+    struct gateway_numbers numbers;
+    (void)state;
+    start("[bind out]\ndirection = out\nmqueue = %s\ntopic = t\nfull = drop\n" SMALL, mqueue("out"));
+    ipc_publisher *publisher = publisher_new(connection, "t", 0, 0);
+    EXPECT_EQ(ipc_publisher_wait_readers(publisher, 1, IPC_FOREVER), 1);
+    for (unsigned i = 0; i < 100; i++)
+        EXPECT_EQ(ipc_publisher_publish(publisher, "text", 4), 0);
+    do
+        numbers = gateway_wait_state(connection, "mq", "out", "open");
+    while (numbers.sent + numbers.dropped != 100);
+    EXPECT_EQ(numbers.sent, 8);
+    publisher_end(publisher);
+    gateway_process_stop(&gateway);
+    ipc_connection_close(connection);
+}
+
+/* ---- management -------------------------------------------------------------------------------------------- */
+
+static void free_binding(Ipc__Gateway__Binding *binding)
+{
+    EXPECT(binding != NULL);
+    ipc__gateway__binding__free_unpacked(binding, NULL);
+}
+
+static void test_bind_at_run_time(void **state)
+{
+    ipc_connection *connection = connection_new();
+    const struct mq_attr attributes = {.mq_maxmsg = 4, .mq_msgsize = 64};
+    char found[64], text[256];
+    int result;
+    (void)state;
+    queue_new(connection, "work", NULL);
+    start("[gateway]\n");
+    snprintf(found, sizeof(found), "%s", mqueue("found"));
+    mqd_t fd = mq_open(found, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600, &attributes);
+    EXPECT(fd >= 0);
+    const char *in[] = {"direction", "in", "mqueue",       mqueue("made"), "queue", "work",
+                        "messages",  "4",  "message-size", "64",           NULL};
+    const char *out[] = {"direction", "out", "mqueue", found, "topic", "t", NULL};
+    const char *lost[] = {"direction", "in", "mqueue", mqueue("lost"), "queue", "nowhere", NULL};
+    const char *wrong[] = {"direction", "sideways", NULL};
+    free_binding(gateway_ask(connection, "mq", IPC__GATEWAY__VERB__BIND, "one", in, &result, NULL));
+    free_binding(gateway_ask(connection, "mq", IPC__GATEWAY__VERB__BIND, "", out, &result, NULL));
+    EXPECT(!gateway_ask(connection, "mq", IPC__GATEWAY__VERB__BIND, "", lost, &result, text));
+    EXPECT_EQ(result, -EREMOTEIO);
+    EXPECT_TEXT(text, "there is no queue nowhere");
+    EXPECT(!mqueue_exists("lost"));
+    EXPECT(!gateway_ask(connection, "mq", IPC__GATEWAY__VERB__BIND, "", wrong, &result, text));
+    EXPECT_TEXT(text, "direction = sideways: it is one of");
+    EXPECT(!gateway_ask(connection, "mq", IPC__GATEWAY__VERB__BIND, "one", in, &result, text));
+    EXPECT_TEXT(text, "there is a binding one already");
+    /* They survive the gateway, and so does what it knows of what it made. */
+    gateway_process_kill(&gateway);
+    gateway_process_again(&gateway);
+    HELPER_DONE("say", "/made", "hello");
+    ipc_consumer *consumer = consumer_new(connection, "work", 0);
+    struct ipc_queue_message message = receive_text(consumer, "hello");
+    EXPECT_EQ(ipc_consumer_ack(consumer, message.delivery), 0);
+    consumer_end(consumer);
+    free_binding(gateway_ask(connection, "mq", IPC__GATEWAY__VERB__UNBIND, "one", NULL, &result, NULL));
+    EXPECT(!mqueue_exists("made"));
+    free_binding(gateway_ask(connection, "mq", IPC__GATEWAY__VERB__UNBIND, "mq-1", NULL, &result, NULL));
+    EXPECT(mqueue_exists("found"));
+    EXPECT(!gateway_ask(connection, "mq", IPC__GATEWAY__VERB__UNBIND, "mq-1", NULL, &result, text));
+    EXPECT_TEXT(text, "there is no such binding");
+    gateway_process_stop(&gateway);
+    EXPECT_EQ(mq_unlink(found), 0);
+    mq_close(fd);
+    ipc_connection_close(connection);
+}
+
+/* More than the machine allows is cut, and said. */
+static void test_limits(void **state)
+{
+    ipc_connection *connection = connection_new();
+    struct mq_attr attributes;
+    unsigned long allowed = 0;
+    FILE *file = fopen("/proc/sys/fs/mqueue/msg_max", "re");
+    (void)state;
+    EXPECT(file && fscanf(file, "%lu", &allowed) == 1);
+    fclose(file);
+    queue_new(connection, "work", NULL);
+    start(
+        "[bind in]\ndirection = in\nmqueue = %s\nqueue = work\nmessages = 65536\nmessage-size = 128\nmode = 640\n",
+        mqueue("in"));
+    mqd_t fd = mq_open(mqueue("in"), O_RDONLY | O_CLOEXEC);
+    EXPECT(fd >= 0);
+    EXPECT_EQ(mq_getattr(fd, &attributes), 0);
+    EXPECT(attributes.mq_maxmsg <= (long)allowed);
+    EXPECT_EQ(attributes.mq_msgsize, 128);
+    mq_close(fd);
+    gateway_process_stop(&gateway);
+    ipc_connection_close(connection);
+}
+
+/* A binding whose queue is not there yet opens when it is. */
+static void test_opens_later(void **state)
+{
+    ipc_connection *connection = connection_new();
+    (void)state;
+    start("[bind in]\ndirection = in\nmqueue = %s\nqueue = later\n" SMALL, mqueue("in"));
+    EXPECT_TEXT(gateway_wait_state(connection, "mq", "in", "waiting").error, "there is no queue later");
+    queue_new(connection, "later", NULL);
+    (void)gateway_wait_state(connection, "mq", "in", "open");
+    EXPECT_EQ(ipc_queue_remove(connection, "later", 0, NULL), 0);
+    (void)gateway_wait_state(connection, "mq", "in", "waiting");
+    gateway_process_stop(&gateway);
+    ipc_connection_close(connection);
+}
+
+/* ---- death ------------------------------------------------------------------------------------------------- */
+
+#define KILLS 8u
+
+/* How many of these are missing; those that came again are allowed to. */
+static unsigned missing(const unsigned char *seen, unsigned count)
+{
+    unsigned lost = 0;
+    for (unsigned i = 0; i < count; i++)
+        lost += seen[i] == 0;
+    return lost;
+}
+
+/* Into a queue, each kill loses one message at most, and none comes twice. */
+static void test_killed_inwards(void **state)
+{
+    ipc_connection *connection = connection_new();
+    static unsigned char seen[40001];
+    unsigned kills = 0, received = 0;
+    (void)state;
+    memset(seen, 0, sizeof(seen));
+    queue_new(connection, "work", NULL);
+    start("[bind in]\ndirection = in\nmqueue = %s\nqueue = work\n" SMALL, mqueue("in"));
+    ipc_consumer *consumer = consumer_new(connection, "work", 0);
+    pid_t child = HELPER("send", "/in", "0", "40000", "32");
+    for (bool ended = false; !ended;) {
+        struct ipc_queue_message message;
+        char text[64];
+        EXPECT(ipc_consumer_receive(consumer, text, sizeof(text), &message, IPC_FOREVER) > 0);
+        unsigned long number = strtoul(text, NULL, 10);
+        EXPECT(number <= 40000);
+        EXPECT_EQ(seen[number]++, 0);
+        EXPECT_EQ(ipc_consumer_ack(consumer, message.delivery), 0);
+        received++;
+        ended = number == 40000;
+        if (received == 4000 * (kills + 1) && kills < KILLS) {
+            gateway_process_kill(&gateway);
+            gateway_process_again(&gateway);
+            kills++;
+        }
+        if (kills == KILLS && child > 0 && received > 4000 * KILLS) {
+            EXPECT_EQ(wait_child(child), 0);
+            child = 0;
+            HELPER_DONE("send", "/in", "40000", "40001", "32");
+        }
+    }
+    unsigned lost = missing(seen, 40000);
+    print_message("%u kills inwards: %u of 40000 messages lost\n", kills, lost);
+    EXPECT_EQ(kills, KILLS);
+    EXPECT(lost <= kills);
+    consumer_end(consumer);
+    gateway_process_stop(&gateway);
+    ipc_connection_close(connection);
+}
+
+/* Out of a queue nothing is lost. */
+static void test_killed_outwards(void **state)
+{
+    ipc_connection *connection = connection_new();
+    static unsigned char seen[20000];
+    unsigned kills = 0, received = 0, again = 0;
+    unsigned long number;
+    char text[64];
+    int output;
+    (void)state;
+    memset(seen, 0, sizeof(seen));
+    queue_new(connection, "work", NULL);
+    ipc_producer *producer = producer_new(connection, "work");
+    for (number = 0; number < 20000; number++) {
+        number_text(text, number, 32);
+        EXPECT_EQ(ipc_producer_send(producer, text, 32, IPC_FOREVER, NULL), 0);
+    }
+    start("[bind out]\ndirection = out\nmqueue = %s\nqueue = work\n" SMALL, mqueue("out"));
+    pid_t child = helper(&output, (const char *const[]){"collect", "/out", "20000", NULL});
+    FILE *numbers = fdopen(output, "re");
+    EXPECT(numbers != NULL);
+    while (fscanf(numbers, "%lu", &number) == 1 && number != 20000) {
+        EXPECT(number < 20000);
+        again += seen[number] > 0;
+        seen[number] = 1;
+        if (++received == 2000 * (kills + 1) && kills < KILLS) {
+            gateway_process_kill(&gateway);
+            gateway_process_again(&gateway);
+            kills++;
+        }
+        if (missing(seen + 19999, 1) == 0 && producer) {
+            number_text(text, 20000, 32);
+            EXPECT_EQ(ipc_producer_send(producer, text, 32, IPC_FOREVER, NULL), 0);
+            producer_end(producer);
+            producer = NULL;
+        }
+    }
+    EXPECT_EQ(wait_child(child), 0);
+    fclose(numbers);
+    print_message("%u kills outwards: %u came again\n", kills, again);
+    EXPECT_EQ(kills, KILLS);
+    EXPECT_EQ(missing(seen, 20000), 0);
+    gateway_process_stop(&gateway);
+    ipc_connection_close(connection);
+}
+
+/* The broker goes away, and another one comes: the gateway goes on by itself. */
+static void test_broker_goes(void **state)
+{
+    const char *const quiet[] = {"--log-level", "error", NULL};
+    struct guarded guarded;
+    struct ipc_queue_message message;
+    (void)state;
+    watchdog(90, "a gateway without its broker");
+    expect_here();
+    guarded_start(&guarded, quiet);
+    ipc_connection *connection = connection_new();
+    queue_new(connection, "work", NULL);
+    start("[bind in]\ndirection = in\nmqueue = %s\nqueue = work\n" SMALL, mqueue("in"));
+    ipc_consumer *consumer = consumer_new(connection, "work", 0);
+    guarded_kill_ipcd(&guarded);
+    HELPER_DONE("say", "/in", "one");
+    message = receive_text(consumer, "one");
+    EXPECT_EQ(ipc_consumer_ack(consumer, message.delivery), 0);
+    ipc_connection_close(connection);
+    pid_t ipcd = guarded_pid(&guarded);
+    child_kill(guarded.run);
+    kill(ipcd, SIGKILL);
+    guarded_run(&guarded, quiet);
+    gateway_process_ready(&gateway);
+    connection = connection_new();
+    (void)gateway_wait_state(connection, "mq", "in", "waiting");
+    queue_new(connection, "work", NULL);
+    HELPER_DONE("say", "/in", "two");
+    consumer = consumer_new(connection, "work", 0);
+    message = receive_text(consumer, "two");
+    EXPECT_EQ(ipc_consumer_ack(consumer, message.delivery), 0);
+    ipc_connection_close(connection);
+    gateway_process_stop(&gateway);
+    guarded_stop(&guarded);
+    watchdog(0, "");
+}
+
+/* ipcd-run runs the gateway, and again when it dies; ipcd does not notice. */
+static void test_supervised(void **state)
+{
+    const char *const arguments[] = {"--log-level", "error", "--gateway", "mq:/dev/null", NULL};
+    const char *in[] = {"direction", "in", "mqueue",       mqueue("in"), "topic", "t",
+                        "messages",  "4",  "message-size", "64",         NULL};
+    struct guarded guarded;
+    int result;
+    (void)state;
+    watchdog(90, "a supervised gateway");
+    expect_here();
+    guarded_start(&guarded, arguments);
+    pid_t ipcd = guarded_pid(&guarded);
+    ipc_connection *connection = connection_new();
+    free_binding(gateway_ask(connection, "mq", IPC__GATEWAY__VERB__BIND, "in", in, &result, NULL));
+    for (unsigned i = 0; i < 3; i++) {
+        struct ipc_client_options options = IPC_CLIENT_OPTIONS_INIT;
+        struct ipc_call_options how = IPC_CALL_OPTIONS_INIT;
+        struct ipc_reply reply;
+        ipc_client *client;
+        how.flags = IPC_CALL_WAIT;
+        /* An answer, or an error, names the server: whom to kill. */
+        EXPECT_EQ(ipc_client_open(&client, connection, "ipcd.gateway.mq", &options, NULL), 0);
+        EXPECT_EQ(ipc_client_call(client, NULL, 0, NULL, 0, &how, &reply), -EREMOTEIO);
+        EXPECT(reply.server.pid > 0);
+        EXPECT_EQ(kill((pid_t)reply.server.pid, SIGKILL), 0);
+        EXPECT_EQ(ipc_client_call(client, NULL, 0, NULL, 0, &how, &reply) == -EPIPE || reply.server.pid > 0,
+                  1);
+        ipc_client_close(client);
+        (void)gateway_wait_state(connection, "mq", "in", "open");
+    }
+    EXPECT_EQ(guarded_pid(&guarded), ipcd);
+    EXPECT(mqueue_exists("in"));
+    ipc_connection_close(connection);
+    guarded_stop(&guarded);
+    EXPECT(!mqueue_exists("in"));
+    watchdog(0, "");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(test_into_a_queue),           CASE(test_out_of_a_queue),  CASE(test_priority_outwards),
+        CASE(test_refused_is_held),        CASE(test_topics),          CASE(test_drop),
+        CASE(test_bind_at_run_time),       CASE(test_limits),          CASE(test_opens_later),
+        CASE(test_killed_inwards),         CASE(test_killed_outwards), cmocka_unit_test(test_broker_goes),
+        cmocka_unit_test(test_supervised),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
