@@ -84,6 +84,7 @@ class Client:
 
     def close(self) -> None:
         if not self.socket.closed:
+            self.timeout = min(self.timeout, 1.0)
             try:
                 self.ask("BYE", again=False)
             except (Failure, TimeoutError):
@@ -154,8 +155,8 @@ class Client:
                 return message
             elif message.command in ("MSG", "EVENT", "REQUEST", "CANCEL"):
                 self.stored.append(message)
-            elif message.command == "ERROR":
-                raise failure(message)
+            elif message.command == "ERROR" and message.properties["errno"] != "ENOENT":
+                raise failure(message)  # (acknowledging what an earlier gateway delivered is no error: it comes again)
 
     # ---- topics, queues, services ------------------------------------------------------------------------------
 

@@ -191,9 +191,14 @@ static void signalled(struct gateway *gateway, struct source *source)
 
 static int timeout_ms(const struct gateway *gateway)
 {
+    if (gateway->probe_at_ns <= gateway->now_ns)
+        return 0;
+    if (gateway->probe_at_ns - gateway->now_ns < HOUSEKEEPING_NS)
+        return (int)((gateway->probe_at_ns - gateway->now_ns) / 1000000) + 1;
     if (gateway->holding_topics)
         return (int)(RETRY_NS / 1000000);
-    if (gateway->holding || gateway->heartbeats || gateway->blocked || gateway->call_count)
+    if (gateway->holding || gateway->heartbeats || gateway->probe_at_ns != UINT64_MAX || gateway->blocked ||
+        gateway->call_count)
         return (int)(HOUSEKEEPING_NS / 1000000);
     return -1;
 }
@@ -210,6 +215,8 @@ static void round_of(struct gateway *gateway)
         peers_retry(gateway);
     if (gateway->holding)
         outlets_retry(gateway);
+    if (gateway->now_ns >= gateway->probe_at_ns)
+        peers_probe(gateway);
     if (gateway->now_ns >= gateway->housekeeping_ns) {
         gateway->housekeeping_ns = gateway->now_ns + HOUSEKEEPING_NS;
         peers_check(gateway);
@@ -278,6 +285,7 @@ static int prepare(struct gateway *gateway)
     list_init(&gateway->channels);
     list_init(&gateway->syncs);
     gateway->now_ns = time_monotonic_ns();
+    gateway->probe_at_ns = UINT64_MAX;
     if (getrandom(gateway->secret, sizeof(gateway->secret), 0) != (ssize_t)sizeof(gateway->secret) ||
         getrandom(&gateway->epoch, sizeof(gateway->epoch), 0) != (ssize_t)sizeof(gateway->epoch))
         return -EIO;

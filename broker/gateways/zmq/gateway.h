@@ -89,7 +89,8 @@ struct peer {
     char name[64], identity[IDENTITY_SIZE], address[64];
     int fd; /* of its connection, to know it in the monitor's events */
     uint64_t heard_ns, heartbeat_ns;
-    struct list backlog; /* messages that its connection had no room for */
+    uint64_t probe_at_ns, probe_wait_ns; /* it may be gone: when to ask again; 0: there is no doubt */
+    struct list backlog;                 /* messages that its connection had no room for */
     size_t backlog_bytes;
     bool gone, greeted;
     struct list pulls, subs, serves, calls;
@@ -108,7 +109,7 @@ struct gateway {
     int exit_status;
     bool stopping;
     ipc_connection *in, *out;
-    uint64_t epoch, next_number, now_ns, housekeeping_ns;
+    uint64_t epoch, next_number, now_ns, housekeeping_ns, probe_at_ns;
     uint64_t secret[2];
     struct curve_client *curve_clients;
     size_t n_curve_clients;
@@ -183,6 +184,7 @@ void peer_error(struct gateway *gateway, struct peer *peer, struct wire_frame id
 void peers_retry(struct gateway *gateway);
 void peers_check(struct gateway *gateway); /* heartbeats, and those that are gone */
 void peers_disconnected(struct gateway *gateway, int fd);
+void peers_probe(struct gateway *gateway); /* at probe_at_ns */
 void peers_end(struct gateway *gateway);
 
 /* ---- outlet.c: into topics and queues --------------------------------------------------------------------------- */

@@ -13,6 +13,9 @@
 #include "broker/gateways/zmq/gateway.h"
 #include "proto/limits.h"
 
+#define PROBE_LEAST_NS UINT64_C(1000000)
+#define PROBE_MOST_NS  UINT64_C(10000000000)
+
 static const struct wire_frame nothing = {"", 0};
 
 struct kept {
@@ -270,15 +273,37 @@ void peers_check(struct gateway *gateway)
     }
 }
 
+/* A connection of that number ended, or another one has the number by now, or its pipe is not taken down yet: ask, until it
+ * is gone or says something. */
 void peers_disconnected(struct gateway *gateway, int fd)
 {
     list_for_each(link, &gateway->peer_list)
     {
         struct peer *peer = list_entry(link, struct peer, link);
 
-        /* Another connection may have that number by now: ask. */
-        if (peer->fd == fd)
+        if (peer->fd == fd && !peer->probe_wait_ns)
+            peer->probe_wait_ns = PROBE_LEAST_NS;
+    }
+    peers_probe(gateway);
+}
+
+void peers_probe(struct gateway *gateway)
+{
+    gateway->probe_at_ns = UINT64_MAX;
+    list_for_each(link, &gateway->peer_list)
+    {
+        struct peer *peer = list_entry(link, struct peer, link);
+
+        if (!peer->probe_wait_ns)
+            continue;
+        if (gateway->now_ns >= peer->probe_at_ns) {
             (void)peer_send(gateway, peer, "PING", nothing, "", nothing, nothing, true);
+            peer->probe_at_ns = gateway->now_ns + peer->probe_wait_ns;
+            if (peer->probe_wait_ns < PROBE_MOST_NS)
+                peer->probe_wait_ns *= 2;
+        }
+        if (peer->probe_at_ns < gateway->probe_at_ns)
+            gateway->probe_at_ns = peer->probe_at_ns;
     }
     peers_check(gateway);
 }
@@ -383,6 +408,7 @@ void peer_receive(struct gateway *gateway, zmq_msg_t *routing_id, const struct w
     }
     peer->received++;
     peer->heard_ns = gateway->now_ns;
+    peer->probe_wait_ns = peer->probe_at_ns = 0;
     if (later) {
         outlet_take(gateway, message.command == WIRE_PUB ? OUTLET_TOPIC : OUTLET_QUEUE, &message, peer);
         return;

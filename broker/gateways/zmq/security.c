@@ -188,6 +188,9 @@ static uint64_t connections(const struct gateway *gateway)
     return count;
 }
 
+/* The only reason that passes: whoever is told so connects again by itself. */
+static const char too_many[] = "there are as many connections as allowed (--connections-max)";
+
 /* NULL: let in, as `identity`. Else why not. */
 static const char *decide(const struct gateway *gateway, const struct zap_request *request,
                           char identity[IDENTITY_SIZE])
@@ -197,7 +200,7 @@ static const char *decide(const struct gateway *gateway, const struct zap_reques
     if (request->count < ZAP_KEY || strcmp(request->frames[ZAP_VERSION], "1.0") != 0)
         return "the request makes no sense";
     if (connections(gateway) > gateway->options.connections_max)
-        return "there are as many connections as allowed (--connections-max)";
+        return too_many;
     if (strcmp(request->frames[ZAP_MECHANISM], "NULL") == 0) {
         unsigned uid;
 
@@ -236,7 +239,7 @@ static void asked(struct gateway *gateway, struct source *source)
         (void)zmq_send(gateway->zap, "1.0", 3, ZMQ_SNDMORE);
         (void)zmq_send(gateway->zap, request.frames[ZAP_REQUEST],
                        request.count > 1 ? request.sizes[ZAP_REQUEST] : 0, ZMQ_SNDMORE);
-        (void)zmq_send(gateway->zap, why ? "400" : "200", 3, ZMQ_SNDMORE);
+        (void)zmq_send(gateway->zap, !why ? "200" : why == too_many ? "300" : "400", 3, ZMQ_SNDMORE);
         (void)zmq_send(gateway->zap, why ? why : "OK", strlen(why ? why : "OK"), ZMQ_SNDMORE);
         (void)zmq_send(gateway->zap, identity, strlen(identity), ZMQ_SNDMORE);
         (void)zmq_send(gateway->zap, "", 0, 0);

@@ -125,7 +125,9 @@ static int watch(struct gateway *gateway, struct endpoint_socket *socket)
     if (!socket->monitor || set(socket->monitor, ZMQ_LINGER, 0) < 0 ||
         set(socket->monitor, ZMQ_RCVHWM, 0) < 0 || zmq_connect(socket->monitor, name) < 0)
         return -errno;
-    return source_add(gateway, &socket->monitor_source, descriptor(socket->monitor), monitored);
+    int result = source_add(gateway, &socket->monitor_source, descriptor(socket->monitor), monitored);
+    monitored(gateway, &socket->monitor_source); /* who has never looked is not woken */
+    return result;
 }
 
 static int bind_to(struct endpoint_socket *socket, const char *address)

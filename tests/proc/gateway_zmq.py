@@ -1,0 +1,626 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ipcd-zmq with real clients of pyzmq, each case with a broker and a gateway of its own. Run by test_gateway_zmq.sh."""
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+
+import zmq
+
+sys.path.insert(0, os.path.join(os.environ["IPC_SOURCE_DIR"], "examples/python"))
+from ipcd_zmq import Client, Failure, Plain, pack  # noqa: E402
+
+BUILD = os.environ["IPC_BUILD_DIR"]
+PATIENCE = 60
+
+
+def program(variable, path):
+    return os.environ.get(variable) or os.path.join(BUILD, path)
+
+
+IPCCTL = program("IPCCTL_BIN", "tools/ipcctl")
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.mkdtemp(prefix="ipc-zmq-")
+        os.environ["IPC_ADDRESS"] = self.address = os.path.join(self.folder, "socket")
+        notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        notify.bind(os.path.join(self.folder, "notify"))
+        notify.settimeout(PATIENCE)
+        self.broker = subprocess.Popen(
+            [program("IPCD_BIN", "broker/ipcd"), "--address", self.address, "--config", "/dev/null", "--log-level", "error"],
+            env={**os.environ, "NOTIFY_SOCKET": os.path.join(self.folder, "notify")})
+        while b"READY=1" not in notify.recv(4096):
+            pass
+        notify.close()
+        self.open = []
+        self.children = []
+        self.gateway = None
+        self.start()
+        self.addCleanup(self.end)
+
+    def start(self, *arguments):
+        if getattr(self, "log", None):
+            self.log.close()
+        self.log = open(os.path.join(self.folder, "log"), "a+")
+        self.gateway = subprocess.Popen([program("IPCD_ZMQ_BIN", "broker/ipcd-zmq"), "--log-level=info", *arguments],
+                                        stderr=self.log)
+
+    def stop(self, by=signal.SIGTERM):
+        self.gateway.send_signal(by)
+        status = self.gateway.wait(PATIENCE)
+        self.log.close()
+        self.gateway = None
+        return status
+
+    def restart(self, *arguments):
+        Client(timeout=PATIENCE).close()  # by then it knows what to do about a signal
+        self.assertEqual(self.stop(), 0)
+        self.start(*arguments)
+
+    def logged(self):
+        with open(os.path.join(self.folder, "log")) as file:
+            return file.read()
+
+    def end(self):
+        for thing in self.open:
+            thing.close()
+        for child in self.children:
+            child.kill()
+            child.wait()
+        status = self.stop() if self.gateway else 0
+        self.broker.terminate()
+        self.assertEqual(self.broker.wait(PATIENCE), 0)
+        log = self.logged()
+        left = sorted(os.listdir(self.folder))
+        shutil.rmtree(self.folder)
+        self.assertEqual(status, 0, log)
+        self.assertNotIn("Sanitizer", log)
+        self.assertEqual(left, ["log", "notify"], log)
+
+    def client(self, **options):
+        client = Client(timeout=PATIENCE, **options)
+        self.open.append(client)
+        return client
+
+    def plain(self, name):
+        plain = Plain(name)
+        plain.socket.rcvtimeo = PATIENCE * 1000
+        self.open.append(plain)
+        return plain
+
+    def dealer(self, address=None, **options):
+        dealer = zmq.Context.instance().socket(zmq.DEALER)
+        dealer.linger = 0
+        dealer.rcvtimeo = PATIENCE * 1000
+        for name, value in options.items():
+            setattr(dealer, name, value)
+        dealer.connect(address or f"ipc://{self.folder}/zmq-router")
+        self.open.append(dealer)
+        return dealer
+
+    def say(self, dealer, *frames):
+        dealer.send_multipart([f if isinstance(f, bytes) else f.encode() for f in frames])
+
+    def hear(self, dealer):
+        _, command, id, name, properties, body = (dealer.recv_multipart() + [b""] * 4)[:6]
+        return command.decode(), id, name.decode(), json.loads(properties or b"{}"), body
+
+    def refuses(self, dealer, errno, *frames):
+        self.say(dealer, *frames)
+        command, _, _, properties, _ = self.hear(dealer)
+        self.assertEqual((command, properties["errno"]), ("ERROR", errno))
+        self.assertTrue(properties["text"])
+
+    def queue(self, name, *options):
+        subprocess.run([IPCCTL, "queue", "create", name, *options], check=True, timeout=PATIENCE)
+
+    def child(self, code, *arguments):
+        child = subprocess.Popen([sys.executable, "-c", "import sys\nfrom ipcd_zmq import *\n" + code, *arguments],
+                                 stdout=subprocess.PIPE, text=True,
+                                 env={**os.environ, "PYTHONPATH": sys.path[0]})
+        self.children.append(child)
+        self.open.append(child.stdout)
+        return child
+
+    def thread(self, work):
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        return thread
+
+
+class Commands(Case):
+    def test_topics(self):
+        client = self.client(name="topics")
+        self.assertEqual(client.welcome["version"], 1)
+        self.assertEqual(client.welcome["identity"], f"uid:{os.getuid()}")
+        events = client.subscribe("plant.*.temperature")
+        for i in range(100):
+            client.publish("plant.7.pressure", b"no")
+            client.publish(f"plant.{i % 3}.temperature", b"%d" % i, headers={"unit": "C", "raw": b"\0\xff"},
+                           content_type="text/plain")
+        for i in range(100):
+            event = next(events)
+            self.assertEqual((event.name, event.body), (f"plant.{i % 3}.temperature", b"%d" % i))
+            self.assertEqual(event.properties["seq"], i)
+            self.assertEqual(event.headers, {"unit": "C", "raw": b"\0\xff"})
+            self.assertEqual(event.properties["content_type"], "text/plain")
+        client.ask("UNSUB", id=event.id)
+        client.publish("plant.7.temperature", b"after")
+        client.ask("PING")
+        self.assertEqual(client.stored, [])
+
+    def test_queues(self):
+        client = self.client()
+        self.queue("letters")
+        self.queue("tasks", "dead-letter=letters")
+        for i in range(6):
+            client.send("tasks", b"%d" % i, headers={"n": str(i)}, priority=i % 2, content_type="a/b", reply_to="letters",
+                        message_id=f"id{i}", key="k")
+        tasks = client.pull("tasks", credit=1)
+        got = [next(tasks)]
+        self.assertEqual(got[0].properties["priority"], 1)
+        self.assertEqual({k: got[0].properties[k] for k in ("content_type", "reply_to", "message_id", "key", "attempt")},
+                         {"content_type": "a/b", "reply_to": "letters", "message_id": "id1", "key": "k", "attempt": 1})
+        self.assertEqual(got[0].headers, {"n": "1"})
+        client.nack(got[0])
+        again = next(tasks)
+        self.assertEqual((again.body, again.properties["attempt"], again.properties["redelivered"]), (b"1", 2, "refused"))
+        client.nack(again, dead=True, reason="bad task")
+        bodies = []
+        while len(bodies) < 5:
+            message = next(tasks)
+            client.ack(message)
+            bodies.append(message.body)
+        self.assertEqual(bodies, [b"3", b"5", b"0", b"2", b"4"])
+        letter = next(client.pull("letters"))
+        self.assertEqual(letter.body, b"1")
+        client.ack(letter)
+        client.ask("STOP", "tasks")
+        with self.assertRaisesRegex(Failure, "ENOENT"):
+            client.send("nothing", b"")
+        with self.assertRaisesRegex(Failure, "ENOENT"):
+            next(client.pull("nothing"))
+
+    def test_services(self):
+        def answer(request):
+            if request.body == b"stream":
+                return (b"%d" % i for i in range(500))
+            if request.body == b"fail":
+                raise Failure("", 7, "it cannot be done", b"why")
+            return request.body[::-1] + request.headers.get("tail", "").encode()
+
+        def serve():
+            with Client(name="server", timeout=PATIENCE) as server:
+                server.serve("words.turn", answer, count=6)
+
+        server = self.thread(serve)
+        client = self.client()
+        with self.assertRaisesRegex(Failure, "ENOENT"):
+            client.call("words.none", b"")
+        self.assertEqual(client.call("words.turn", b"abc", wait=True, timeout_ms=PATIENCE * 1000).body, b"cba")
+        self.assertEqual(client.call("words.turn", b"abc", headers={"tail": "!"}).body, b"cba!")
+        parts = [part.body for part in client.call_stream("words.turn", b"stream")]
+        self.assertEqual(parts, [b"%d" % i for i in range(500)])
+        with self.assertRaises(Failure) as caught:
+            client.call("words.turn", b"fail")
+        failure = caught.exception
+        self.assertEqual((failure.name, failure.code, failure.body), ("EREMOTEIO", 7, b"why"))
+        self.assertEqual(client.call("words.turn", b"").body, b"")
+        # All parts at once, when the call does not ask for a stream.
+        client.say("CALL", b"whole", "words.turn", body=b"stream")
+        got = [client.hear(PATIENCE) for _ in range(501)]
+        self.assertEqual([m.command for m in got], ["PART"] * 500 + ["END"])
+        self.assertEqual([m.body for m in got[:500]], [b"%d" % i for i in range(500)])
+        server.join(PATIENCE)
+        self.assertFalse(server.is_alive())
+
+    def test_cancel_and_server_that_leaves(self):
+        server, client = self.client(), self.client()
+        server.ask("SERVE", "slow", pack({"credit": 2}))
+        client.say("CALL", b"1", "slow", body=b"a")
+        request = server.next("REQUEST", PATIENCE)
+        client.say("CANCEL", b"1")
+        self.assertEqual(client.hear(PATIENCE).properties["errno"], "ECANCELED")
+        client.say("CALL", b"2", "slow", body=b"b")
+        self.assertEqual(server.next("REQUEST", PATIENCE).body, b"b")
+        self.assertEqual(server.next("CANCEL", PATIENCE).id, request.id)
+        server.close()
+        self.assertEqual(client.hear(PATIENCE).properties["errno"], "EPIPE")
+        client.say("CALL", b"3", "never", properties=pack({"wait": True, "timeout_ms": 50}))
+        self.assertEqual(client.hear(PATIENCE).properties["errno"], "ETIMEDOUT")
+
+    def test_credit(self):
+        client = self.client()
+        self.queue("q")
+        for i in range(20):
+            client.send("q", b"%d" % i)
+        client.ask("PULL", "q", pack({"credit": 3, "window": 20}))
+        client.ask("PULL", "q", pack({"credit": 2}))
+        bodies = [client.next("MSG", PATIENCE).body for _ in range(5)]
+        self.assertEqual(bodies, [b"%d" % i for i in range(5)])
+        for _ in range(3):
+            client.ask("PING")
+        self.assertEqual(client.stored, [])
+        # Another peer gets what is beyond the window, and nothing else.
+        client.ask("STOP", "q")
+        other = self.client()
+        got = other.pull("q", credit=30)
+        self.assertEqual([next(got).body for _ in range(20)], [b"%d" % i for i in range(20)])
+        other.say("ACK", b"1-20", "q")
+        other.ask("PING")
+
+
+class Plainly(Case):
+    def test_prefixes_and_patterns(self):
+        client = self.client()
+        everything, prefix, pattern, pub = self.plain("sub"), self.plain("sub"), self.plain("match"), self.plain("pub")
+        prefix.subscribe(client, "plant.7", "plant.70.x")
+        everything.subscribe(client, "")
+        pattern.subscribe(client, "plant.*")
+        for topic in ("plant.7", "plant.8", "plant.7.a", "plant.70.x"):
+            client.publish(topic, topic.encode(), headers={"a": "b"})
+        for plain, topics in ((prefix, ("plant.7", "plant.7.a", "plant.70.x")), (pattern, ("plant.7", "plant.8")),
+                              (everything, ("plant.7", "plant.8", "plant.7.a", "plant.70.x"))):
+            for number, topic in enumerate(topics):
+                got, properties, body = plain.receive()
+                self.assertEqual((got, body, properties["headers"]), (topic, topic.encode(), {"a": "b"}))
+                self.assertEqual(properties["seq"], number if plain is pattern else 0)
+        # A PUB of ZeroMQ may be slow to join: it says it until it was heard.
+        client.subscribe("from.outside")
+        while (event := client.next("EVENT", 0.05)) is None:
+            pub.send("from.outside", b"hello", headers={"x": "y"})
+        self.assertEqual((event.body, event.headers), (b"hello", {"x": "y"}))
+
+    def test_broader_takes_over(self):
+        """A subscriber of a narrow prefix misses nothing, and gets nothing twice, when a broader one comes and goes."""
+        client, narrow = self.client(), self.plain("sub")
+        narrow.subscribe(client, "a.b.c")
+        count = 3000
+
+        def publish():
+            with Client(name="publisher", timeout=PATIENCE) as publisher:
+                for i in range(count):
+                    publisher.publish("a.b.c", b"%d" % i)
+
+        publisher = self.thread(publish)
+        for i in range(count):
+            _, properties, body = narrow.receive()
+            self.assertEqual((body, properties["seq"]), (b"%d" % i, i))
+            if i % 500 == 100:
+                broad = self.plain("sub")
+                broad.subscribe(client, "a." if i % 1000 == 100 else "")
+            if i % 500 == 400:
+                broad.close()
+        publisher.join(PATIENCE)
+
+    def test_gap_is_shown(self):
+        self.restart("--high-water=10")
+        client, slow, quick = self.client(), self.plain("sub"), self.plain("sub")
+        slow.socket.rcvhwm = 10
+        slow.subscribe(client, "t")
+        quick.subscribe(client, "t")
+        body, missing, seen, count = b"x" * 50000, 0, -1, 500
+        for i in range(count):
+            client.publish("t", body)
+            self.assertEqual(quick.receive()[1]["seq"], i)
+        client.publish("t", b"last")
+        while True:
+            if not slow.socket.poll(100):  # what is last may be among what it missed
+                client.publish("t", b"last")
+                count += 1
+                quick.receive()
+                continue
+            _, properties, body = slow.receive()
+            missing += properties["seq"] - seen - 1
+            seen = properties["seq"]
+            if body == b"last":
+                break
+        self.assertGreater(missing, 0)
+        self.assertIn("a subscriber does not read", self.logged())
+
+    def test_push(self):
+        client, push = self.client(), self.plain("push")
+        self.queue("q", "bytes-max=1M", "message-size-max=64K")
+        push.send("nowhere", b"lost")
+        count, body = 400, b"x" * 30000
+
+        def send():
+            for i in range(count):
+                push.send("q", b"%d" % i + body, headers={"n": str(i)}, priority=0)
+
+        pusher = self.thread(send)
+        pulled = client.pull("q", credit=4)
+        for i in range(count):
+            message = next(pulled)
+            self.assertEqual((message.body, message.headers), (b"%d" % i + body, {"n": str(i)}))
+            client.ack(message)
+        pusher.join(PATIENCE)
+        self.assertIn("a message was dropped: there is no queue nowhere", self.logged())
+
+    def test_full_queue_holds_up_no_other(self):
+        client, push = self.client(), self.plain("push")
+        self.restart("--backlog-max=200000")
+        self.queue("full", "bytes-max=1M")
+        self.queue("other")
+        self.thread(lambda: [push.send("full", b"x" * 30000) for _ in range(200)] and push.send("other", b"through"))
+        self.assertEqual(next(client.pull("other")).body, b"through")
+        self.assertIn("has no room", self.logged())
+        with self.assertRaisesRegex(Failure, "EAGAIN"):
+            client.send("full", b"x" * 30000)
+
+
+class Deaths(Case):
+    PULLER = """
+client = Client()
+pulled = client.pull("q", credit=5)
+for _ in range(5): print(next(pulled).body.decode(), flush=True)
+sys.stdin.read()
+client.next("NEVER", None)
+"""
+
+    def taken_by_others(self, why):
+        client = self.client(name="other")
+        pulled = client.pull("q", credit=10)
+        marks = {}
+        for _ in range(10):
+            message = next(pulled)
+            marks[message.body] = message.properties.get("redelivered")
+            client.ack(message)
+        self.assertEqual(marks, {b"%d" % i: why if i < 5 else None for i in range(10)})
+
+    def fill(self):
+        self.queue("q")
+        client = self.client()
+        for i in range(10):
+            client.send("q", b"%d" % i)
+
+    def test_peer_killed(self):
+        self.fill()
+        child = self.child(self.PULLER)
+        self.assertEqual([child.stdout.readline() for _ in range(5)], [f"{i}\n" for i in range(5)])
+        child.kill()
+        self.taken_by_others("closed")
+
+    def test_peer_disconnects(self):
+        self.fill()
+        dealer = self.dealer()
+        self.say(dealer, "IPC1", "HELLO")
+        self.say(dealer, "IPC1", "PULL", "", "q", '{"credit":5}')
+        self.assertEqual(self.hear(dealer)[0], "WELCOME")
+        self.assertEqual(self.hear(dealer)[0], "OK")
+        for i in range(5):
+            self.assertEqual(self.hear(dealer)[4], b"%d" % i)
+        dealer.close()
+        self.taken_by_others("closed")
+
+    def test_heartbeat(self):
+        self.fill()
+        dealer = self.dealer()
+        self.say(dealer, "IPC1", "HELLO", "", "", '{"heartbeat_ms":100}')
+        self.say(dealer, "IPC1", "PULL", "", "q", '{"credit":5}')
+        self.assertEqual([self.hear(dealer)[0] for _ in range(7)], ["WELCOME", "OK"] + ["MSG"] * 5)
+        self.taken_by_others("closed")
+        self.refuses(dealer, "ENOTCONN", "IPC1", "ACK", "1", "q")
+
+    def test_gateway_killed(self):
+        """Ten times. What was confirmed arrives; what was not is sent again, and with ids comes once."""
+        self.queue("q", "dedup-window=10000")
+        count, done = 1000, []
+
+        def send():
+            with Client(name="sender", timeout=PATIENCE) as client:
+                for i in range(count):
+                    client.send("q", b"%d" % i, message_id=str(i))
+                    done.append(i)
+
+        client = self.client(name="worker")
+        sender = self.thread(send)
+        pulled, seen, kills = client.pull("q", credit=5), set(), 0
+        while len(seen) < count:
+            message = next(pulled)
+            if int(message.body) in seen:
+                self.assertGreater(message.properties["attempt"], 1)
+            seen.add(int(message.body))
+            client.ack(message)
+            if len(seen) >= 100 * (kills + 1) and kills < 9:
+                kills += 1
+                self.assertEqual(self.stop(signal.SIGKILL), -signal.SIGKILL)
+                self.start()
+        sender.join(PATIENCE)
+        self.assertEqual(len(done), count)
+        self.assertEqual(kills, 9)
+
+    def test_gateway_killed_under_subscribers_and_servers(self):
+        client = self.client()
+        events = client.subscribe("t.>")
+        self.child("with Client() as client: client.serve('echo', lambda request: request.body)")
+        self.assertEqual(client.call("echo", b"1", wait=True, retry=True).body, b"1")
+        for _ in range(3):
+            self.stop(signal.SIGKILL)
+            self.start()
+            self.assertEqual(client.call("echo", b"2", wait=True, retry=True, timeout_ms=PATIENCE * 1000).body, b"2")
+            client.publish("t.x", b"hello")
+            self.assertEqual(next(events).body, b"hello")
+
+
+class Strangers(Case):
+    def test_malformed(self):
+        dealer, witness = self.dealer(), self.client()
+        self.refuses(dealer, "ENOTCONN", "IPC1", "PING")
+        self.refuses(dealer, "ENOTCONN", "IPC1", "SEND", "1", "q", "", "x")
+        self.refuses(dealer, "EPROTONOSUPPORT", "IPC2", "HELLO", "1")
+        self.refuses(dealer, "EPROTONOSUPPORT", "", "")
+        self.refuses(dealer, "EPROTO", "IPC1")
+        self.refuses(dealer, "EPROTO", *["IPC1"] + ["x"] * 20)
+        self.refuses(dealer, "EOPNOTSUPP", "IPC1", "WELCOME")
+        self.refuses(dealer, "EINVAL", "IPC1", "HELLO", "1", "", "{")
+        self.refuses(dealer, "EINVAL", "IPC1", "HELLO", "1", "", '{"nome":"x"}')
+        self.say(dealer, "IPC1", "HELLO", "1", "", '{"name":"stranger\\u001b[2J"}')
+        self.assertEqual(self.hear(dealer)[0], "WELCOME")
+        self.refuses(dealer, "EINVAL", "IPC1", "PUB", "1", "a..b", "", "x")
+        self.refuses(dealer, "EINVAL", "IPC1", "PUB", "1", "a", "[]", "x")
+        self.refuses(dealer, "E2BIG", "IPC1", "PUB", "1", "a", '{"headers":[[[[[]]]]]}', "x")
+        self.refuses(dealer, "EINVAL", "IPC1", "SUB", "1", "a.>.b")
+        self.refuses(dealer, "EINVAL", "IPC1", "SUB", "1", "a", '{"start":"middle"}')
+        self.refuses(dealer, "EINVAL", "IPC1", "SYNC", "1")
+        # In the wrong order.
+        self.refuses(dealer, "ENOENT", "IPC1", "ACK", "1", "q")
+        self.refuses(dealer, "EINVAL", "IPC1", "ACK", "x", "q")
+        self.refuses(dealer, "ENOENT", "IPC1", "NACK", "1-5", "q")
+        self.refuses(dealer, "ENOENT", "IPC1", "READY", "1", "service")
+        self.refuses(dealer, "ENOENT", "IPC1", "RESPONSE", "1", "", "", "x")
+        self.refuses(dealer, "ENOENT", "IPC1", "END", "999999")
+        self.say(dealer, "IPC1", "SUB", "1", "a")
+        self.assertEqual(self.hear(dealer)[0], "OK")
+        self.refuses(dealer, "EEXIST", "IPC1", "SUB", "1", "a")
+        for name in ("pub", "push"):
+            plain = self.plain(name)
+            plain.socket.send_multipart([b"one frame"])
+            plain.socket.send_multipart([b"a", b"{", b"x"])
+            plain.socket.send_multipart([b"a", b"", b"", b""])
+        for text in (b"", b"\x01", b"\x07what", b"\x01a..b"):
+            xsub = zmq.Context.instance().socket(zmq.XSUB)
+            xsub.linger = 0
+            xsub.connect(f"ipc://{self.folder}/zmq-match")
+            xsub.send(text)
+            self.open.append(xsub)
+        self.queue("q")
+        witness.send("q", b"fine")
+        self.assertEqual(next(witness.pull("q")).body, b"fine")
+
+    def test_request_of_another(self):
+        server, thief, client = self.client(), self.client(), self.client()
+        server.ask("SERVE", "s")
+        client.say("CALL", b"1", "s")
+        request = server.next("REQUEST", PATIENCE)
+        with self.assertRaisesRegex(Failure, "ENOENT"):
+            thief.ask("RESPONSE", id=request.id, body=b"forged")
+        server.say("RESPONSE", request.id, body=b"true")
+        self.assertEqual(client.hear(PATIENCE).body, b"true")
+
+    def test_oversize(self):
+        client = self.client()
+        self.assertEqual(client.welcome["message_size_max"], 65536)
+        client.publish("t", b"x" * 65536)
+        dealer = self.dealer()
+        self.say(dealer, "IPC1", "HELLO")
+        self.assertEqual(self.hear(dealer)[0], "WELCOME")
+        self.say(dealer, "IPC1", "PUB", "1", "t", "", b"x" * 65537)  # the connection ends, and a new one begins
+        while True:
+            self.say(dealer, "IPC1", "PING", "2")
+            if dealer.poll(100) and self.hear(dealer)[3].get("errno") == "ENOTCONN":
+                break
+        self.queue("small", "message-size-max=1K")
+        with self.assertRaisesRegex(Failure, "EMSGSIZE"):
+            client.send("small", b"x" * 2000)
+
+    def test_not_beyond_loopback_without_keys(self):
+        Client(timeout=PATIENCE).close()
+        self.assertEqual(self.stop(), 0)
+        for address in ("tcp://0.0.0.0:*", "tcp://*:*"):
+            self.start(f"--router={address}")
+            self.assertEqual(self.gateway.wait(PATIENCE), 1)
+            self.log.close()
+            self.gateway = None
+        self.assertIn("can be reached from other machines, and without keys", self.logged())
+
+    def test_curve(self):
+        keys = os.path.join(self.folder, "keys")
+        Client(timeout=PATIENCE).close()
+        public = subprocess.run([program("IPCD_ZMQ_BIN", "broker/ipcd-zmq"), "--make-keys=" + keys], check=True,
+                                stdout=subprocess.PIPE, timeout=PATIENCE).stdout.strip()
+        self.assertEqual(os.stat(keys).st_mode & 0o777, 0o600)
+        mine, secret = zmq.curve_keypair()
+        with open(keys, "a") as file:
+            file.write(f"client alice {mine.decode()}\n")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        os.chmod(keys, 0o644)
+        self.assertEqual(self.stop(), 0)
+        self.start(f"--router={address}", f"--keys={keys}")
+        self.assertEqual(self.gateway.wait(PATIENCE), 1)
+        self.assertIn("mode 0600", self.logged())
+        os.chmod(keys, 0o600)
+        self.start(f"--router={address}", f"--keys={keys}")
+        client = self.client(address=address, keys=(public, mine, secret))
+        self.assertEqual(client.welcome["identity"], "alice")
+        other, other_secret = zmq.curve_keypair()
+        for options in ({}, {"curve_serverkey": public, "curve_publickey": other, "curve_secretkey": other_secret}):
+            dealer = self.dealer(address, **options)
+            monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL |
+                                                zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_DISCONNECTED)
+            self.say(dealer, "IPC1", "HELLO")
+            self.assertTrue(monitor.poll(PATIENCE * 1000))
+            self.assertFalse(dealer.poll(0))
+            dealer.disable_monitor()
+            monitor.close()
+        self.assertIn("its key is not in the key file", self.logged())
+        client.publish("still", b"here")
+        os.unlink(keys)
+
+    def test_slow_peer_slows_no_other(self):
+        self.restart("--high-water=10", "--backlog-max=300000")
+        self.queue("q", "bytes-max=64M")
+        slow, quick = self.dealer(rcvhwm=10), self.client()
+        self.say(slow, "IPC1", "HELLO", "", "", '{"name":"slow"}')
+        self.say(slow, "IPC1", "SUB", "s", "t")
+        self.say(slow, "IPC1", "PULL", "p", "q", '{"credit":200}')
+        self.assertEqual([self.hear(slow)[0] for _ in range(3)], ["WELCOME", "OK", "OK"])
+        for i in range(400):
+            quick.send("q", b"x" * 50000)
+            quick.publish("t", b"x" * 50000)
+        pulled = quick.pull("q", credit=10)
+        for _ in range(200):
+            quick.ack(next(pulled))
+        # It asks, and does not read: its answers are kept, up to a limit, then it is let go, and its messages with it.
+        while "does not read what it is answered" not in self.logged():
+            for _ in range(1000):
+                try:
+                    slow.send_multipart([b"IPC1", b"PING", b"x" * 255], zmq.DONTWAIT)
+                except zmq.Again:
+                    pass
+            quick.ask("PING")
+        for _ in range(200):
+            quick.ack(next(pulled))
+
+    def test_storm(self):
+        self.restart("--connections-max=100")
+        path = os.path.join(self.folder, "zmq-router")
+        self.client().close()
+        for _ in range(3):
+            sockets = []
+            for i in range(150):
+                stranger = socket.socket(socket.AF_UNIX)
+                stranger.settimeout(PATIENCE)
+                try:
+                    stranger.connect(path)
+                    if i % 3:
+                        stranger.send(b"GET / HTTP/1.1\r\n\r\n" if i % 2 else b"\xff" + b"\0" * 8 + b"\x7f\3")
+                except OSError:
+                    pass
+                sockets.append(stranger)
+            for stranger in sockets:
+                stranger.close()
+        self.client().publish("t", b"after the storm")
+        # As many as are allowed, and one more, which waits its turn.
+        clients = [self.client() for _ in range(99)]
+        late = self.dealer()
+        self.say(late, "IPC1", "HELLO")
+        while "as many" not in self.logged():
+            clients[0].ask("PING")
+        for client in clients[50:]:
+            client.close()
+        self.client().publish("t", b"there is a place again")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
