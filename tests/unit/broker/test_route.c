@@ -660,6 +660,7 @@ static void test_priority_and_delay(void **state)
     struct stage *stage = *state;
     struct client producer, consumer;
     uint64_t soon = boot_ns() + UINT64_C(200000000);
+    bool delayed = false;
 
     new_queue(stage, 1);
     open_port(stage, &producer, 1, false, 0);
@@ -671,9 +672,18 @@ static void test_priority_and_delay(void **state)
     settle(stage, &stage->stats[1].dropped, 1);
     open_port(stage, &consumer, 1, true, 100);
     for (uint64_t p = 3; p-- > 0;)
-        for (uint64_t i = p; i < 30; i += 3)
-            assert_int_equal(want(stage, &consumer).value, i);
-    assert_int_equal(want(stage, &consumer).value, 100);
+        for (uint64_t i = p; i < 30; i += 3) {
+            uint64_t value = want(stage, &consumer).value;
+
+            if (value == 100 && !delayed) { /* a slow machine */
+                assert_true(boot_ns() >= soon);
+                delayed = true;
+                value = want(stage, &consumer).value;
+            }
+            assert_int_equal(value, i);
+        }
+    if (!delayed)
+        assert_int_equal(want(stage, &consumer).value, 100);
     assert_true(boot_ns() >= soon);
     close_port(stage, &consumer);
     close_port(stage, &producer);
@@ -1010,6 +1020,15 @@ static void test_look(void **state)
     close_port(stage, &producer);
 }
 
+/* A queue that is empty keeps its memory for a while, and most of it no longer. */
+static void wait_given_back(struct stage *stage)
+{
+    while (atomic_load(&stage->budget.used) > UINT64_C(1) << 20) {
+        patience();
+        sched_yield();
+    }
+}
+
 /* What a queue held goes back when it is empty; the same memory is used again and again. */
 static void test_memory(void **state)
 {
@@ -1037,13 +1056,13 @@ static void test_memory(void **state)
         ack(&consumer, IPC_ACK_DONE, 0, got.delivery, 0, 0);
     }
     settle(stage, &stage->stats[1].unacked, 0);
-    assert_true(atomic_load(&stage->budget.used) <= UINT64_C(1) << 20);
+    wait_given_back(stage);
     for (unsigned i = 0; i < 20000; i++) {
         put(&producer, NULL, payload, 100);
         ack(&consumer, IPC_ACK_DONE, 0, want(stage, &consumer).delivery, 0, 0);
     }
     settle(stage, &stage->stats[1].unacked, 0);
-    assert_true(atomic_load(&stage->budget.used) <= UINT64_C(1) << 20);
+    wait_given_back(stage);
     close_port(stage, &consumer);
     close_port(stage, &producer);
     {
