@@ -83,6 +83,13 @@ __attribute__((always_inline)) static inline void lane_fetch(const unsigned char
         lane_fetch_line(at + LANE_AHEAD + done);
 }
 
+/* The same before `size` bytes are read, of what is read in order. */
+static inline void lane_fetch_read(const void *at, size_t size)
+{
+    for (size_t done = 0; done < size + LANE_LINE && done < LANE_AHEAD; done += LANE_LINE)
+        __builtin_prefetch((const unsigned char *)at + LANE_AHEAD + done);
+}
+
 #ifdef IPC_TSAN
 static inline void lane_copy_in(void *ring, const void *from, size_t size)
 {

@@ -309,6 +309,8 @@ enum verdict queue_accept(struct queue *queue, struct port *port, const struct l
     record->size = in->size;
     record->flags = in->flags & IPC_RECORD_HEADERS ? RECORD_HEADERS : 0;
     record->reserved = 0;
+    lane_fetch((unsigned char *)record, stride);
+    lane_fetch_read(in->body, in->size);
     lane_copy_out(record_body(record), in->body, in->size);
     if (!lane_reader_check(&port->in)) {
         port_broken(port, "it overwrote a message that the broker was taking from its lane");

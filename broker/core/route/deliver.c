@@ -194,6 +194,8 @@ static int send(struct queue *queue, struct port *port, struct entry entry, stru
     result = lane_batch_reserve(&port->out, &port->batch, size, &body);
     if (result < 0)
         return result;
+    lane_fetch(body, size);
+    lane_fetch_read(record, record_stride(record->size));
     lane_copy_in(body, &head, sizeof(head));
     lane_copy_in(body + sizeof(head), record_body(record), record->size);
     state.kind = RECORD_DELIVERED;

@@ -25,8 +25,10 @@
 /* Memory comes in these steps; the first records of a small queue take a smaller one. */
 #define STEP       (UINT64_C(64) << 10)
 #define STEP_SMALL (UINT64_C(16) << 10)
-/* Free chunks that keep their memory: these, or half as many as are in use. */
+/* Free chunks that keep their memory: these, or half as many as are in use; and so many more, until file_trim(), of a queue
+ * that fills and empties: to give memory back and take it again costs more than all else that its messages need. */
 #define SPARE      2u
+#define SPARE_BUSY 64u
 
 #define RUN_BITS 16u
 
@@ -111,6 +113,15 @@ static bool budget_take(struct route_budget *budget, uint64_t bytes)
         return true;
     budget_return(budget, bytes);
     return false;
+}
+
+/* Nobody else is about to miss what a file keeps for later. */
+static bool budget_is_ample(struct route_budget *budget)
+{
+    for (; budget; budget = budget->all)
+        if (!within_max(budget, 2 * atomic_load_explicit(&budget->used, memory_order_relaxed)))
+            return false;
+    return true;
 }
 
 static int charge(struct file *file, uint64_t bytes)
@@ -243,6 +254,20 @@ void file_close(struct file *file)
     *file = (struct file){.fd = -1};
 }
 
+static uint32_t spare(const struct file *file)
+{
+    return file->n_used / 2 > SPARE ? file->n_used / 2 : SPARE;
+}
+
+static void cool_one(struct file *file)
+{
+    uint32_t coldest = file->free[file->n_free - file->n_warm--];
+
+    punch(file, chunk_offset(file, coldest), FILE_CHUNK);
+    discharge(file, file->chunks[coldest].populated);
+    file->chunks[coldest].populated = 0;
+}
+
 /* A chunk is free; of those only some keep their memory. free[] has the cold ones first, then the warm ones, the
  * warmest, which is taken next, last. */
 static void chunk_release(struct file *file, uint32_t chunk)
@@ -258,13 +283,22 @@ static void chunk_release(struct file *file, uint32_t chunk)
         file->free[0] = chunk;
         file->n_free++;
     }
-    while (file->n_warm > SPARE && file->n_warm > file->n_used / 2) {
-        uint32_t coldest = file->free[file->n_free - file->n_warm--];
+    while (file->n_warm > spare(file) && (file->n_warm > SPARE_BUSY || !budget_is_ample(file->budget)))
+        cool_one(file);
+}
 
-        punch(file, chunk_offset(file, coldest), FILE_CHUNK);
-        discharge(file, file->chunks[coldest].populated);
-        file->chunks[coldest].populated = 0;
-    }
+void file_trim(struct file *file)
+{
+    uint32_t unused = file->warm_low;
+
+    while (unused-- && file->n_warm > spare(file))
+        cool_one(file);
+    file->warm_low = file->n_warm;
+}
+
+bool file_trims(const struct file *file)
+{
+    return file->n_warm > spare(file);
 }
 
 static void run_release(struct file *file, uint32_t chunk)
@@ -360,6 +394,8 @@ static int begin_chunk(struct file *file, uint64_t stride)
     if (chunk == FILE_CHUNKS)
         return -ENOSPC;
     file->n_used += run;
+    if (file->n_warm < file->warm_low)
+        file->warm_low = file->n_warm;
     run_begin(file, chunk, run);
     result = ensure(file, chunk, chunk_offset(file, chunk) + needed);
     if (result < 0) {

@@ -125,6 +125,7 @@ struct file {
     uint32_t capacity; /* of chunks[] */
     uint32_t *free;    /* those without memory, then the n_warm with it, the warmest last */
     uint32_t n_free, n_warm, n_used;
+    uint32_t warm_low;   /* the lowest n_warm since the last file_trim() */
     uint32_t current;    /* chunk that is appended to; FILE_CHUNKS: none */
     uint64_t end, until; /* offsets: where the next record goes; where the chunk ends */
     uint64_t used_index; /* chunks taken into use in all */
@@ -219,6 +220,11 @@ void file_delivers(struct file *file, uint64_t offset);
 
 /* It is done with; its memory is used again when all around it is. */
 void file_done(struct file *file, uint64_t offset);
+
+/* Does more free memory wait than the file keeps in the long run? */
+bool file_trims(const struct file *file);
+/* Give back what was not needed since the last time. */
+void file_trim(struct file *file);
 
 static inline uint32_t file_id_space(const struct file *file)
 {

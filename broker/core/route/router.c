@@ -26,6 +26,7 @@
 /* Rounds without anything after which a port is armed although others are busy. */
 #define IDLE_ROUNDS      64u
 #define RETRY_NS         UINT64_C(50000000)
+#define TRIM_NS          UINT64_C(1000000000)
 #define TIMERS_SLACK     1024u
 
 struct routers {
@@ -346,6 +347,27 @@ static void take_again(struct router *router)
     }
 }
 
+static void trim_soon(struct router *router, const struct queue *queue)
+{
+    if (!router->trim_at && file_trims(&queue->file))
+        router->trim_at = router->now_ns + TRIM_NS;
+}
+
+static void trim(struct router *router)
+{
+    router->trim_at = 0;
+    list_for_each(node, &router->all)
+    {
+        struct queue *queue = list_entry(node, struct queue, link);
+
+        if (!file_trims(&queue->file))
+            continue;
+        file_trim(&queue->file);
+        queue_publish(queue);
+        trim_soon(router, queue);
+    }
+}
+
 static void run_timers(struct router *router)
 {
     const struct heap_item *top;
@@ -366,6 +388,8 @@ static void run_timers(struct router *router)
         if (port)
             queue_lease_over(port->queue, port, item.entry.number);
     }
+    if (router->trim_at && router->trim_at <= router->now_ns)
+        trim(router);
     if (router->retry_at && router->retry_at <= router->now_ns) {
         router->retry_at = 0;
         take_again(router);
@@ -388,6 +412,13 @@ static void run_timers(struct router *router)
     }
 }
 
+static uint64_t sooner(uint64_t left, uint64_t at, uint64_t now)
+{
+    uint64_t until = at > now ? at - now : 0;
+
+    return until < left ? until : left;
+}
+
 /* How long nothing happens by itself; negative: until a bell or mail. Milliseconds, rounded up. */
 static int sleep_ms(const struct router *router)
 {
@@ -395,17 +426,13 @@ static int sleep_ms(const struct router *router)
     uint64_t left = UINT64_MAX;
 
     if (boot)
-        left = boot->order > router->boot_ns ? boot->order - router->boot_ns : 0;
-    if (lease) {
-        uint64_t until = lease->order > router->now_ns ? lease->order - router->now_ns : 0;
-
-        left = until < left ? until : left;
-    }
-    if (router->retry_at) {
-        uint64_t until = router->retry_at > router->now_ns ? router->retry_at - router->now_ns : 0;
-
-        left = until < left ? until : left;
-    }
+        left = sooner(left, boot->order, router->boot_ns);
+    if (lease)
+        left = sooner(left, lease->order, router->now_ns);
+    if (router->retry_at)
+        left = sooner(left, router->retry_at, router->now_ns);
+    if (router->trim_at)
+        left = sooner(left, router->trim_at, router->now_ns);
     if (left == UINT64_MAX)
         return -1;
     return left / 1000000 >= 3600000 ? 3600000 : (int)((left + 999999) / 1000000);
@@ -539,6 +566,7 @@ static bool deliveries(struct router *router)
             queue_mend(queue);
         left = queue_deliver(queue) || left;
         queue_publish(queue);
+        trim_soon(router, queue);
         if (left)
             router_queue_dirty(queue);
         some = some || left;

@@ -152,6 +152,7 @@ struct router {
     size_t boot_before, lease_before;      /* how many they were after the last sweep */
     uint64_t boot_ns, real_ns, now_ns;     /* as of this round */
     uint64_t retry_at;                     /* something waits for memory; 0: nothing does */
+    uint64_t trim_at;                      /* some file has memory to give back; 0: none has */
     struct spin spin;
     _Atomic uint64_t rounds;
     _Atomic bool asleep;
