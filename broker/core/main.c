@@ -21,6 +21,7 @@
 #include "broker/core/util/fd.h"
 #include "broker/core/util/listener.h"
 #include "broker/core/util/log.h"
+#include "broker/core/util/text.h"
 #include "libipc/lane/wait.h"
 
 const char *argp_program_version = "ipcd " IPCD_VERSION;
@@ -154,6 +155,22 @@ static bool goes_on(const struct arguments *arguments)
     return true;
 }
 
+static void say_lowered(const struct config *config)
+{
+    char segments[32], queues[32], limit[32];
+
+    if (!config->lowered)
+        return;
+    text_from_number(segments, sizeof(segments), config->total[LIMIT_SEGMENT_BYTES], true);
+    text_from_number(queues, sizeof(queues), config->total_queue_bytes, true);
+    text_from_number(limit, sizeof(limit), config->memory_limit, true);
+    log_write(
+        LOG_CONFIG, NULL,
+        "total-segment-bytes is lowered to %s and total-queue-bytes to %s: the memory cgroup allows %s, of which "
+        "ipcd keeps a quarter, but at least 16M, for itself; raise MemoryMax=, or set less in [limits]",
+        segments, queues, limit);
+}
+
 static int serve(const struct config *config, const struct broker_options *broker_options)
 {
     struct listener listener = LISTENER_INIT;
@@ -161,6 +178,7 @@ static int serve(const struct config *config, const struct broker_options *broke
     char error[512];
     int result = listener_inherit(&listener, error, sizeof(error));
 
+    say_lowered(config);
     if (result == 0 && !config->address[0]) {
         (void)snprintf(error, sizeof(error),
                        "no address to listen on: XDG_RUNTIME_DIR is not set; set it, or give --address");

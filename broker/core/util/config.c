@@ -13,6 +13,7 @@
 
 #include "broker/core/util/inifile.h"
 #include "broker/core/util/log.h"
+#include "broker/core/util/memory.h"
 #include "broker/core/util/text.h"
 #include "proto/name.h"
 
@@ -25,6 +26,9 @@ const struct limit_about limit_about[LIMIT_COUNT] = {
 #undef LIMIT_ABOUT
 #undef LIMIT_ABOUT_
 };
+
+/* What ipcd takes itself, at least, of a memory limit. */
+#define CORE_BYTES (UINT64_C(16) << 20)
 
 enum kind { KIND_PATH, KIND_LEVEL, KIND_MODE, KIND_COUNT, KIND_SIZE };
 
@@ -381,6 +385,21 @@ char *config_default_path(void)
     return inifile_default_path("ipcd.conf");
 }
 
+/* What is allocated beyond a cgroup's limit is not refused: the kernel kills. */
+static void lower_to_memory(struct config *config)
+{
+    uint64_t limit = config->memory_limit, own = limit / 4 > CORE_BYTES ? limit / 4 : CORE_BYTES;
+    uint64_t room = limit > own ? limit - own : 0, *segments = &config->total[LIMIT_SEGMENT_BYTES];
+
+    if (limit == UINT64_MAX || (*segments <= room && config->total_queue_bytes <= room - *segments))
+        return;
+    if (config->total_queue_bytes > room / 3)
+        config->total_queue_bytes = room / 3;
+    if (*segments > room - config->total_queue_bytes)
+        *segments = room - config->total_queue_bytes;
+    config->lowered = true;
+}
+
 void config_resolve(struct config *config, size_t open_files_max)
 {
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
@@ -399,10 +418,14 @@ void config_resolve(struct config *config, size_t open_files_max)
     if (config->per_user[LIMIT_DESCRIPTORS] == 0)
         config->per_user[LIMIT_DESCRIPTORS] = open_files - open_files / 4;
     all = sysinfo(&memory) == 0 ? (uint64_t)memory.totalram * memory.mem_unit : UINT64_C(1) << 32;
+    config->memory_limit = memory_limit();
+    if (all > config->memory_limit)
+        all = config->memory_limit;
     if (config->total[LIMIT_SEGMENT_BYTES] == 0)
         config->total[LIMIT_SEGMENT_BYTES] = all / 2;
     if (config->total_queue_bytes == 0)
         config->total_queue_bytes = all / 4;
+    lower_to_memory(config);
     if (config->socket_mode == 0)
         config->socket_mode = geteuid() == 0 ? 0666 : 0600;
     policy_resolve(&config->policy, geteuid() < UID_OF_PEOPLE);

@@ -70,6 +70,8 @@ struct config {
     uint64_t ring_size_max;
     uint64_t queue_bytes, total_queue_bytes; /* memory of the queues of one user, and of all */
     uint64_t router_threads;
+    uint64_t memory_limit;       /* of the cgroup, or UINT64_MAX */
+    bool lowered;                /* the totals of memory were, below that */
     struct config_queue *queues; /* in the order in which they were first named */
     size_t n_queues;
     struct policy policy;
@@ -92,7 +94,7 @@ char *config_default_path(void);
 /* As config_load(), for the text of one file. */
 unsigned config_parse(struct config *config, const char *path, const char *text, size_t size, FILE *errors);
 
-/* Fill in what is still 0 from what this process may use. */
+/* Fill in what is still 0 from what this process may use, and lower what is more. */
 void config_resolve(struct config *config, size_t open_files_max);
 
 /* Write a configuration as a file that would set it. */

@@ -119,6 +119,8 @@ static void test_what_is_printed_can_be_read(void **state)
     assert_int_equal(fclose(out), 0);
     assert_int_equal(parse(text, size), 0);
     free(text);
+    config.memory_limit = before.memory_limit;
+    config.lowered = before.lowered;
     memset(before.origin, 0, sizeof(before.origin));
     memset(config.origin, 0, sizeof(config.origin));
     assert_memory_equal(&before, &config, sizeof(config));
