@@ -120,16 +120,35 @@ static const char *guardian(void)
     return getenv("INVOCATION_ID") && getenv("NOTIFY_SOCKET") ? "systemd" : "";
 }
 
-/* Returns the number of mistakes, which were printed. */
-static unsigned configure(struct config *config, const struct arguments *arguments)
+/* From the files; or, instead of an ipcd that died, as that one was. Files that have mistakes cost no sessions. */
+static unsigned load(struct config *config, const struct arguments *arguments, int *kept_fd)
 {
     _cleanup_(freep) char *path = arguments->config_path ? strdup(arguments->config_path)
                                                          : config_default_path();
+    const char *told = getenv("IPCD_CONFIG");
     unsigned mistakes = 0;
+    int fd = told && !arguments->check && arguments->state_fd < 0 ? atoi(told) : -1;
+
+    *kept_fd = -1;
+    if (path && (fd < 0 || getenv("IPCD_RELOAD")))
+        mistakes = config_load(config, path, arguments->config_path != NULL, stderr);
+    if (fd < 0 || (getenv("IPCD_RELOAD") && mistakes == 0))
+        return mistakes;
+    if (mistakes > 0)
+        fprintf(stderr, "ipcd: the configuration has mistakes; it stays as it was\n");
+    config_done(config);
+    config_init(config);
+    *kept_fd = fd;
+    return config_load_kept(config, fd, stderr);
+}
+
+/* Returns the number of mistakes, which were printed. */
+static unsigned configure(struct config *config, const struct arguments *arguments, int *kept_fd)
+{
+    unsigned mistakes;
 
     config_init(config);
-    if (path)
-        mistakes = config_load(config, path, arguments->config_path != NULL, stderr);
+    mistakes = load(config, arguments, kept_fd);
     config_resolve(config, fd_raise_limit());
     if (arguments->log_level >= 0)
         config->log_level = (uint64_t)arguments->log_level;
@@ -142,17 +161,6 @@ static unsigned configure(struct config *config, const struct arguments *argumen
         (void)listener_default_address(config->address, sizeof(config->address));
     }
     return mistakes;
-}
-
-/* With mistakes in the configuration? Only if sessions would be lost otherwise. */
-static bool goes_on(const struct arguments *arguments)
-{
-    if (arguments->check || arguments->state_fd >= 0 || !getenv("IPCD_STORE"))
-        return false;
-    fprintf(stderr,
-            "ipcd: the configuration has mistakes; going on with the sessions that are there, and with the "
-            "defaults of the settings that are wrong\n");
-    return true;
 }
 
 static void say_lowered(const struct config *config)
@@ -238,9 +246,10 @@ int main(int argc, char **argv)
     struct arguments arguments = {
         .log_level = -1, .state_fd = -1, .membarrier = true, .peer_pidfd = true, .passrights = true};
     struct broker_options broker_options = {.config = &config};
+    int kept_fd;
 
     (void)argp_parse(&parser, argc, argv, 0, NULL, &arguments);
-    if (configure(&config, &arguments) > 0 && !goes_on(&arguments)) {
+    if (configure(&config, &arguments, &kept_fd) > 0) {
         fprintf(stderr, "ipcd: the configuration has mistakes; nothing was started\n");
         return EXIT_FAILURE;
     }
@@ -253,6 +262,7 @@ int main(int argc, char **argv)
     log_init("ipcd", (int)config.log_level);
     (void)signal(SIGPIPE, SIG_IGN);
     broker_options.guardian = guardian();
+    broker_options.config_fd = kept_fd >= 0 ? kept_fd : config_keep(&config);
     broker_options.membarrier = arguments.membarrier && membarrier_works();
     broker_options.peer_pidfd = arguments.peer_pidfd && !lane_without("peerpidfd");
     broker_options.passrights = arguments.passrights;

@@ -58,6 +58,7 @@ struct supervisor {
     struct store store;
     bool was_ready, had_command, ready, told_to_stop, stopping;
     bool mistakes;  /* in the configuration */
+    bool reload;    /* the next ipcd is to read it again */
     bool replace;   /* the ipcd that was adopted, once we have all that it keeps */
     bool hand_over; /* leave ipcd to the next ipcd-run, once it is ready */
     bool handed_over;
@@ -247,7 +248,8 @@ static int start_ipcd(struct supervisor *supervisor)
 {
     const struct run_options *options = supervisor->options;
     const char *argv[6];
-    char index_text[16], watchdog[32], pid[16];
+    char index_text[16], watchdog[32], pid[16], config[16];
+    int config_fd = store_get(&supervisor->store, "config");
     uint64_t interval_us = watchdog_us(options);
     int index_fd = supervisor->store.count > 0 ? store_index(&supervisor->store) : -1;
     const struct environment_change changes[] = {
@@ -260,9 +262,12 @@ static int start_ipcd(struct supervisor *supervisor)
         {"IPCD_GUARDIAN", "ipcd-run"},
         {"IPCD_GUARDIAN_PID", may_survive(options) ? pid : NULL},
         {"IPCD_STORE", index_fd >= 0 ? index_text : NULL},
+        {"IPCD_CONFIG", config_fd >= 0 ? config : NULL},
+        {"IPCD_RELOAD", supervisor->reload ? "1" : NULL},
     };
     (void)snprintf(index_text, sizeof(index_text), "%d", index_fd);
     (void)snprintf(watchdog, sizeof(watchdog), "%" PRIu64, interval_us);
+    (void)snprintf(config, sizeof(config), "%d", config_fd);
     (void)snprintf(pid, sizeof(pid), "%d", (int)getpid());
 
     char **environment = environment_new(changes, sizeof(changes) / sizeof(changes[0]));
@@ -366,6 +371,7 @@ static void on_notify(struct supervisor *supervisor)
         if (!news.ready || supervisor->ready)
             continue;
         supervisor->ready = true;
+        supervisor->reload = false;
         supervisor->failures = 0;
         if (supervisor->was_ready)
             continue;
@@ -435,8 +441,10 @@ static bool check_state(struct supervisor *supervisor)
 static void upgrade(struct supervisor *supervisor)
 {
     on_notify(supervisor);
-    if (supervisor->ready && check_state(supervisor))
-        child_signal(&supervisor->ipcd, SIGKILL);
+    if (!supervisor->ready || !check_state(supervisor))
+        return;
+    supervisor->reload = true;
+    child_signal(&supervisor->ipcd, SIGKILL);
 }
 
 static void on_signal(struct supervisor *supervisor)

@@ -346,12 +346,42 @@ static void test_a_writer_is_revoked(void **state)
     ipc_connection_close(connection);
 }
 
+static void denied_publisher(void *argument)
+{
+    ipc_publisher *publisher = NULL;
+    struct ipc_error error;
+
+    become(BOB, 0);
+    ipc_connection *connection = connection_new();
+    EXPECT_EQ(ipc_publisher_open(&publisher, connection, "stream", NULL, &error), -EACCES);
+    char origin[128];
+    snprintf(origin, sizeof(origin), "rule 'not bob' (%s:1) denies it", config);
+    EXPECT_TEXT(error.text, origin);
+    ipc_connection_close(connection);
+}
+
+/* What is in the files while they are edited has no say before it is asked for: neither other rules nor mistakes. */
+static void test_a_crash_does_not_change_the_policy(void **state)
+{
+    static const char *const edited[] = {EVERYBODY, "[rule not bob]\nwho = group:no-such-group\n" EVERYBODY};
+
+    start("[rule not bob]\nwho = user:1002\ndeny = publish\nnames = stream\n" EVERYBODY);
+    for (unsigned i = 0; i < 2; i++) {
+        write_policy(edited[i]);
+        guarded_kill_ipcd(&guarded);
+        child_done(child_start(denied_publisher, NULL));
+        guarded_kill_ipcd(&guarded);
+        child_done(child_start(denied_publisher, NULL));
+    }
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_rules, stop),
         cmocka_unit_test_teardown(test_a_reader_is_revoked, stop),
         cmocka_unit_test_teardown(test_a_writer_is_revoked, stop),
+        cmocka_unit_test_teardown(test_a_crash_does_not_change_the_policy, stop),
     };
 
     if (getuid() != 0) {

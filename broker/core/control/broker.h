@@ -19,6 +19,7 @@
 
 struct broker_options {
     const struct config *config;
+    int config_fd;        /* of config_keep(), or -1; the broker's */
     const char *guardian; /* who keeps this broker alive: "ipcd-run", "systemd", "" */
     bool membarrier;      /* sessions may rely on membarrier */
     bool peer_pidfd;      /* try SO_PEERPIDFD */

@@ -165,11 +165,17 @@ static void keep_some(struct broker *broker, enum keep_kind kind, uint64_t id, i
         keep_store(broker, kind, id, &fd, 1);
 }
 
+void keep_config(struct broker *broker)
+{
+    store(broker, "config", &broker->options.config_fd, broker->options.config_fd >= 0);
+}
+
 void keep_all(struct broker *broker)
 {
     broker->keep.lost = false;
     store(broker, "registry", &broker->state.fd, 1);
     store(broker, "listener", &broker->listen_fd, 1);
+    keep_config(broker);
     list_for_each(node, &broker->sessions)
     {
         const struct session *session = list_entry(node, struct session, link);

@@ -61,6 +61,9 @@ void keep_say(struct broker *broker, const char *format, ...) __attribute__((for
 void keep_store(struct broker *broker, enum keep_kind kind, uint64_t id, const int *fds, size_t n_fds);
 void keep_remove(struct broker *broker, enum keep_kind kind, uint64_t id);
 
+/* The configuration, which is another than that of the ipcd before. */
+void keep_config(struct broker *broker);
+
 /* Everything again, to a guardian that may have missed some. */
 void keep_all(struct broker *broker);
 

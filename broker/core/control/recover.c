@@ -411,14 +411,24 @@ static int begin_anew(struct broker *broker)
     return 0;
 }
 
+static struct kept *named(const struct leftovers *left, const char *name)
+{
+    for (size_t i = 0; i < left->count; i++)
+        if (strcmp(left->kept[i].name, name) == 0)
+            return &left->kept[i];
+    return NULL;
+}
+
 static int go_on(struct broker *broker)
 {
-    struct kept *registry = NULL;
+    struct kept *registry = named(broker->leftovers, "registry"),
+                *config = named(broker->leftovers, "config");
     int result;
 
-    for (size_t i = 0; i < broker->leftovers->count && !registry; i++)
-        if (strcmp(broker->leftovers->kept[i].name, "registry") == 0)
-            registry = &broker->leftovers->kept[i];
+    if (config && config->fds[0] == broker->options.config_fd)
+        (void)take_part(config, 0);
+    else
+        keep_config(broker);
     if (!registry)
         return begin_anew(broker);
     result = state_open(&broker->state, registry->fds[0]);
@@ -514,7 +524,7 @@ static void drop(struct broker *broker, struct kept *kept)
             (void)shutdown(kept->fds[0], SHUT_RDWR);
         kept->fds[part] = fd_close(kept->fds[part]);
     }
-    if (some && strcmp(kept->name, "listener") != 0)
+    if (some && strcmp(kept->name, "listener") != 0 && strcmp(kept->name, "config") != 0)
         keep_say(broker, "FDSTOREREMOVE=1\nFDNAME=%s", kept->name);
 }
 

@@ -5,12 +5,17 @@
 #include "broker/core/util/config.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysinfo.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "broker/core/util/fd.h"
 #include "broker/core/util/inifile.h"
 #include "broker/core/util/log.h"
 #include "broker/core/util/memory.h"
@@ -100,7 +105,18 @@ struct parser {
     struct config_queue *queue;           /* whose section this is */
     struct policy_rule *rule;             /* the same */
     unsigned set_at[CONFIG_SETTINGS_MAX]; /* line in this file, or 0 */
+    bool kept; /* config_print() wrote it: where a thing comes from is the comment before it */
 };
+
+static void put_origin(const struct inifile *file, char origin[CONFIG_ORIGIN_SIZE])
+{
+    const struct parser *parser = file->context;
+
+    if (parser->kept)
+        (void)snprintf(origin, CONFIG_ORIGIN_SIZE, "%.95s", file->comment);
+    else
+        (void)snprintf(origin, CONFIG_ORIGIN_SIZE, "%s:%u", file->path, file->line);
+}
 
 static struct config_queue *queue_of(struct config *config, const char *name)
 {
@@ -133,7 +149,7 @@ static void check_queue(struct inifile *file, const char *name)
     if (!parser->queue)
         inifile_mistake(file, "out of memory");
     else if (!parser->queue->origin[0])
-        (void)snprintf(parser->queue->origin, sizeof(parser->queue->origin), "%s:%u", file->path, file->line);
+        put_origin(file, parser->queue->origin);
 }
 
 static void check_rule(struct inifile *file, const char *name)
@@ -152,7 +168,7 @@ static void check_rule(struct inifile *file, const char *name)
     if (!parser->rule)
         inifile_mistake(file, "out of memory");
     else if (!parser->rule->origin[0])
-        (void)snprintf(parser->rule->origin, sizeof(parser->rule->origin), "%s:%u", file->path, file->line);
+        put_origin(file, parser->rule->origin);
 }
 
 static void on_section(struct inifile *file, const char *name)
@@ -332,23 +348,59 @@ static void on_setting(struct inifile *file, const char *section, const char *ke
         if (!set_once(file, &parser->set_at[i], key))
             return;
         parse_value(file, &settings[i], value);
-        (void)snprintf(parser->config->origin[i], sizeof(parser->config->origin[i]), "%s:%u", file->path,
-                       file->line);
+        put_origin(file, parser->config->origin[i]);
         return;
     }
     unknown_key(file, section, key);
 }
 
-unsigned config_parse(struct config *config, const char *path, const char *text, size_t size, FILE *errors)
+static unsigned parse_text(struct config *config, bool kept, const char *path, const char *text, size_t size,
+                           FILE *errors)
 {
     static const struct inifile_use use = {on_section, on_setting};
-    struct parser parser = {.config = config};
+    struct parser parser = {.config = config, .kept = kept};
 
     for (size_t i = 0; i < config->n_queues; i++)
         memset(config->queues[i].set_at, 0, sizeof(config->queues[i].set_at));
     for (size_t i = 0; i < config->policy.n; i++)
         memset(config->policy.rules[i].set_at, 0, sizeof(config->policy.rules[i].set_at));
     return inifile_parse(&use, &parser, path, text, size, errors);
+}
+
+unsigned config_parse(struct config *config, const char *path, const char *text, size_t size, FILE *errors)
+{
+    return parse_text(config, false, path, text, size, errors);
+}
+
+int config_keep(const struct config *config)
+{
+    int fd = fd_memory("ipc-config", MFD_CLOEXEC), copy = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    FILE *out = copy < 0 ? NULL : fdopen(copy, "w");
+
+    if (!out) {
+        fd_close(copy);
+        return fd_close(fd);
+    }
+    config_print(config, out);
+    return fclose(out) == 0 ? fd : fd_close(fd);
+}
+
+unsigned config_load_kept(struct config *config, int fd, FILE *errors)
+{
+    struct stat st;
+    const char *text = fstat(fd, &st) < 0 || st.st_size == 0
+                           ? MAP_FAILED
+                           : mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    unsigned mistakes;
+
+    if (text == MAP_FAILED) {
+        fprintf(errors, "the configuration of the ipcd before cannot be read: %s\n", strerror(errno));
+        return 1;
+    }
+    mistakes =
+        parse_text(config, true, "the configuration of the ipcd before", text, (size_t)st.st_size, errors);
+    (void)munmap((void *)(uintptr_t)text, (size_t)st.st_size);
+    return mistakes;
 }
 
 static unsigned parse_file(void *context, const char *path, const char *text, size_t size, FILE *errors)

@@ -50,12 +50,13 @@ struct limit_about {
 extern const struct limit_about limit_about[LIMIT_COUNT];
 
 #define CONFIG_SETTINGS_MAX 32u
+#define CONFIG_ORIGIN_SIZE  96u
 
 /* A section [queue NAME]: what is given in it. */
 struct config_queue {
     char name[IPC_MAX_NAME_SIZE + 1], dead_letter[IPC_MAX_NAME_SIZE + 1];
     Ipc__Control__QueueSettings settings;
-    char origin[96];
+    char origin[CONFIG_ORIGIN_SIZE];
     unsigned set_at[IPC_QUEUE_SETTINGS]; /* line in the file at hand, or 0 */
 };
 
@@ -76,7 +77,7 @@ struct config {
     size_t n_queues;
     struct policy policy;
     /* Where each setting comes from, in the order of the table in config.c; "" is the default. */
-    char origin[CONFIG_SETTINGS_MAX][96];
+    char origin[CONFIG_SETTINGS_MAX][CONFIG_ORIGIN_SIZE];
 };
 
 void config_init(struct config *config);
@@ -96,6 +97,10 @@ unsigned config_parse(struct config *config, const char *path, const char *text,
 
 /* Fill in what is still 0 from what this process may use, and lower what is more. */
 void config_resolve(struct config *config, size_t open_files_max);
+
+/* For the next ipcd, which is to go on with the same if this one dies: a memfd, or -1; and reading it. */
+int config_keep(const struct config *config);
+unsigned config_load_kept(struct config *config, int fd, FILE *errors);
 
 /* Write a configuration as a file that would set it. */
 void config_print(const struct config *config, FILE *out);

@@ -68,6 +68,8 @@ static char *read_line(char *line, int capacity, void *user)
     line[size] = '\0';
     if (line[0] == '[')
         begin_section(file, line);
+    else if (line[0] == '#')
+        (void)snprintf(file->comment, sizeof(file->comment), "%s", line + 1 + strspn(line + 1, " "));
     line[size] = '\n';
     line[size + 1] = '\0';
     return line;

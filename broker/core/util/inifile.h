@@ -28,6 +28,7 @@ struct inifile {
     unsigned line, mistakes;
     const char *at, *end; /* what was not read yet */
     char section[INIFILE_LINE_SIZE + 1];
+    char comment[INIFILE_LINE_SIZE + 1]; /* the last one: what stands behind its '#' */
 };
 
 /* Count a mistake, and report it unless there were too many. */

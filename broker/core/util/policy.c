@@ -133,7 +133,7 @@ static int parse_who(struct policy_rule *rule, const char *value, char why[POLIC
         bool user = strncmp(word, "user:", 5) == 0;
 
         if (rule->n_who == POLICY_WHO_MAX)
-            return wrong(why, "who", word, "at most 24 are possible: make a group, or another rule");
+            return wrong(why, "who", word, "at most 10 are possible: make a group, or another rule");
         if (strcmp(word, "anyone") == 0)
             *who = (struct policy_who){.kind = WHO_ANYONE};
         else if (!user && strncmp(word, "group:", 6) != 0)

@@ -37,7 +37,7 @@ enum verb verb_from_word(const char *word);
 
 #define POLICY_SETTINGS  4
 #define POLICY_NAME_SIZE 64u
-#define POLICY_WHO_MAX   24u
+#define POLICY_WHO_MAX   10u  /* as numbers in one line of a file */
 #define POLICY_TEXT      192u /* bytes of a list in a rule */
 #define POLICY_WHY_SIZE  256u
 
