@@ -164,6 +164,7 @@ static int begin(struct router *router, struct port *port)
 
 static void unmap(struct router *router, struct port *port)
 {
+    list_remove(&port->rung);
     lane_writer_done(&port->out);
     lane_segment_unmap(port->core, IPC_SEGMENT_PORT, port->about.core_ring_size);
     lane_segment_unmap(port->session, IPC_SEGMENT_PORT, port->about.session_ring_size);
@@ -198,6 +199,7 @@ void port_add(struct router *router, struct route_mail *mail)
         list_init(&port->link);
         list_init(&port->turn);
         list_init(&port->willing);
+        list_init(&port->rung);
     }
     if (result == 0) {
         port->queue = list_entry(node, struct queue, node);

@@ -459,6 +459,20 @@ static void look_at_bells(struct router *router, int timeout_ms)
         port = port_of(router, events[i].data.u64);
         if (!port)
             continue;
+        list_remove(&port->rung);
+        list_append(&router->rung, &port->rung);
+        port_rung(router, port);
+    }
+}
+
+/* Only when what they rang for is done: whoever waits for that does not wait for these calls, too. What came in between is
+ * seen here, or by the look after the next arming. */
+static void empty_bells(struct router *router)
+{
+    while (!list_empty(&router->rung)) {
+        struct port *port = list_entry(router->rung.next, struct port, rung);
+
+        list_remove(&port->rung);
         if (!lane_bell_drain(
                 port->about.bell)) /* its other end is closed: the session ends, or cannot ring */
             (void)epoll_ctl(router->epoll_fd, EPOLL_CTL_DEL, port->about.bell, NULL);
@@ -602,6 +616,7 @@ static void *run(void *data)
         some = deliveries(router) || some;
         if (router->stopping)
             break;
+        empty_bells(router);
         if (some) {
             if (idle_since) {
                 spin_learn(&router->spin, (slept ? router->now_ns : idle_last) - idle_since, slept);
@@ -673,6 +688,7 @@ static int router_start(struct routers *routers, struct router *router)
     router->routers = routers;
     list_init(&router->all);
     list_init(&router->active);
+    list_init(&router->rung);
     list_init(&router->dirty);
     router->spin = (struct spin){.max_ns = IPC_SPIN_ADAPTIVE, .expected_ns = EXPECTED_MAX_NS};
     router->stop = route_mail_new(ROUTE_STOP, 0, 0);

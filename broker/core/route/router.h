@@ -70,6 +70,7 @@ struct port {
     struct list link;      /* queue.producers or queue.consumers */
     struct list turn;      /* router.active, or queue.held */
     struct list willing;   /* queue.willing */
+    struct list rung;      /* router.rung */
     struct route_port about;
     struct queue *queue;
     struct ipc_port *core, *session; /* the two ends, mapped */
@@ -148,6 +149,7 @@ struct router {
     struct mailbox in, out;
     struct hash queues, ports;
     struct list all, active, dirty;
+    struct list rung; /* ports whose bells are to be emptied */
     struct heap boot_timers, lease_timers; /* CLOCK_BOOTTIME, CLOCK_MONOTONIC */
     size_t boot_before, lease_before;      /* how many they were after the last sweep */
     uint64_t boot_ns, real_ns, now_ns;     /* as of this round */
