@@ -149,7 +149,7 @@ struct router {
     struct mailbox in, out;
     struct hash queues, ports;
     struct list all, active, dirty;
-    struct list rung; /* ports whose bells are to be emptied */
+    struct list rung;                      /* ports whose bells are to be emptied */
     struct heap boot_timers, lease_timers; /* CLOCK_BOOTTIME, CLOCK_MONOTONIC */
     size_t boot_before, lease_before;      /* how many they were after the last sweep */
     uint64_t boot_ns, real_ns, now_ns;     /* as of this round */
