@@ -163,6 +163,8 @@ int client_turn(struct ipc_client *client, uint64_t deadline)
     struct sub_lane *lane;
     if (client->unsent)
         calls_send_unsent(client);
+    if (inbox->roused)
+        client_news(client);
     int result = subscription_find(inbox, &record, &lane);
     if (result == 0) {
         if (client->cancels)

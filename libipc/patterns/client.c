@@ -273,12 +273,33 @@ static void server_left(struct ipc_client *client, struct call_lane *lane)
     client->leaving = leaving;
 }
 
+/* A server whose lane of replies is gone, or made no sense, answers nothing any more, and may stay: it is done without. */
+static void leave_mute(const struct ipc_client *client, struct call_lane *lane)
+{
+    struct lane_writer *writer = &lane->publisher->writer;
+    bool there = false, broken = false;
+    for (unsigned i = 0; i < client->inbox->lane_count; i++)
+        if (client->inbox->lanes[i]->call == lane->pairing) {
+            there = true;
+            broken = broken || client->inbox->lanes[i]->broken;
+        }
+    bool mute = broken || (lane->replying && !there);
+    for (uint32_t i = 0; i < writer->peer_count && mute; i++)
+        if (writer->peers[i].pairing == lane->pairing) {
+            writer->peers[i].fault = IPC_REASON_CORRUPT;
+            writer->faulted = true;
+        }
+    lane->replying = there;
+}
+
 static void look_at_lane(struct ipc_client *client, struct call_lane *lane)
 {
     struct ipc_publisher *publisher = lane->publisher;
     struct lane_writer *writer = &publisher->writer;
     if (publisher_has_news(publisher))
         publisher_news(publisher);
+    if (lane->pairing)
+        leave_mute(client, lane);
     if (writer->faulted)
         publisher_report_faults(publisher);
     uint64_t now = writer->peer_count ? writer->peers[writer->peer_count - 1].pairing : 0;
@@ -289,7 +310,7 @@ static void look_at_lane(struct ipc_client *client, struct call_lane *lane)
     if (!now)
         return;
     lane->pairing = now;
-    lane->expected = lane->refused = false;
+    lane->expected = lane->refused = lane->replying = false;
     for (struct reader_ref *reader = publisher->readers; reader; reader = reader->next)
         if (reader->pairing == now)
             lane->server = reader->peer;

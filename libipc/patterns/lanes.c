@@ -148,6 +148,7 @@ void subscription_break(struct ipc_subscription *sub, struct sub_lane *lane, uns
         return;
     sub->now = NULL;
     lane->broken = true;
+    sub->roused = sub->watched;
     if (lane->left)
         return;
     sub->left_count++;

@@ -423,7 +423,9 @@ static void look_for_cancels(struct ipc_server *server, struct caller *caller)
         ahead.position = caller->scanned;
         ahead.sequence = caller->scanned_sequence;
     }
-    while (lane_reader_in_place(&ahead) && lane_reader_peek(&ahead, &record) > 0) {
+    /* What lies more than a ring ahead is a lie. */
+    const uint64_t end = caller->lane->reader.position + ahead.ring_size;
+    while (lane_reader_in_place(&ahead) && ahead.position < end && lane_reader_peek(&ahead, &record) > 0) {
         struct ipc_call_head head;
         if (record.size >= sizeof(head)) {
             lane_copy_out(&head, record.body, sizeof(head));

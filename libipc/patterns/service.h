@@ -22,6 +22,7 @@ struct call_lane {
     uint32_t open;     /* calls that this server has */
     bool expected;     /* the core said that there is a server for it */
     bool refused;      /* its last server had no room for us */
+    bool replying;     /* its server has a lane of replies to us */
     uint64_t *cancels; /* ids of calls that the server is still to be told of, for want of room */
     uint32_t cancel_count, cancel_capacity;
 };

@@ -46,61 +46,6 @@ static void run_on(bool calm)
 
 /* ---- the attacker ---------------------------------------------------------------------------------------- */
 
-struct area {
-    unsigned char *at;
-    size_t size;
-};
-
-static uint64_t value(uint64_t random, const unsigned char *at)
-{
-    static const uint64_t special[] = {0,
-                                       1,
-                                       7,
-                                       8,
-                                       RING,
-                                       RING - 1,
-                                       RING + 8,
-                                       UINT64_MAX,
-                                       UINT64_MAX - 7,
-                                       UINT64_C(1) << 63,
-                                       UINT32_MAX,
-                                       IPC_RECORD_COMMITTED,
-                                       IPC_RECORD_COMMITTED | IPC_RECORD_HEADERS | 64,
-                                       IPC_RECORD_COMMITTED | (RING / 2 - 8),
-                                       IPC_ARMED,
-                                       IPC_ARMED | IPC_ARMED_BELL | IPC_ARMED_FENCE};
-    uint64_t there;
-    memcpy(&there, at, 8);
-    switch (random >> 60) {
-    case 0 ... 3:
-        return special[random >> 8 & 15];
-    case 4 ... 6: /* near what is there: the checks have to be exact */
-        return there + (random >> 8 & 31) * 8 - 128;
-    case 7 ... 8:
-        return there ^ UINT64_C(1) << (random >> 8 & 63);
-    case 9: /* a record that goes on from there */
-        return (there & 0xffffffff00000000) | IPC_RECORD_COMMITTED | (random >> 8 & 0xffff);
-    default:
-        return random * UINT64_C(0x9e3779b97f4a7c15);
-    }
-}
-
-static void scribble(const struct area *areas, unsigned count, unsigned writes, uint64_t *random)
-{
-    for (unsigned i = 0; i < writes; i++) {
-        uint64_t r = hostile_random(random);
-        const struct area *area = &areas[r % count];
-        /* Half of the writes go to the first page, where the words are. */
-        size_t limit = r >> 20 & 1 && area->size > 4096 ? 4096 : area->size;
-        unsigned char *at = area->at + (r >> 32) % (limit / 8) * 8;
-        uint64_t v = value(hostile_random(random), at);
-        if (r >> 21 & 3)
-            atomic_store_explicit((_Atomic uint64_t *)(void *)at, v, memory_order_relaxed);
-        else
-            at[r >> 24 & 7] = (unsigned char)v;
-    }
-}
-
 /* One session of the attacker. */
 static struct {
     struct raw_client client;
@@ -108,7 +53,7 @@ static struct {
     unsigned n_lanes, n_areas;
     struct ipc_cells *cells;
     uint64_t pairings[IPC_CELLS_PER_SEGMENT];
-    struct area areas[LANES + 2];
+    struct hostile_area areas[LANES + 2];
 } own;
 
 static void on_lane_add(const Ipc__Control__LaneAdd *add)
@@ -117,10 +62,10 @@ static void on_lane_add(const Ipc__Control__LaneAdd *add)
         void *map;
         EXPECT_EQ(lane_segment_map(&map, own.client.fds[1], IPC_SEGMENT_CELLS, 0, true), 0);
         own.cells = map;
-        own.areas[own.n_areas++] = (struct area){map, sizeof(struct ipc_cells)};
+        own.areas[own.n_areas++] = (struct hostile_area){map, sizeof(struct ipc_cells), RING};
         /* What is used of it most: the first cells, again and again. */
         own.areas[own.n_areas++] =
-            (struct area){(unsigned char *)own.cells->cells, 4 * sizeof(struct ipc_cell)};
+            (struct hostile_area){(unsigned char *)own.cells->cells, 4 * sizeof(struct ipc_cell), RING};
     }
     own.pairings[add->cell % IPC_CELLS_PER_SEGMENT] = add->pairing;
     raw_confirm(&own.client, TYPE(LANE_ADD), add->pairing, 0);
@@ -166,7 +111,7 @@ static void listen_until(int type)
 /* Be a publisher and a reader as others are, long enough to be counted; then lie. */
 static void attack_round(uint64_t *random, void *private_memory)
 {
-    const struct area private = {private_memory, IPC_LAYOUT_PAGE + RING};
+    const struct hostile_area private = {private_memory, IPC_LAYOUT_PAGE + RING, RING};
     char topic[32];
     memset(&own, 0, sizeof(own));
     raw_hello(&own.client, &hostile.raw, "scribbler");
@@ -177,7 +122,8 @@ static void attack_round(uint64_t *random, void *private_memory)
         listen_until(TYPE(ADVERTISED));
         held_lane_map(lane, &own.client);
         own.n_lanes++;
-        own.areas[own.n_areas++] = (struct area){(unsigned char *)lane->lane, IPC_LAYOUT_PAGE + RING};
+        own.areas[own.n_areas++] =
+            (struct hostile_area){(unsigned char *)lane->lane, IPC_LAYOUT_PAGE + RING, RING};
         for (uint64_t k = 0; k < 200; k++)
             EXPECT_EQ(held_lane_publish(lane, k, 8 + (uint32_t)(k % 200)), 0);
     }
@@ -193,7 +139,8 @@ static void attack_round(uint64_t *random, void *private_memory)
         listen_until(0);
         for (unsigned i = 0; i < WRITES_PER_LOOK / WRITES_PER_LIE; i++) {
             own_cells();
-            scribble(attacks ? own.areas : &private, attacks ? own.n_areas : 1, WRITES_PER_LIE, random);
+            hostile_scribble(attacks ? own.areas : &private, attacks ? own.n_areas : 1, WRITES_PER_LIE,
+                             random);
         }
         atomic_fetch_add(&shared->writes, WRITES_PER_LOOK);
     }

@@ -125,6 +125,56 @@ static void test_requests_without_end(void **state)
         child_kill(flooders[i]);
 }
 
+static void come_and_go(void *argument)
+{
+    static struct raw_client client;
+    const bool bells = *(const bool *)argument;
+    hostile_hello(&client, WHO_ATTACKER, "comes and goes");
+    for (;;) {
+        Ipc__Control__Bell bell = IPC__CONTROL__BELL__INIT;
+        bell.subscription = hostile_subscribe(&client, "busy", 0, IPC_SLOW_DROP_OLDEST);
+        for (unsigned i = 0; bells && i < 20; i++) {
+            raw_send(&client, TYPE(BELL), &bell.base);
+            int type;
+            do
+                EXPECT((type = raw_recv(&client, 0)) > 0);
+            while (type != TYPE(DONE) && type != TYPE(FAILURE));
+        }
+        hostile_unsubscribe(&client, bell.subscription);
+    }
+}
+
+/* They never take their lanes; nothing of what the honest reader is to get is lost. */
+static void test_subscribing_and_leaving_without_end(void **state)
+{
+    ipc_connection *out = hostile_connection(WHO_PEER), *in = hostile_connection(WHO_CALM);
+    ipc_publisher *publisher = publisher_new(out, "busy", 4096, 0);
+    ipc_subscription *subscription = subscription_new(in, "busy", IPC_START_NEXT, IPC_SLOW_BLOCK, 0);
+    struct ipc_publisher_stats stats;
+    struct ipc_event event;
+    pid_t goers[4];
+    (void)state;
+    EXPECT_EQ(ipc_publisher_wait_readers(publisher, 1, IPC_FOREVER), 1);
+    for (unsigned i = 0; i < 4; i++)
+        goers[i] = child_start(come_and_go, &(bool){i % 2});
+    for (uint64_t number = 0; number < 3000; number++) {
+        publish_numbers(publisher, number, number + 1, 64);
+        receive_numbers(subscription, number, number + 1, 64);
+        if (number % 100 == 0)
+            hostile_alive(&innocent);
+    }
+    for (unsigned i = 0; i < 4; i++)
+        child_kill(goers[i]);
+    EXPECT_EQ(ipc_publisher_stats(publisher, &stats), 0);
+    EXPECT_EQ(stats.lost, 0);
+    while (ipc_connection_next_event(in, &event) > 0)
+        EXPECT(event.kind != IPC_EVENT_WRITER_LEFT && event.kind != IPC_EVENT_ENDED);
+    subscription_end(subscription);
+    publisher_end(publisher);
+    ipc_connection_close(in);
+    ipc_connection_close(out);
+}
+
 /* Whoever says that it is there and nothing else takes from its own user's share. */
 static void test_sessions_hoarded(void **state)
 {
@@ -194,13 +244,15 @@ static int tests(void)
         ATTACK(test_notices_not_confirmed),
         ATTACK(test_byte_by_byte),
         ATTACK(test_requests_without_end),
+        ATTACK(test_subscribing_and_leaving_without_end),
         ATTACK(test_a_cursor_that_stands_still),
         cmocka_unit_test_setup_teardown(test_sessions_hoarded, hoard_setup, teardown),
     };
     return cmocka_run_group_tests(all, NULL, NULL);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    cmocka_set_test_filter(argc > 1 ? argv[1] : NULL); /* one of them */
     return hostile_run("hostile/test_slow", tests);
 }

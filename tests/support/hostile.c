@@ -284,6 +284,58 @@ int hostile_lingering(int seconds, int *peer)
     return fd;
 }
 
+/* ---- random writes -------------------------------------------------------------------------------------- */
+
+static uint64_t lie(uint64_t random, const unsigned char *at, uint32_t ring)
+{
+    const uint64_t special[] = {0,
+                                1,
+                                7,
+                                8,
+                                ring,
+                                ring - 1,
+                                ring + 8,
+                                UINT64_MAX,
+                                UINT64_MAX - 7,
+                                UINT64_C(1) << 63,
+                                UINT32_MAX,
+                                IPC_RECORD_COMMITTED,
+                                IPC_RECORD_COMMITTED | IPC_RECORD_HEADERS | 64,
+                                IPC_RECORD_COMMITTED | (ring / 2 - 8),
+                                IPC_ARMED,
+                                IPC_ARMED | IPC_ARMED_BELL | IPC_ARMED_FENCE};
+    uint64_t there;
+    memcpy(&there, at, 8);
+    switch (random >> 60) {
+    case 0 ... 3:
+        return special[random >> 8 & 15];
+    case 4 ... 6: /* near what is there: the checks have to be exact */
+        return there + (random >> 8 & 31) * 8 - 128;
+    case 7 ... 8:
+        return there ^ UINT64_C(1) << (random >> 8 & 63);
+    case 9: /* a record that goes on from there */
+        return (there & 0xffffffff00000000) | IPC_RECORD_COMMITTED | (random >> 8 & 0xffff);
+    default:
+        return random * UINT64_C(0x9e3779b97f4a7c15);
+    }
+}
+
+void hostile_scribble(const struct hostile_area *areas, unsigned count, unsigned writes, uint64_t *random)
+{
+    for (unsigned i = 0; i < writes; i++) {
+        uint64_t r = hostile_random(random);
+        const struct hostile_area *area = &areas[r % count];
+        /* Half of the writes go to the first page, where the words are. */
+        size_t limit = r >> 20 & 1 && area->size > 4096 ? 4096 : area->size;
+        unsigned char *at = area->at + (r >> 32) % (limit / 8) * 8;
+        uint64_t v = lie(hostile_random(random), at, area->ring);
+        if (r >> 21 & 3)
+            atomic_store_explicit((_Atomic uint64_t *)(void *)at, v, memory_order_relaxed);
+        else
+            at[r >> 24 & 7] = (unsigned char)v;
+    }
+}
+
 /* ---- what real clients hold ------------------------------------------------------------------------------ */
 
 static int steal_fd(struct raw_client *client, unsigned index)

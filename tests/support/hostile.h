@@ -107,4 +107,13 @@ static inline uint64_t hostile_random(uint64_t *state)
     return *state;
 }
 
+/* Memory that a client can write; with a ring of so many bytes. */
+struct hostile_area {
+    unsigned char *at;
+    size_t size;
+    uint32_t ring;
+};
+/* So many writes somewhere in them: values that could matter, near what is there, or any. */
+void hostile_scribble(const struct hostile_area *areas, unsigned count, unsigned writes, uint64_t *random);
+
 #endif

@@ -62,6 +62,8 @@ static bool take_field(struct attributes *ret, const struct ipc_field *field, ui
     case IPC_FIELD_KEY:
         *flags |= RECORD_KEY;
         return take_bytes(field, &ret->key, &ret->key_size);
+    case IPC_FIELD_ORIGIN ... IPC_FIELD_DIED: /* a producer does not say that it is a dead letter */
+        return (*flags & RECORD_LETTER) != 0;
     default:
         return true;
     }
@@ -73,7 +75,7 @@ uint32_t record_attributes(struct record *record, struct attributes *ret)
     size_t size = 0, position = 0;
     const unsigned char *block = header_block(record, &size);
     struct ipc_field field;
-    uint32_t flags = 0;
+    uint32_t flags = record->flags & RECORD_LETTER;
     int result;
 
     *ret = (struct attributes){0};

@@ -15,8 +15,9 @@
 #include "libipc/lane/segment.h"
 #include "libipc/lane/wait.h"
 
-/* Records of one port in one round. */
-#define TURN_MAX 256u
+/* Records of one port in one round; and deliveries that its acknowledgements may name in all. */
+#define TURN_MAX  256u
+#define NAMED_MAX 4096u
 
 struct open *port_open_of(struct port *port, uint64_t delivery)
 {
@@ -270,7 +271,8 @@ void port_end(struct router *router, struct route_mail *mail)
     port_gone(router, port, false);
 }
 
-static void take_ack(struct queue *queue, struct port *port, const struct lane_record *in)
+/* Returns false if it is not done with yet: one record can name every delivery that there is. */
+static bool take_ack(struct queue *queue, struct port *port, const struct lane_record *in, unsigned *left)
 {
     char reason[IPC_MAX_REASON_SIZE + 1] = "";
     uint64_t first, last;
@@ -278,18 +280,24 @@ static void take_ack(struct queue *queue, struct port *port, const struct lane_r
 
     if (in->size < sizeof(ack) || in->size > sizeof(ack) + IPC_MAX_REASON_SIZE) {
         port_broken(port, "it sent an acknowledgement of a wrong size");
-        return;
+        return false;
     }
     lane_copy_out(&ack, in->body, sizeof(ack));
     lane_copy_out(reason, in->body + sizeof(ack), in->size - sizeof(ack));
     if (!lane_reader_check(&port->in) || ack.reason_size > in->size - sizeof(ack)) {
         port_broken(port, "it sent an acknowledgement that makes no sense");
-        return;
+        return false;
     }
     reason[ack.reason_size] = 0;
     first = ack.first > port->open_first ? ack.first : port->open_first;
+    first = first > port->named ? first : port->named;
     last = ack.last < port->out.sequence ? ack.last + 1 : port->out.sequence;
     for (uint64_t delivery = first; delivery < last; delivery++) {
+        if (*left == 0) {
+            port->named = delivery;
+            return false;
+        }
+        --*left;
         switch (ack.operation) {
         case IPC_ACK_DONE:
             queue_ack(queue, port, delivery);
@@ -302,9 +310,11 @@ static void take_ack(struct queue *queue, struct port *port, const struct lane_r
             break;
         default:
             port_broken(port, "it sent an acknowledgement of no known kind");
-            return;
+            return false;
         }
     }
+    port->named = 0;
+    return true;
 }
 
 static void hold(struct port *port)
@@ -314,6 +324,13 @@ static void hold(struct port *port)
     port->state = PORT_HELD;
 }
 
+/* Once found to lie it is not counted, so that nothing would keep its lane from being overwritten. */
+static void check_cursor(struct port *port)
+{
+    if (port->out.faulted)
+        port_broken(port, "the cursor with which it reads what the broker writes makes no sense");
+}
+
 /* There is no room for a verdict: the producer shall ring when it has read some. */
 static bool hold_for_verdicts(struct port *port)
 {
@@ -321,10 +338,8 @@ static bool hold_for_verdicts(struct port *port)
     uint64_t cursor;
 
     (void)lane_writer_want(&port->out, port->out.ring_size / 4, &slowest, &cursor);
-    if (port->out.faulted) {
-        port_broken(port, "the cursor of a producer makes no sense");
-        return true;
-    }
+    if (port->out.faulted)
+        return true; /* it is looked at, and lets go, at the end of its turn */
     if (!slowest) {
         lane_writer_want_clear(&port->out);
         return false;
@@ -359,7 +374,7 @@ bool port_turn(struct router *router, struct port *port)
 {
     struct queue *queue = port->queue;
     struct lane_record in;
-    unsigned left = TURN_MAX;
+    unsigned left = TURN_MAX, named = NAMED_MAX;
     bool some = false;
     int found = 0;
 
@@ -369,16 +384,17 @@ bool port_turn(struct router *router, struct port *port)
         some = true;
         left--;
         if (port->about.consumer) {
-            take_ack(queue, port, &in);
-            if (!port->broken)
-                lane_reader_advance(&port->in, &in);
+            if (!take_ack(queue, port, &in, &named))
+                break;
+            lane_reader_advance(&port->in, &in);
         } else if (!take_message(queue, port, &in)) {
             break;
         }
         port->records++;
     }
-    if (found < 0 && !port->broken)
+    if (found < 0)
         port_broken(port, "a record in its lane makes no sense");
+    check_cursor(port);
     if (!port->broken && port->in.consumed != port->in.reported)
         lane_reader_report(&port->in);
     port_check_rung(router, port);
@@ -393,6 +409,7 @@ void port_commit(struct port *port)
     lane_batch_commit(&port->out, &port->batch);
     port_check_rung(port->queue->router, port);
     port->batch.count = 0;
+    check_cursor(port);
 }
 
 void port_rung(struct router *router, struct port *port)

@@ -161,8 +161,9 @@ static bool timer_counts(void *data, const struct heap_item *item)
         return false;
     if ((item->extra & ((1u << TIMER_BITS) - 1)) == TIMER_LEASE) {
         struct port *port = port_of(router, item->entry.offset);
+        const struct open *open = port ? port_open_of(port, item->entry.number) : NULL;
 
-        return port && port_open_of(port, item->entry.number);
+        return open && open->lease == item->order;
     }
     return file_find(&queue->file, item->entry.offset, item->entry.number) != NULL;
 }

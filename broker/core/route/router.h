@@ -92,6 +92,7 @@ struct port {
     struct open *open;
     uint32_t open_capacity, open_count;
     uint64_t open_first;
+    uint64_t named; /* where to go on with the acknowledgement that is next; 0: at its beginning */
 };
 
 /* Who filled the queue. */
