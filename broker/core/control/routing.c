@@ -67,6 +67,17 @@ static void queue_late(struct broker *broker, const struct route_mail *mail)
                   queue->row->name, strerror(-mail->result));
 }
 
+static void queue_in_trouble(struct broker *broker, const struct route_mail *mail)
+{
+    struct queue *queue = registry_queue(broker, mail->queue);
+
+    if (queue)
+        log_write(
+            LOG_SYSTEM, NULL,
+            "what an earlier ipcd left in queue %s cannot be read: %s; it is tried again, and can be removed",
+            queue->row->name, strerror(-mail->result));
+}
+
 static void port_broken(struct broker *broker, const struct route_mail *mail)
 {
     struct port *port = registry_port(broker, mail->port.id);
@@ -125,6 +136,9 @@ static void handle(struct broker *broker, struct route_mail *mail)
         break;
     case ROUTE_QUEUE_BROKEN:
         queue_broken(broker, mail);
+        break;
+    case ROUTE_QUEUE_TROUBLE:
+        queue_in_trouble(broker, mail);
         break;
     case ROUTE_QUEUE_LATE:
         queue_late(broker, mail);

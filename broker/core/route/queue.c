@@ -10,6 +10,9 @@
 #include "broker/core/route/router.h"
 #include "broker/core/util/fd.h"
 
+#define SCAN_RETRY_NS     UINT64_C(50000000)
+#define SCAN_RETRY_MAX_NS UINT64_C(5000000000)
+
 void queue_add(struct router *router, struct route_mail *mail)
 {
     struct queue *queue = calloc(1, sizeof(*queue));
@@ -296,21 +299,40 @@ static void go_on(struct queue *queue, struct list *ports)
     }
 }
 
+/* The file cannot be read, or there is no memory for what is in it: it is tried again, less and less often. */
+static void scan_failed(struct queue *queue, int result)
+{
+    struct route_mail *mail = queue->trouble ? NULL : route_mail_new(ROUTE_QUEUE_TROUBLE, queue->id, 0);
+
+    queue->trouble = result;
+    queue->scan_wait_ns = queue->scan_wait_ns ? 2 * queue->scan_wait_ns : SCAN_RETRY_NS;
+    if (queue->scan_wait_ns > SCAN_RETRY_MAX_NS)
+        queue->scan_wait_ns = SCAN_RETRY_MAX_NS;
+    queue->scan_at = queue->router->now_ns + queue->scan_wait_ns;
+    router_retry_at(queue->router, queue->scan_at);
+    if (!mail)
+        return;
+    mail->result = result;
+    router_mail(queue->router, mail);
+}
+
 bool queue_scan(struct queue *queue)
 {
     uint64_t next;
     int result;
 
-    if (!queue->begun || !queue->scanning)
+    if (!queue->begun || !queue->scanning || queue->scan_at > queue->router->now_ns)
         return false;
     result = file_scan(&queue->file, found, queue);
     next = queue->file.next_number;
     if (result == 0 && file_id_space(&queue->file))
         result = file_each(&queue->file, next > 1 ? next - 2 : 0, found_id, queue);
     if (result < 0) {
-        router_retry_soon(queue->router);
+        scan_failed(queue, result);
         return false;
     }
+    queue->trouble = 0;
+    queue->scan_at = queue->scan_wait_ns = 0;
     if (!queue->running && file_scan_has_open(&queue->file)) {
         queue->running = true;
         go_on(queue, &queue->consumers);

@@ -63,6 +63,8 @@ enum route_kind {
     ROUTE_STOP, /* of routers_stop() */
     /* From a router. */
     ROUTE_QUEUE_GONE, /* if it is: nothing of it or its ports is mapped or used any more; no ROUTE_PORT_GONE follows */
+    ROUTE_QUEUE_TROUBLE, /* what an earlier ipcd left in it cannot be found for now (result); it is tried again, and orders are
+                            refused until then, but for its removal */
     ROUTE_QUEUE_BROKEN, /* the same unasked: its file makes no sense, or cannot be used (result); text says what */
     ROUTE_QUEUE_LATE, /* it, or a port of it, could not be taken up from an earlier ipcd yet (result); tried again */
     ROUTE_PORT_GONE,   /* nothing of it is mapped or used any more; result < 0: it could not be added */

@@ -131,10 +131,15 @@ void router_queue_dirty(struct queue *queue)
         list_append(&queue->router->dirty, &queue->dirty);
 }
 
+void router_retry_at(struct router *router, uint64_t at)
+{
+    if (!router->retry_at || at < router->retry_at)
+        router->retry_at = at;
+}
+
 void router_retry_soon(struct router *router)
 {
-    if (!router->retry_at)
-        router->retry_at = router->now_ns + RETRY_NS;
+    router_retry_at(router, router->now_ns + RETRY_NS);
 }
 
 static struct queue *queue_of(struct router *router, uint64_t id)
@@ -240,14 +245,29 @@ static void take_letter(struct router *router, struct route_mail *mail)
     router_mail(router, mail);
 }
 
+/* It cannot become known what is in the queue, or not for long. False: it can be done without. */
+static bool refuse_mail(struct router *router, const struct queue *queue, struct route_mail *mail)
+{
+    if (mail->kind == ROUTE_QUEUE_REMOVE && !mail->if_empty)
+        return false;
+    mail->kind = mail->kind == ROUTE_DO       ? ROUTE_DID
+                 : mail->kind == ROUTE_LETTER ? ROUTE_LETTER_DONE
+                                              : ROUTE_QUEUE_GONE;
+    mail->result = queue->trouble;
+    router_mail(router, mail);
+    return true;
+}
+
 /* Until it is known what is in the queue. */
-static bool hold_mail(struct queue *queue, struct route_mail *mail)
+static bool hold_mail(struct router *router, struct queue *queue, struct route_mail *mail)
 {
     struct route_mail **last = &queue->held_mail;
 
     if (!queue->scanning ||
         (mail->kind != ROUTE_QUEUE_REMOVE && mail->kind != ROUTE_DO && mail->kind != ROUTE_LETTER))
         return false;
+    if (queue->trouble)
+        return refuse_mail(router, queue, mail);
     while (*last)
         last = &(*last)->next;
     *last = mail;
@@ -289,7 +309,7 @@ static void on_mail(struct router *router, struct route_mail *mail)
         put_off(router, mail);
         return;
     }
-    if (queue && hold_mail(queue, mail))
+    if (queue && hold_mail(router, queue, mail))
         return;
     switch (mail->kind) {
     case ROUTE_QUEUE_ADD:
@@ -398,7 +418,9 @@ static void run_timers(struct router *router)
         {
             struct queue *queue = list_entry(node, struct queue, link);
 
-            if (queue->scanning)
+            if (queue->scanning && queue->scan_at > router->now_ns)
+                router_retry_at(router, queue->scan_at);
+            else if (queue->scanning)
                 router_queue_dirty(queue);
             else if (queue->torn)
                 queue_mend(queue);
@@ -585,7 +607,7 @@ static bool deliveries(struct router *router)
         if (left)
             router_queue_dirty(queue);
         some = some || left;
-        if (!queue->scanning)
+        if (!queue->scanning || queue->trouble)
             release_mail(router, queue);
     }
     return some || !list_empty(&router->dirty);

@@ -127,6 +127,8 @@ struct queue {
     bool scanning; /* not all that an earlier ipcd left was found: nothing is accepted */
     bool running;  /* all that is open was found: consumers go on */
     bool torn;     /* the lists lack something, for want of memory: made anew from the file */
+    int trouble;   /* 0, or why its scan cannot go on: nothing waits for that */
+    uint64_t scan_at, scan_wait_ns; /* then: CLOCK_MONOTONIC of the next try, and how long it was put off */
     struct fifo ready[IPC_PRIORITIES];
     uint32_t ready_mask;  /* bit: that list is not empty */
     struct heap returned; /* what came back or was delayed: by priority, then number */
@@ -170,6 +172,7 @@ void router_mail(struct router *router, struct route_mail *mail); /* to the cont
 void router_port_awake(struct router *router, struct port *port);
 void router_queue_dirty(struct queue *queue);
 void router_retry_soon(struct router *router);
+void router_retry_at(struct router *router, uint64_t at);
 /* What an earlier ipcd had is not given up for want of memory: it is tried again, and the control thread is told. False if
  * it is something else: then the mail stays the caller's. */
 bool router_put_off(struct router *router, struct route_mail *mail, int result);

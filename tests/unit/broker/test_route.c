@@ -12,6 +12,7 @@
 #include <setjmp.h>
 
 #include <cmocka.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/eventfd.h>
@@ -615,6 +616,155 @@ static void test_resume_of_many(void **state)
     close_port(stage, &producer);
 }
 
+/* In a late slice: a message that expires, one that is delayed. */
+static void test_resume_of_times(void **state)
+{
+    struct stage *stage = *state;
+    struct client producer, consumer, undertaker;
+    uint64_t soon;
+    struct got got;
+
+    stage->settings[1].paused = true;
+    stage->dead_letter[1] = 2;
+    new_queue(stage, 1);
+    new_queue(stage, 2);
+    open_port(stage, &producer, 1, false, 0);
+    open_port(stage, &consumer, 1, true, 1000);
+    open_port(stage, &undertaker, 2, true, 1000);
+    for (uint64_t i = 0; i < MANY; i++)
+        put_large(&producer, NULL, i);
+    wait_confirmed(stage, &producer);
+    soon = boot_ns() + 300000000;
+    put_large(&producer, &(struct how){.not_before = soon}, MANY);
+    put_large(&producer, &(struct how){.expires = soon}, MANY + 1);
+    put_large(&producer, NULL, MANY + 2);
+    wait_confirmed(stage, &producer);
+    restart(stage, (struct client *[]){&producer, &consumer, &undertaker}, 3, 1);
+    assert_int_equal(want(stage, &undertaker).value, MANY + 1);
+    assert_true(boot_ns() >= soon);
+    pause_queue(stage, 1, false);
+    for (uint64_t i = 0; i < MANY; i++)
+        want_and_ack(stage, &consumer, i);
+    got = want(stage, &consumer);
+    assert_in_range(got.value, MANY, MANY + 2);
+    assert_int_equal(got.value + want(stage, &consumer).value, 2 * MANY + 2);
+    assert_true(boot_ns() >= soon);
+    assert_false(get(&undertaker, &got));
+    ack(&consumer, IPC_ACK_DONE, 0, UINT64_MAX - 1, 0, 0);
+    settle(stage, &stage->stats[1].waiting, 0);
+    settle(stage, &stage->stats[1].unacked, 0);
+    settle(stage, &stage->stats[1].delayed, 0);
+    close_port(stage, &undertaker);
+    close_port(stage, &consumer);
+    close_port(stage, &producer);
+}
+
+/* A letter that its origin does not know of lies in a late slice of the other queue. */
+static void test_resume_of_letters(void **state)
+{
+    struct stage *stage = *state;
+    struct client producer, consumer, filler;
+
+    stage->dead_letter[1] = 2;
+    new_queue(stage, 1);
+    new_queue(stage, 2);
+    open_port(stage, &filler, 2, false, 0);
+    for (uint64_t i = 0; i < MANY; i++)
+        put_large(&filler, NULL, i);
+    wait_confirmed(stage, &filler);
+    open_port(stage, &producer, 1, false, 0);
+    open_port(stage, &consumer, 1, true, 1);
+    put_number(&producer, NULL, 7);
+    assert_int_equal(want(stage, &consumer).value, 7);
+    stage->keeps_answers = true;
+    ack(&consumer, IPC_ACK_REFUSE, 0, 0, 0, IPC_ACK_DEAD);
+    settle(stage, &stage->stats[2].waiting, MANY + 1);
+    route_mail_free(wait_mail(stage, ROUTE_LETTER_DONE));
+    stage->keeps_answers = false;
+    for (unsigned round = 0; round < 3; round++) {
+        restart(stage, (struct client *[]){&producer, &consumer, &filler}, 3, 1);
+        settle(stage, &stage->stats[1].waiting, 0);
+        settle(stage, &stage->stats[1].unacked, 0);
+        settle(stage, &stage->stats[2].waiting, MANY + 1);
+    }
+    close_port(stage, &filler);
+    close_port(stage, &consumer);
+    close_port(stage, &producer);
+}
+
+/* Ask the router for something, and wait until it says so: mail before it has been taken in. */
+static void settle_mail(struct stage *stage)
+{
+    routers_send(stage->routers, route_mail_new(ROUTE_QUEUE_REMOVE, 7, 0));
+    route_mail_free(wait_mail(stage, ROUTE_QUEUE_GONE));
+}
+
+static int did(struct stage *stage, enum route_kind kind, bool if_empty, enum route_kind answer)
+{
+    struct route_mail *mail = route_mail_new(kind, 1, 0);
+    int result;
+
+    mail->if_empty = kind == ROUTE_QUEUE_REMOVE && if_empty;
+    if (kind == ROUTE_DO)
+        mail->wish = (struct route_wish){.priority = -1, .count_max = 1};
+    routers_send(stage->routers, mail);
+    mail = wait_mail(stage, answer);
+    result = mail->result;
+    route_mail_free(mail);
+    return result;
+}
+
+/* The file cannot be read for a while: orders are refused meanwhile, or what can be done without is done. */
+static void test_scan_that_fails(void **state)
+{
+    struct stage *stage = *state;
+    struct client producer, consumer;
+    int file, unreadable = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
+    stage->settings[1].paused = true;
+    new_queue(stage, 1);
+    open_port(stage, &producer, 1, false, 0);
+    open_port(stage, &consumer, 1, true, 1000);
+    for (uint64_t i = 0; i < MANY; i++)
+        put_large(&producer, NULL, i);
+    wait_confirmed(stage, &producer);
+    file = dup(stage->files[1]);
+    assert_true(file >= 0 && unreadable >= 0);
+    for (unsigned round = 0; round < 2; round++) {
+        struct route_mail *mail;
+
+        routers_stop(stage->routers);
+        start(stage, 1);
+        add_queue(stage, 1, true);
+        settle_mail(stage);
+        assert_int_equal(dup2(unreadable, stage->files[1]), stage->files[1]);
+        tell(stage, &producer, true);
+        tell(stage, &consumer, true);
+        ready(stage, 1);
+        mail = wait_mail(stage, ROUTE_QUEUE_TROUBLE);
+        assert_int_equal(mail->result, -EIO);
+        route_mail_free(mail);
+        assert_int_equal(did(stage, ROUTE_DO, false, ROUTE_DID), -EIO);
+        assert_int_equal(did(stage, ROUTE_QUEUE_REMOVE, true, ROUTE_QUEUE_GONE), -EIO);
+        if (round == 1) /* nothing of it is needed for that */
+            assert_int_equal(did(stage, ROUTE_QUEUE_REMOVE, false, ROUTE_QUEUE_GONE), 0);
+        assert_int_equal(dup2(file, stage->files[1]), stage->files[1]);
+        if (round == 1)
+            break;
+        put_number(&producer, NULL, MANY);
+        wait_confirmed(stage, &producer); /* it is read again */
+        assert_int_equal(did(stage, ROUTE_DO, false, ROUTE_DID), 0);
+        pause_queue(stage, 1, false);
+        for (uint64_t i = 0; i < 10; i++)
+            want_and_ack(stage, &consumer, i);
+        settle(stage, &stage->stats[1].acked, 10);
+    }
+    close(file);
+    close(unreadable);
+    free_port(&consumer);
+    free_port(&producer);
+}
+
 /* What is open lies behind much that waits, and keeps an older message of its key from others. */
 static void test_resume_with_open_key(void **state)
 {
@@ -1140,6 +1290,9 @@ int main(void)
         CASE(test_prefetch_and_death),
         CASE(test_resume),
         CASE(test_resume_of_many),
+        CASE(test_resume_of_times),
+        CASE(test_resume_of_letters),
+        CASE(test_scan_that_fails),
         CASE(test_resume_with_open_key),
         CASE(test_priority_and_delay),
         CASE(test_refuse_and_dead_letters),
