@@ -443,7 +443,7 @@ static void test_lease(void **state)
 {
     struct ipc_queue_settings settings = IPC_QUEUE_SETTINGS_INIT;
     settings.given = IPC_QUEUE_LEASE;
-    settings.lease_ns = MS(300);
+    settings.lease_ns = MS(1500);
     struct flow flow = flow_new(&settings, 2);
     struct ipc_queue_message message, again;
     (void)state;
