@@ -86,6 +86,15 @@
 #define IPC_CORE_FDS_PER_SESSION 3u
 #define IPC_CORE_FDS_BASE        16u
 #define IPC_CORE_FDS_PER_ROUTER  4u
+#define IPC_CORE_FDS_PER_PORT    5u
+/* LimitNOFILE of the service, for ipcd and for ipcd-run, which keeps all of them, too. */
+#define IPC_CORE_NOFILE          524288u
+static_assert(IPC_CORE_FDS_BASE + IPC_CORE_FDS_PER_ROUTER * IPC_MAX_ROUTERS +
+                      IPC_CORE_FDS_PER_SESSION * IPC_MAX_SESSIONS + IPC_MAX_TOPICS + IPC_MAX_PAIRINGS / 63 +
+                      IPC_MAX_SESSIONS + IPC_CORE_FDS_PER_PORT * IPC_MAX_PORTS + IPC_MAX_QUEUES +
+                      IPC_MAX_SHARED_SEGMENTS <
+                  IPC_CORE_NOFILE,
+              "and some for the bells");
 static_assert(IPC_MAX_FRAME_FDS <= 253, "SCM_MAX_FD");
 static_assert(IPC_NOTICE_WINDOW * IPC_MAX_FRAME_FDS <= 64,
               "descriptors in flight count against RLIMIT_NOFILE");

@@ -237,11 +237,10 @@ static bool may_survive(const struct run_options *options)
 /* In what time ipcd is to show progress; 0: it need not. What systemd wants to hear of us, we hear of ipcd. */
 static uint64_t watchdog_us(const struct run_options *options)
 {
-    uint64_t us = 0;
+    uint64_t own_us = options->watchdog_ns / 1000, us = 0;
 
-    if (options->watchdog_ns == 0)
-        (void)sd_watchdog_enabled(0, &us);
-    return options->watchdog_ns ? options->watchdog_ns / 1000 : us;
+    (void)sd_watchdog_enabled(0, &us);
+    return us == 0 || (own_us && own_us < us) ? own_us : us;
 }
 
 static int start_ipcd(struct supervisor *supervisor)

@@ -1,0 +1,178 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Run by test_service.sh as a service of the systemd that it boots.
+set -eEuo pipefail
+
+step() { echo "service: $*"; }
+die() {
+    echo "service: FAILED: $*"
+    systemctl --no-pager -n 0 status ipcd.service ipcd.socket || true
+    journalctl --no-pager -n 60 -u ipcd.service -o short-precise || true
+    exit 1
+}
+trap 'die "line $LINENO: $BASH_COMMAND"' ERR
+# Polls; a condition that never comes true ends by the timeout of the container.
+wait_for() { until "$@"; do sleep 0.02; done; }
+
+cp -a /out/stage/. /
+PATH=/usr/local/sbin:/usr/local/bin:$PATH
+mkdir -p /usr/lib/systemd/catalog
+cp -n /usr/local/lib/systemd/catalog/ipcd.catalog /usr/lib/systemd/catalog/ 2>/dev/null || true
+systemd-sysusers
+systemd-tmpfiles --create ipcd.conf
+journalctl --update-catalog
+systemctl daemon-reload
+
+main() { systemctl show --value -p MainPID ipcd.service; }
+ipcd() { pgrep -x ipcd; } # exactly one, or the comparisons below fail
+answers() { IPC_ADDRESS=/run/ipcd/socket ipcctl status >/dev/null 2>&1; }
+export IPC_ADDRESS=/run/ipcd/socket
+is_other() { # OLD COMMAND: it prints one number that is not OLD
+    local now
+    now=$($2) && [[ $now =~ ^[1-9][0-9]*$ && $now != "$1" ]]
+}
+
+step "socket activation"
+systemctl start ipcd.socket
+[[ $(systemctl show --value -p ActiveState ipcd.service) == inactive ]]
+answers
+[[ $(systemctl show --value -p ActiveState ipcd.service) == active ]]
+[[ $(systemctl show --value -p StatusText ipcd.service) == Listening* ]]
+[[ $(ps -o user= -p "$(ipcd)") == ipcd ]]
+
+step "who may connect"
+if setpriv --reuid=65534 --regid=65534 --clear-groups ipcctl status >/dev/null 2>&1; then die "anybody may connect"; fi
+setpriv --reuid=65534 --regid=65534 --groups="$(getent group ipc | cut -d: -f3)" ipcctl status >/dev/null
+
+step "the sandbox holds"
+for pid in $(main) $(ipcd); do
+    grep -qE '^Seccomp:[[:space:]]+2' "/proc/$pid/status"
+    grep -qE '^CapBnd:[[:space:]]+0+$' "/proc/$pid/status"
+    grep -qE '^NoNewPrivs:[[:space:]]+1' "/proc/$pid/status"
+done
+
+traffic=()
+start_traffic() { # NAME COMMAND...
+    local name=$1
+    shift
+    "$@" /out/traffic "$name" >"/run/$name.log" 2>&1 &
+    traffic+=("$name:$!")
+    wait_for grep -q . "/run/$name.log"
+    grep -q '^ready' "/run/$name.log" || die "traffic $name: $(cat "/run/$name.log")"
+}
+start_traffic first env
+start_traffic second setpriv --reuid=65534 --regid=65534 --groups="$(getent group ipc | cut -d: -f3)"
+flows() {
+    for entry in "${traffic[@]}"; do
+        if kill -0 "${entry#*:}" 2>/dev/null; then continue; fi
+        status=0
+        wait "${entry#*:}" || status=$?
+        die "after $*: traffic ${entry%:*} ended with status $status: $(cat "/run/${entry%:*}.log")"
+    done
+}
+
+step "kill -9 of ipcd"
+for _ in 1 2 3; do
+    old=$(ipcd) run=$(main)
+    kill -9 "$old"
+    wait_for is_other "$old" ipcd
+    wait_for answers
+    [[ $(main) == "$run" ]]
+    flows "kill -9 of ipcd"
+done
+
+step "kill -9 of ipcd-run"
+for _ in 1 2 3; do
+    old=$(ipcd) run=$(main)
+    kill -9 "$run"
+    wait_for is_other "$run" main
+    wait_for is_other "$old" ipcd # who adopts it replaces it
+    wait_for answers
+    flows "kill -9 of ipcd-run"
+done
+
+step "restart"
+for _ in 1 2 3; do
+    old=$(ipcd) run=$(main)
+    systemctl restart ipcd.service
+    is_other "$run" main
+    wait_for is_other "$old" ipcd
+    wait_for answers
+    flows restart
+done
+
+step "reload"
+old=$(ipcd) run=$(main)
+systemctl reload ipcd.service
+wait_for is_other "$old" ipcd
+wait_for answers
+[[ $(main) == "$run" ]]
+flows reload
+
+step "a wrong configuration is refused"
+conf=$(systemctl cat ipcd.service | sed -n 's/^ExecStart=.*--config //p')
+mkdir -p "$conf.d"
+printf '[limits]\nsessions = many\n' >"$conf.d/wrong.conf"
+old=$(ipcd)
+if systemctl reload ipcd.service 2>/dev/null; then die "a wrong configuration was taken"; fi
+[[ $(ipcd) == "$old" ]]
+journalctl -u ipcd.service | grep >/dev/null 'wrong.conf:2' || die "the journal does not say what is wrong"
+kill -9 "$old" # and it does not cost the sessions
+wait_for is_other "$old" ipcd
+wait_for answers
+systemctl restart ipcd.service
+wait_for answers
+flows "a wrong configuration"
+rm "$conf.d/wrong.conf"
+systemctl reload ipcd.service
+
+step "watchdogs"
+mkdir -p /run/systemd/system/ipcd.service.d
+printf '[Service]\nWatchdogSec=4\n' >/run/systemd/system/ipcd.service.d/watchdog.conf
+systemctl daemon-reload
+systemctl restart ipcd.service
+wait_for answers
+run=$(main) old=$(ipcd)
+kill -STOP "$run"
+wait_for is_other "$run" main
+wait_for is_other "$old" ipcd
+wait_for answers
+journalctl -u ipcd.service | grep >/dev/null 'Watchdog timeout' || die "it was not systemd's watchdog"
+flows "systemd's watchdog"
+rm -r /run/systemd/system/ipcd.service.d
+systemctl daemon-reload
+systemctl restart ipcd.service
+wait_for answers
+run=$(main)
+old=$(ipcd)
+kill -STOP "$old"
+wait_for is_other "$old" ipcd
+wait_for answers
+[[ $(main) == "$run" ]]
+flows "the watchdog of ipcd-run"
+
+step "the journal"
+entry=$(journalctl -u ipcd.service IPCD_EVENT=session-begun IPCD_UID=65534 -n 1 -o json)
+for field in MESSAGE_ID IPCD_SESSION IPCD_PID IPCD_UID IPCD_NAME IPCD_REASON; do
+    grep -q "\"$field\":\"" <<<"$entry" || die "no field $field in $entry"
+done
+journalctl -x -u ipcd.service IPCD_EVENT=session-begun -n 1 | grep >/dev/null 'Subject: A client has come' || die "no catalog text"
+
+step "no session was lost"
+for entry in "${traffic[@]}"; do
+    kill -TERM "${entry#*:}"
+    wait "${entry#*:}" || die "traffic ${entry%:*}: $(cat "/run/${entry%:*}.log")"
+    echo "service: ${entry%:*}: $(tail -n 1 "/run/${entry%:*}.log")"
+done
+
+step "stop"
+traffic=()
+start_traffic third env
+pid=${traffic[0]#*:}
+systemctl stop ipcd.socket ipcd.service
+if wait "$pid"; then die "a session outlived the stop"; fi
+if ipcd; then die "ipcd outlived the stop"; fi
+[[ -z $(ls -A /run/ipcd) ]] || die "left behind: $(ls -A /run/ipcd)"
+[[ $(systemctl show --value -p Result ipcd.service) == success ]]
+step "passed"
