@@ -495,6 +495,8 @@ void config_print(const struct config *config, FILE *out)
         if (strcmp(section, settings[i].section) != 0)
             fprintf(out, "%s[%s]\n", *section ? "\n" : "", settings[i].section);
         section = settings[i].section;
+        if (settings[i].kind == KIND_PATH && !*field)
+            continue; /* it was passed a socket, and has no address: what is printed has to be readable */
         if (settings[i].kind != KIND_PATH)
             memcpy(&number, field, sizeof(number));
         switch (settings[i].kind) {

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -219,6 +220,26 @@ static void test_names_of_strangers(void **state)
     assert_string_equal(text, "01234...");
 }
 
+/* As for a service that was passed its socket: it goes on with its settings after a crash, address or not. */
+static void test_what_is_kept_without_an_address(void **state)
+{
+    struct config kept;
+    FILE *errors = tmpfile();
+    int fd;
+
+    assert_non_null(errors);
+    assert_int_equal(PARSE("[limits]\nsessions = 7\n"), 0);
+    config_resolve(&config, 1024);
+    assert_string_equal(config.address, "");
+    fd = config_keep(&config);
+    assert_true(fd >= 0);
+    config_init(&kept);
+    assert_int_equal(config_load_kept(&kept, fd, errors), 0);
+    config_done(&kept);
+    assert_int_equal(close(fd), 0);
+    assert_int_equal(fclose(errors), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -226,6 +247,7 @@ int main(void)
         cmocka_unit_test_teardown(test_mistakes_name_line_and_what_is_allowed, tear_down),
         cmocka_unit_test_teardown(test_long_lines_and_many_mistakes, tear_down),
         cmocka_unit_test_teardown(test_what_is_printed_can_be_read, tear_down),
+        cmocka_unit_test_teardown(test_what_is_kept_without_an_address, tear_down),
         cmocka_unit_test_teardown(test_queues, tear_down),
         cmocka_unit_test_teardown(test_mistakes_in_queues, tear_down),
         cmocka_unit_test(test_numbers),
