@@ -35,6 +35,9 @@ struct ipc_publisher {
     uint32_t message_size_max;
     unsigned flags;
     int64_t block_max_ns;
+    /* Asked while it waits for room, now and then: is the message not wanted any more? NULL: it is. */
+    bool (*unwanted)(void *about);
+    void *unwanted_about;
     bool looks; /* the connection reconnects: look now and then if the broker is there */
     uint64_t look_at_ns;
     uint64_t rings_seen;

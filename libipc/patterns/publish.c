@@ -68,6 +68,9 @@ static bool spin_for_room(struct ipc_publisher *publisher, uint32_t stride, uint
     return lane_writer_has_room(&publisher->writer, stride);
 }
 
+/* How often it is asked whether a message is still wanted. */
+#define UNWANTED_NS UINT64_C(10000000)
+
 /* Readers that pin are in the way. Wait for them, up to block_max_ns, then go on without them. */
 static int wait_for_room(struct ipc_publisher *publisher, uint32_t stride)
 {
@@ -86,6 +89,8 @@ static int wait_for_room(struct ipc_publisher *publisher, uint32_t stride)
 #endif
             return 0;
         }
+        if (publisher->unwanted && publisher->unwanted(publisher->unwanted_about))
+            return -ECANCELED;
         struct lane_word words[3];
         handle_words(&publisher->handle, words + 1);
         if (handle_has_mail(&publisher->handle))
@@ -108,6 +113,8 @@ static int wait_for_room(struct ipc_publisher *publisher, uint32_t stride)
             uint64_t net = now + IPC_NET_NS, until = deadline < net ? deadline : net;
             if (publisher->looks && check < until) /* else the net is to be seen at work */
                 until = check;
+            if (publisher->unwanted && now + UNWANTED_NS < until)
+                until = now + UNWANTED_NS;
             timed_out = lane_sleep(words, 3, until) == -ETIMEDOUT && until == net;
             now = lane_now();
         }

@@ -438,6 +438,15 @@ static void look_for_cancels(struct ipc_server *server, struct caller *caller)
     }
 }
 
+/* Its client, which does not read on, may have given up the call. */
+static bool unwanted(void *about)
+{
+    struct request *request = about;
+    if (!request->caller->owner.gone && !request->caller->lane->broken)
+        look_for_cancels(request->caller->server, request->caller);
+    return request->cancelled;
+}
+
 /* Room for an answer, and its start. A client that is not admitted yet reads from the beginning of the lane: up to one ring
  * nothing is lost. */
 static int open_answer(struct request *request, uint32_t flags, int code, uint64_t size,
@@ -467,7 +476,10 @@ static int open_answer(struct request *request, uint32_t flags, int code, uint64
     }
     if (!caller->replies)
         return -EPIPE;
+    caller->replies->unwanted = unwanted;
+    caller->replies->unwanted_about = request;
     int result = publisher_open_message(caller->replies, sizeof(head), size, how, headers, body);
+    caller->replies->unwanted = NULL;
     if (result == 0 && caller->admitted && caller->replies->writer.peer_count == 0) {
         look_at_caller(caller);
         return -EPIPE;
@@ -506,6 +518,8 @@ static int answer(struct ipc_request *shown, uint32_t flags, int code, const voi
                          headers);
         server->answered += (flags & IPC_REPLY_END) != 0;
     }
+    if (result == -ECANCELED && (flags & IPC_REPLY_END))
+        result = 0; /* as before it began to wait */
     if ((result == 0 && (flags & IPC_REPLY_END)) || result == -EPIPE)
         request_done_with(request);
     return result;

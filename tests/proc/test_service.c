@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -825,9 +826,60 @@ static void test_limits(void **state)
     ipc_connection_close(connection);
 }
 
+/* Parts of an answer, for as long as they are wanted. */
+static void stream_for_ever(void *argument)
+{
+    struct ipc_server_options options = IPC_SERVER_OPTIONS_INIT;
+    ipc_connection *connection = connection_new();
+    static const char part[1000];
+    struct ipc_request *request;
+    ipc_server *server;
+    int result;
+    (void)argument;
+    options.ring_size = 4096;
+    options.block_max_ns = SECONDS(3600);
+    EXPECT_EQ(ipc_server_open(&server, connection, SERVICE, &options, NULL), 0);
+    gate_open(roles.ready);
+    EXPECT_EQ(ipc_server_receive(server, NULL, 0, &request, IPC_FOREVER), 1);
+    do {
+        atomic_fetch_add(&roles.shared->held, 1);
+        result = ipc_request_part(request, part, sizeof(part), NULL);
+    } while (result == 0);
+    EXPECT_EQ(result, -ECANCELED);
+    EXPECT_EQ(ipc_request_end(request), 0);
+    ipc_server_close(server);
+    ipc_connection_close(connection);
+}
+
+/* The client reads a part, no more, and gives up: its server, which waits for room, is to hear of it. */
+static void test_cancelled_while_its_server_waits_for_room(void **state)
+{
+    (void)state;
+    pid_t child = child_start(stream_for_ever, NULL);
+    gate_wait(roles.ready);
+    ipc_connection *connection = connection_new();
+    ipc_client *client = client_new(connection, 4096);
+    struct ipc_reply reply;
+    ipc_call *call;
+    EXPECT_EQ(ipc_call_start(&call, client, "x", 1, NULL), 0);
+    EXPECT_EQ(ipc_call_next(call, &reply, IPC_FOREVER), 1);
+    for (uint32_t seen = 0, same = 0; same < 1000; same++) { /* it has come to a stand */
+        uint32_t now = atomic_load(&roles.shared->held);
+        same = now == seen ? same : 0;
+        seen = now;
+        sched_yield();
+    }
+    EXPECT_EQ(ipc_call_cancel(call), 0);
+    child_done(child);
+    ipc_call_free(call);
+    ipc_client_close(client);
+    ipc_connection_close(connection);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
+        SERVICE_CASE(test_cancelled_while_its_server_waits_for_room),
         SERVICE_CASE(test_sizes),
         SERVICE_CASE(test_headers_and_errors),
         SERVICE_CASE(test_stream),
