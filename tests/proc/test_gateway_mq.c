@@ -266,6 +266,16 @@ static void test_topics(void **state)
     }
     EXPECT_EQ(wait_child(child), 0);
     publisher_end(publisher);
+    /* From one mqueue to another. */
+    const char *other[] = {"direction",    "out",       "mqueue",   mqueue("other"),
+                           "topic",        "plant.1.*", "messages", "4",
+                           "message-size", "64",        NULL};
+    ipc__gateway__binding__free_unpacked(
+        gateway_ask(connection, "mq", IPC__GATEWAY__VERB__BIND, "", other, NULL, NULL), NULL);
+    do /* until it has joined */
+        HELPER_DONE("say", "/in", "through");
+    while (gateway_wait_state(connection, "mq", "mq-1", "").sent == 0);
+    HELPER_DONE("hear", "/other", "through");
     gateway_process_stop(&gateway);
     ipc_connection_close(connection);
 }
@@ -286,6 +296,93 @@ static void test_drop(void **state)
     while (numbers.sent + numbers.dropped != 100);
     EXPECT_EQ(numbers.sent, 8);
     publisher_end(publisher);
+    gateway_process_stop(&gateway);
+    ipc_connection_close(connection);
+}
+
+/* ---- services ---------------------------------------------------------------------------------------------- */
+
+static void test_mqueue_calls(void **state)
+{
+    ipc_connection *connection = connection_new();
+    struct ipc_request *request;
+    ipc_server *server;
+    char buffer[256], answer[256];
+    (void)state;
+    start("[bind c]\ndirection = call\nmqueue = %s\nreply = %s\nservice = echo\ntimeout = 60s\n" SMALL,
+          mqueue("calls"), mqueue("answers"));
+    pid_t child = HELPER("call", "/calls", "/answers", "0", "300");
+    EXPECT_EQ(ipc_server_open(&server, connection, "echo", NULL, NULL), 0);
+    for (unsigned long number = 0; number < 300; number++) {
+        EXPECT_EQ(ipc_server_receive(server, buffer, sizeof(buffer), &request, IPC_FOREVER), 32);
+        int size = snprintf(answer, sizeof(answer), "re:%.32s", buffer);
+        /* In parts or in one: the mqueue gets one message. */
+        if (number % 2)
+            EXPECT_EQ(ipc_request_part(request, answer, 3, NULL), 0);
+        EXPECT_EQ(ipc_request_reply(request, answer + (number % 2 ? 3 : 0),
+                                    (size_t)size - (number % 2 ? 3 : 0), NULL),
+                  0);
+    }
+    EXPECT_EQ(wait_child(child), 0);
+    /* An error is an empty message. */
+    HELPER_DONE("say", "/calls", "fail");
+    EXPECT_EQ(ipc_server_receive(server, buffer, sizeof(buffer), &request, IPC_FOREVER), 4);
+    EXPECT_EQ(ipc_request_fail(request, 7, "not today", NULL, 0), 0);
+    HELPER_DONE("hear", "/answers", "");
+    EXPECT_TEXT(gateway_wait_state(connection, "mq", "c", "open").error, "not today");
+    ipc_server_close(server);
+    gateway_process_stop(&gateway);
+    ipc_connection_close(connection);
+}
+
+static void test_mqueue_serves(void **state)
+{
+    ipc_connection *connection = connection_new();
+    struct ipc_call_options how = IPC_CALL_OPTIONS_INIT;
+    struct ipc_reply reply;
+    char text[512], wanted[64], buffer[256];
+    ipc_client *client;
+    ipc_call *calls[3];
+    (void)state;
+    start("[bind s]\ndirection = serve\nmqueue = %s\nreply = %s\nservice = echo\ntimeout = 60s\n" SMALL,
+          mqueue("work"), mqueue("done"));
+    EXPECT_EQ(ipc_client_open(&client, connection, "echo", NULL, NULL), 0);
+    pid_t child = HELPER("serve", "/work", "/done", "303");
+    how.timeout_ns = SECONDS(60);
+    for (unsigned number = 0; number < 300; number++) {
+        int size = snprintf(text, sizeof(text), "%u", number);
+        snprintf(wanted, sizeof(wanted), "re:%u", number);
+        EXPECT_EQ(ipc_client_call(client, text, (size_t)size, buffer, sizeof(buffer), &how, NULL),
+                  strlen(wanted));
+        EXPECT(memcmp(buffer, wanted, strlen(wanted)) == 0);
+    }
+    /* Several at a time: one after the other, each gets its own. */
+    for (unsigned i = 0; i < 3; i++)
+        EXPECT_EQ(ipc_call_start(&calls[i], client, &"abc"[i], 1, &how), 0);
+    for (unsigned i = 0; i < 3; i++) {
+        EXPECT_EQ(ipc_call_next(calls[i], &reply, IPC_FOREVER), 1);
+        EXPECT(reply.size == 4 && ((const char *)reply.data)[3] == "abc"[i]);
+        ipc_call_free(calls[i]);
+    }
+    EXPECT_EQ(wait_child(child), 0);
+    /* Too large for the mqueue; and nobody there who answers: the answer that comes too late is not the next one's. */
+    memset(text, 'x', 300);
+    EXPECT_EQ(ipc_client_call(client, text, 300, buffer, sizeof(buffer), &how, &reply), -EREMOTEIO);
+    EXPECT_TEXT(reply.text, "larger than a message");
+    how.timeout_ns = 1000000;
+    /* Its own clock says so, or the gateway's. */
+    ssize_t late = ipc_client_call(client, "late", 4, buffer, sizeof(buffer), &how, NULL);
+    EXPECT(late == -ETIMEDOUT || late == -EREMOTEIO);
+    while (gateway_wait_state(connection, "mq", "s", "").held != 0)
+        continue;
+    if (gateway_wait_state(connection, "mq", "s", "").sent == 304) {
+        how.timeout_ns = SECONDS(60);
+        child = HELPER("serve", "/work", "/done", "2");
+        EXPECT_EQ(ipc_client_call(client, "next", 4, buffer, sizeof(buffer), &how, NULL), 7);
+        EXPECT(memcmp(buffer, "re:next", 7) == 0);
+        EXPECT_EQ(wait_child(child), 0);
+    }
+    ipc_client_close(client);
     gateway_process_stop(&gateway);
     ipc_connection_close(connection);
 }
@@ -575,10 +672,20 @@ static void test_supervised(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(test_into_a_queue),           CASE(test_out_of_a_queue),  CASE(test_priority_outwards),
-        CASE(test_refused_is_held),        CASE(test_topics),          CASE(test_drop),
-        CASE(test_bind_at_run_time),       CASE(test_limits),          CASE(test_opens_later),
-        CASE(test_killed_inwards),         CASE(test_killed_outwards), cmocka_unit_test(test_broker_goes),
+        CASE(test_into_a_queue),
+        CASE(test_out_of_a_queue),
+        CASE(test_priority_outwards),
+        CASE(test_refused_is_held),
+        CASE(test_topics),
+        CASE(test_drop),
+        CASE(test_mqueue_calls),
+        CASE(test_mqueue_serves),
+        CASE(test_bind_at_run_time),
+        CASE(test_limits),
+        CASE(test_opens_later),
+        CASE(test_killed_inwards),
+        CASE(test_killed_outwards),
+        cmocka_unit_test(test_broker_goes),
         cmocka_unit_test(test_supervised),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

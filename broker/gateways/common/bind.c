@@ -136,17 +136,16 @@ static int choose_id(struct gateway *gateway, const char *wanted, char id[GATEWA
     return -EEXIST;
 }
 
-static void forget(struct gateway *gateway, struct gateway_binding *binding)
+static void take_off(struct gateway *gateway, const struct gateway_binding *binding)
 {
     for (size_t i = 0; i < gateway->n_bindings; i++) {
         if (gateway->bindings[i] == binding) {
             memmove(&gateway->bindings[i], &gateway->bindings[i + 1],
                     (gateway->n_bindings - i - 1) * sizeof(gateway->bindings[0]));
             gateway->n_bindings--;
-            break;
+            return;
         }
     }
-    (void)gateway_binding_free(binding);
 }
 
 static int give_all(struct gateway_binding *binding, const struct gateway_table *table,
@@ -202,7 +201,8 @@ int gateway_bind(struct gateway *gateway, const Ipc__Gateway__Request *request, 
             (void)snprintf(why, GATEWAY_WHY_SIZE, "%s", strerror(-result));
         (void)gateway_is_over(gateway, result);
         gateway_close_binding(binding);
-        forget(gateway, binding);
+        take_off(gateway, binding);
+        (void)gateway_binding_free(binding);
         gateway_sweep(gateway, false);
         (void)gateway_state_write(gateway);
         return result;
@@ -220,7 +220,7 @@ int gateway_unbind(struct gateway *gateway, struct gateway_binding *binding, cha
         return -EPERM;
     }
     gateway_close_binding(binding);
-    forget(gateway, binding);
+    take_off(gateway, binding);
     gateway_sweep(gateway, false);
     return gateway_state_write(gateway);
 }

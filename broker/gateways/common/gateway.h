@@ -243,7 +243,7 @@ void gateway_close_binding(struct gateway_binding *binding);
 /* Remove what no binding uses any more; all: at the end. */
 void gateway_sweep(struct gateway *gateway, bool all);
 
-/* By BIND and UNBIND. 0, or a negative errno and a sentence. */
+/* By BIND and UNBIND. 0, or a negative errno and a sentence. What is unbound is the caller's to free. */
 int gateway_bind(struct gateway *gateway, const Ipc__Gateway__Request *request, struct gateway_binding **ret,
                  char why[GATEWAY_WHY_SIZE]);
 int gateway_unbind(struct gateway *gateway, struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE]);

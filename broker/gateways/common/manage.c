@@ -121,14 +121,13 @@ static void on_request(struct gateway *gateway, struct ipc_request *request,
             (void)snprintf(why, sizeof(why), "there is no such binding; `ipcctl gateways' lists them");
             break;
         }
-        if (binding->origin[0]) {
-            result = gateway_unbind(gateway, binding, why);
+        result = gateway_unbind(gateway, binding, why);
+        if (result == -EPERM)
             break;
-        }
-        (void)answer_binding(request, binding, true);
         log_write(LOG_GATEWAY, &(struct log_about){.name = binding->id, .uid = request->caller->uid},
                   "unbound");
-        (void)gateway_unbind(gateway, binding, why);
+        (void)answer_binding(request, binding, true);
+        (void)gateway_binding_free(binding);
         return;
     default:
         result = -EOPNOTSUPP;

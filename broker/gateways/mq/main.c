@@ -10,8 +10,7 @@
 
 #define FIELD(name) offsetof(struct mq_settings, name)
 
-static const char *const direction_words[] = {"in", "out", NULL};
-static const char *const form_words[] = {"raw", NULL};
+static const char *const direction_words[] = {"in", "out", "call", "serve", NULL};
 static const char *const full_words[] = {"wait", "drop", NULL};
 static const char *const refused_words[] = {"hold", "drop", NULL};
 static const char *const oversize_words[] = {"dead-letter", "drop", NULL};
@@ -22,7 +21,9 @@ static const struct gateway_setting settings[] = {
     {"mqueue", GATEWAY_TEXT, FIELD(mqueue), 0, MQ_NAME_SIZE, NULL, NULL},
     {"topic", GATEWAY_TEXT, FIELD(topic), 0, GATEWAY_VALUE_SIZE, NULL, ""},
     {"queue", GATEWAY_TEXT, FIELD(queue), 0, GATEWAY_VALUE_SIZE, NULL, ""},
-    {"form", GATEWAY_WORD, FIELD(form), 0, 0, form_words, "raw"},
+    {"service", GATEWAY_TEXT, FIELD(service), 0, GATEWAY_VALUE_SIZE, NULL, ""},
+    {"reply", GATEWAY_TEXT, FIELD(reply), 0, MQ_NAME_SIZE, NULL, ""},
+    {"timeout", GATEWAY_DURATION, FIELD(timeout_ns), 1000000, UINT64_C(86400000000000), NULL, "5s"},
     {"full", GATEWAY_WORD, FIELD(full), 0, 0, full_words, "wait"},
     {"refused", GATEWAY_WORD, FIELD(refused), 0, 0, refused_words, "hold"},
     {"oversize", GATEWAY_WORD, FIELD(oversize), 0, 0, oversize_words, "dead-letter"},
@@ -37,28 +38,42 @@ static const struct gateway_setting settings[] = {
 const struct gateway_table mq_table = {settings, sizeof(settings) / sizeof(settings[0]),
                                        sizeof(struct mq_settings)};
 
+static int wrong_name(char why[GATEWAY_WHY_SIZE], const char *key, const char *name, const char *wrong)
+{
+    if (!wrong)
+        return 0;
+    (void)snprintf(why, GATEWAY_WHY_SIZE, "%s = %.100s: %s", key, name, wrong);
+    return -EINVAL;
+}
+
 int mq_check(const void *own, const void *binding, char why[GATEWAY_WHY_SIZE])
 {
     const struct mq_settings *given = binding;
-    const char *wrong = mqueue_name_check(given->mqueue);
+    bool calls = given->direction == MQ_CALL || given->direction == MQ_SERVE;
+    int result = wrong_name(why, "mqueue", given->mqueue, mqueue_name_check(given->mqueue));
 
     (void)own;
-    if (wrong) {
-        (void)snprintf(why, GATEWAY_WHY_SIZE, "mqueue = %.100s: %s", given->mqueue, wrong);
+    if (result < 0)
+        return result;
+    if (calls) {
+        if (!given->service[0] || !given->reply[0] || given->topic[0] || given->queue[0]) {
+            (void)snprintf(why, GATEWAY_WHY_SIZE,
+                           "service and reply have to be given, and neither topic nor queue");
+            return -EINVAL;
+        }
+        result = wrong_name(why, "reply", given->reply, mqueue_name_check(given->reply));
+        return result < 0 ? result
+                          : wrong_name(why, "service", given->service, ipc_name_check(given->service, false));
+    }
+    if (!given->topic[0] == !given->queue[0] || given->service[0] || given->reply[0]) {
+        (void)snprintf(why, GATEWAY_WHY_SIZE,
+                       "either topic or queue has to be given, and neither service nor reply");
         return -EINVAL;
     }
-    if (!given->topic[0] == !given->queue[0]) {
-        (void)snprintf(why, GATEWAY_WHY_SIZE, "either topic or queue has to be given");
-        return -EINVAL;
-    }
-    wrong = given->topic[0] ? ipc_name_check(given->topic, given->direction == MQ_OUT)
-                            : ipc_name_check(given->queue, false);
-    if (wrong) {
-        (void)snprintf(why, GATEWAY_WHY_SIZE, "%.100s: %s", given->topic[0] ? given->topic : given->queue,
-                       wrong);
-        return -EINVAL;
-    }
-    return 0;
+    if (given->topic[0])
+        return wrong_name(why, "topic", given->topic,
+                          ipc_name_check(given->topic, given->direction == MQ_OUT));
+    return wrong_name(why, "queue", given->queue, ipc_name_check(given->queue, false));
 }
 
 static int start(struct gateway *gateway)
@@ -68,21 +83,22 @@ static int start(struct gateway *gateway)
     return 0;
 }
 
+static const struct {
+    int (*bind)(struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE]);
+    void (*unbind)(struct gateway_binding *binding);
+} directions[] = {[MQ_IN] = {in_bind, in_unbind},
+                  [MQ_OUT] = {out_bind, out_unbind},
+                  [MQ_CALL] = {call_bind, call_unbind},
+                  [MQ_SERVE] = {serve_bind, serve_unbind}};
+
 static int bind_one(struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE])
 {
-    const struct mq_settings *given = binding->settings;
-
-    return given->direction == MQ_IN ? in_bind(binding, why) : out_bind(binding, why);
+    return directions[((const struct mq_settings *)binding->settings)->direction].bind(binding, why);
 }
 
 static void unbind_one(struct gateway_binding *binding)
 {
-    const struct mq_settings *given = binding->settings;
-
-    if (given->direction == MQ_IN)
-        in_unbind(binding);
-    else
-        out_unbind(binding);
+    directions[((const struct mq_settings *)binding->settings)->direction].unbind(binding);
 }
 
 static bool uses(const struct gateway_binding *binding, const char *made)

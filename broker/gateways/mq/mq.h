@@ -17,17 +17,16 @@
 /* ---- settings -------------------------------------------------------------------------------------------- */
 
 enum mq_direction { MQ_IN, MQ_OUT, MQ_CALL, MQ_SERVE };
-enum mq_form { MQ_RAW, MQ_ENVELOPED };
 enum mq_full { MQ_FULL_WAIT, MQ_FULL_DROP };
-enum mq_refused { MQ_REFUSED_HOLD, MQ_REFUSED_DEAD_LETTER, MQ_REFUSED_DROP };
-enum mq_oversize { MQ_OVERSIZE_DEAD_LETTER, MQ_OVERSIZE_SPLIT, MQ_OVERSIZE_DROP };
+enum mq_refused { MQ_REFUSED_HOLD, MQ_REFUSED_DROP };
+enum mq_oversize { MQ_OVERSIZE_DEAD_LETTER, MQ_OVERSIZE_DROP };
 
 struct mq_settings {
     uint64_t direction;
     char mqueue[MQ_NAME_SIZE], reply[MQ_NAME_SIZE];
     char topic[GATEWAY_VALUE_SIZE], queue[GATEWAY_VALUE_SIZE], service[GATEWAY_VALUE_SIZE];
-    uint64_t form, full, refused, oversize;
-    char dead_letter[GATEWAY_VALUE_SIZE], identity[64], owner[64];
+    uint64_t full, refused, oversize;
+    char identity[64], owner[64];
     uint64_t create, mode, messages, message_size, prefetch, timeout_ns;
 };
 
@@ -72,6 +71,11 @@ void in_unbind(struct gateway_binding *binding);
 int out_bind(struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE]);
 void out_unbind(struct gateway_binding *binding);
 void out_event(struct gateway_binding *binding, const struct ipc_event *event);
+
+int call_bind(struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE]);
+void call_unbind(struct gateway_binding *binding);
+int serve_bind(struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE]);
+void serve_unbind(struct gateway_binding *binding);
 
 /* A sentence about a failed call of libipc. Returns its result. */
 int mq_why(char why[GATEWAY_WHY_SIZE], const char *what, int result, const struct ipc_error *error);

@@ -132,6 +132,7 @@ static int join(struct outbound *out, struct ipc_error *error)
     int result;
 
     options.spin_max_ns = 0;
+    options.flags = IPC_SUBSCRIPTION_SELF; /* what comes from another mqueue, too */
     options.slow = settings->full == MQ_FULL_WAIT ? IPC_SLOW_BLOCK : IPC_SLOW_DROP_OLDEST;
     gateway_unwatch(gateway, &out->input);
     out->subscription = ipc_subscription_close(out->subscription);
