@@ -144,11 +144,11 @@ class Commands(Case):
         events = client.subscribe("plant.*.temperature")
         for i in range(100):
             client.publish("plant.7.pressure", b"no")
-            client.publish(f"plant.{i % 3}.temperature", b"%d" % i, headers={"unit": "C", "raw": b"\0\xff"},
+            client.publish("plant.7.temperature", b"%d" % i, headers={"unit": "C", "raw": b"\0\xff"},
                            content_type="text/plain")
         for i in range(100):
             event = next(events)
-            self.assertEqual((event.name, event.body), (f"plant.{i % 3}.temperature", b"%d" % i))
+            self.assertEqual((event.name, event.body), ("plant.7.temperature", b"%d" % i))
             self.assertEqual(event.properties["seq"], i)
             self.assertEqual(event.headers, {"unit": "C", "raw": b"\0\xff"})
             self.assertEqual(event.properties["content_type"], "text/plain")
