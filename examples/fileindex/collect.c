@@ -31,10 +31,11 @@ struct collect {
         uint64_t messages, bytes, links;
     } walk;
     bool ended[KINDS];
-    uint64_t complete[KINDS]; /* files with a result */
-    uint64_t worked[KINDS];   /* messages of walk that these results are about */
-    uint64_t messages, bytes; /* of results */
-    uint64_t repeated;        /* of these, known already: passed over */
+    uint64_t complete[KINDS];    /* files with a result */
+    uint64_t worked[KINDS];      /* messages of walk that these results are about */
+    struct tally told_of[KINDS]; /* by workers that have no board: with their end */
+    uint64_t messages, bytes;    /* of results */
+    uint64_t repeated;           /* of these, known already: passed over */
     uint64_t first_ns, last_ns, shown_ns;
     struct ipc_request *open[REQUESTS_MAX]; /* with this as their context if they ask for the progress */
     size_t open_count;
@@ -133,6 +134,20 @@ static void collect_worked(struct collect *collect, enum kind kind, struct file 
     }
 }
 
+/* A worker of another transport says with its end what others write on the board. */
+static void collect_tally(struct tally *tally, const struct ipc_queue_message *message)
+{
+    const void *value;
+    size_t size;
+
+    if (ipc_queue_message_header(message, "messages", &value, &size) < 0)
+        return;
+    tally->messages = message_number(message, "messages");
+    tally->bytes = message_number(message, "bytes");
+    tally->redelivered = message_number(message, "redelivered");
+    tally->replaced = message_number(message, "replaced");
+}
+
 static void collect_message(struct collect *collect, const struct ipc_queue_message *message)
 {
     char *from = message_text(message, "from"), *path;
@@ -149,6 +164,7 @@ static void collect_message(struct collect *collect, const struct ipc_queue_mess
 
     if (message_is(message, TYPE_END) && kind < KINDS) {
         collect->ended[kind] = true;
+        collect_tally(&collect->told_of[kind], message);
         return;
     }
     if (message_is(message, TYPE_END)) {
@@ -231,24 +247,18 @@ static bool serve_one(struct collect *collect, struct ipc_request *request, cons
 static void serve_progress(struct collect *collect)
 {
     bool done = collect_is_done(collect);
-    char line[256], numbers[5][32];
-    uint64_t now = realtime_ns(), handled = 0, redelivered = 0;
-    const struct board *board;
+    char line[256], numbers[4][32];
+    uint64_t now = realtime_ns(), worked = 0;
 
     if (!done && now - collect->shown_ns < PROGRESS_NS)
         return;
     collect->shown_ns = now;
-    board = board_lock(collect->board);
-    for (enum kind kind = 0; kind < KINDS; kind++) {
-        handled += board->kinds[kind].messages;
-        redelivered += board->kinds[kind].redelivered;
-    }
-    board_unlock(collect->board);
-    snprintf(line, sizeof(line),
-             "%s messages handled, %s of them again; results: digest %s, count %s, identifiers %s",
-             grouped(handled, numbers[0]), grouped(redelivered, numbers[1]),
-             grouped(collect->complete[DIGEST], numbers[2]), grouped(collect->complete[COUNT], numbers[3]),
-             grouped(collect->complete[IDENTIFIERS], numbers[4]));
+    for (enum kind kind = 0; kind < KINDS; kind++)
+        worked += collect->worked[kind];
+    snprintf(line, sizeof(line), "%s messages handled; results: digest %s, count %s, identifiers %s",
+             grouped(worked, numbers[0]), grouped(collect->complete[DIGEST], numbers[1]),
+             grouped(collect->complete[COUNT], numbers[2]),
+             grouped(collect->complete[IDENTIFIERS], numbers[3]));
     for (size_t i = 0; i < collect->open_count;)
         if (serve_one(collect, collect->open[i], line, done))
             collect->open[i] = collect->open[--collect->open_count];
@@ -371,16 +381,20 @@ static void tell_table(const struct collect *collect, const struct board *board,
     fprintf(out, "\n%s files, %.1f MB in %.2f s; %s skipped; %s links and special files not followed\n",
             grouped(collect->walk.sent, text), (double)collect->walk.bytes / 1e6, seconds,
             grouped(collect->walk.skipped, other), grouped(collect->walk.links, third));
-    fprintf(out, "\n  %-14s %10s %10s %10s %8s   %-20s\n", "", "messages", "per second", "MB", "MB/s",
-            "latency mean, p99");
+    fprintf(out, "\n  %-14s %10s %10s %10s %8s   %-14s %s\n", "", "messages", "per second", "MB", "MB/s",
+            "transport", "latency mean, p99");
     for (enum kind kind = 0; kind < KINDS; kind++) {
-        const struct tally *tally = &board->kinds[kind];
+        bool told = collect->told_of[kind].messages > 0;
+        const struct tally *tally = told ? &collect->told_of[kind] : &board->kinds[kind];
         uint64_t count = tally->latency.count ? tally->latency.count : 1;
         uint64_t p99_ns = latency_percentile_ns(&tally->latency, 99);
 
         tell_row(out, kind_names[kind], tally->messages, tally->bytes, seconds);
-        fprintf(out, "   %.2f ms, %.2f ms\n", (double)(tally->latency.sum_ns / count) / 1e6,
-                (double)p99_ns / 1e6);
+        fprintf(out, "   %-14s", kind_transports[kind]);
+        if (tally->latency.count > 0)
+            fprintf(out, " %.2f ms, %.2f ms", (double)(tally->latency.sum_ns / count) / 1e6,
+                    (double)p99_ns / 1e6);
+        fputc('\n', out);
         messages += tally->messages;
         bytes += tally->bytes;
         redelivered += tally->redelivered;

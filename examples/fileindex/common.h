@@ -39,7 +39,7 @@
 #define TICK_NS     (INT64_C(50) * 1000000)
 
 enum kind { DIGEST, COUNT, IDENTIFIERS, KINDS };
-extern const char *const kind_names[KINDS];
+extern const char *const kind_names[KINDS], *const kind_transports[KINDS];
 
 /* Print "program: sentence" and exit with status 1. */
 _Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -35,9 +35,11 @@ end_all() {
 
 # Inside the private broker: start the programs, replace workers that are killed, wait for all.
 job() {
-    local bin=$1/examples/fileindex folder=$2 what name value failed='' middle replaced=0 count=("$1/examples/fileindex/count")
+    local bin=$1/examples/fileindex here folder=$2 what name value failed='' middle replaced=0 count=("$1/examples/fileindex/count")
     local -A before=() # workers of a kind that were ended
     declare -gA pids=() # global: the trap sees it
+
+    here=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 
     # From coreutils 9.5 on, wc counts words of unprintable bytes, too.
     [[ $(printf '\1' | LC_ALL=C wc -w) -eq 0 ]] || count+=(--any-byte)
@@ -51,7 +53,7 @@ job() {
     keep collect setsid "$bin/collect" &
     keep digest "$bin/digest" --die-after $((middle / 2 + 1)) &
     keep count "${count[@]}" &
-    keep identifiers "$bin/identifiers" &
+    keep identifiers "$here/identifiers.py" &
     keep walk "$bin/walk" "$folder" &
     while ((${#pids[@]} < 5)) && read -r what name value <&"$ends"; do
         if [[ $what == began ]]; then
@@ -79,6 +81,7 @@ job() {
                 ((before[$name] = ${before[$name]:-0} + 1))
                 case $name in
                     count) keep count "${count[@]}" --replaces "${before[$name]}" & ;;
+                    identifiers) keep identifiers "$here/identifiers.py" --replaces "${before[$name]}" & ;;
                     *) keep "$name" "$bin/$name" --replaces "${before[$name]}" & ;;
                 esac
                 ;;
@@ -106,10 +109,13 @@ fi
 (($# == 1 || $# == 2)) || fail "usage: run.sh BUILD_DIR [FOLDER]"
 [[ -x $1/broker/ipcd-run ]] || fail "$1/broker/ipcd-run is not there: build the project first (./dev build release)"
 build=$(cd -- "$1" && pwd -P) || exit 2
-for program in walk digest count identifiers collect show; do
+for program in walk digest count collect show; do
     [[ -x $build/examples/fileindex/$program ]] ||
         fail "$program was not built: it needs libcrypto (on Debian: apt-get install libssl-dev)"
 done
+[[ -x $build/broker/ipcd-zmq ]] || fail "ipcd-zmq was not built: it needs libzmq (on Debian: apt-get install libzmq3-dev)"
+/usr/bin/python3 -c 'import zmq' 2>/dev/null ||
+    fail "a worker in Python needs pyzmq (on Debian: apt-get install python3-zmq)"
 folder=${2:-/usr/include}
 [[ -e $folder ]] || fail "there is no folder ${folder@Q}"
 [[ -d $folder ]] || fail "${folder@Q} is not a folder"
@@ -117,4 +123,4 @@ here=$PWD script=$(readlink -f -- "${BASH_SOURCE[0]}")
 cd -P -- "$folder" 2>/dev/null || fail "${folder@Q} may not be entered by $(id -un)"
 folder=$PWD # not $(pwd): a name may end with a line feed
 cd -- "$here" || exit 2
-exec "$build/broker/ipcd-run" --private -- "$script" --job "$build" "$folder"
+exec "$build/broker/ipcd-run" --private --gateway=zmq -- "$script" --job "$build" "$folder"

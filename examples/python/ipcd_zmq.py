@@ -74,7 +74,9 @@ class Client:
         if keys:
             self.socket.curve_serverkey, self.socket.curve_publickey, self.socket.curve_secretkey = keys
         self.socket.connect(address or endpoint("router"))
+        self.most = 0  # bytes of a body
         self.welcome = self.ask("HELLO", properties=self.hello).properties
+        self.most = self.welcome["message_size_max"]
 
     def __enter__(self) -> Client:
         return self
@@ -111,6 +113,8 @@ class Client:
     def ask(self, command: str, name: str = "", properties: bytes = b"", body: bytes = b"", again: bool = True,
             keep: bool = False, id: Optional[bytes] = None) -> Message:
         """Say it until it is answered; keep: and again whenever the gateway is a new one."""
+        if len(body) > self.most:  # it would cost the connection
+            raise Failure("EMSGSIZE", -90, f"{len(body)} bytes are more than the {self.most} that the gateway takes")
         id = id or b"%d" % next(self.ids)
         end = time.monotonic() + self.timeout
         if keep:

@@ -178,7 +178,7 @@ long_job() {
         for name in walk digest count identifiers collect; do
             if [[ $line =~ $name\ \(([0-9]+)\) ]]; then pids[$name]=${BASH_REMATCH[1]}; fi
         done
-        [[ $line != *" messages handled, "*"results: "* || $line == *" 0 messages handled"* ]] || return 0
+        [[ $line != *" messages handled; results: "* || $line == *" 0 messages handled"* ]] || return 0
     done
     return 1
 }

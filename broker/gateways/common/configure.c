@@ -132,7 +132,10 @@ static int add_made(struct gateway_config *config, const char *name)
         return -ENOMEM;
     config->made = made;
     made[config->n_made] = strdup(name);
-    return made[config->n_made] ? (config->n_made++, 0) : -ENOMEM;
+    if (!made[config->n_made])
+        return -ENOMEM;
+    config->n_made++;
+    return 0;
 }
 
 static void on_common(struct inifile *file, struct parser *parser, const char *key, const char *value)

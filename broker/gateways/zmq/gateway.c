@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <systemd/sd-daemon.h>
+
 #include "broker/gateways/zmq/gateway.h"
 
 #include <errno.h>
@@ -320,6 +322,13 @@ static void done(struct gateway *gateway)
     fd_close(gateway->epoll_fd);
 }
 
+static void ready(const struct gateway *gateway)
+{
+    log_write(LOG_STARTED, NULL, "ipcd-zmq " IPCD_VERSION " listens, epoch %llu",
+              (unsigned long long)gateway->epoch);
+    (void)sd_notifyf(0, "READY=1\nSTATUS=Listening in %s.", gateway->options.folder);
+}
+
 int gateway_run(struct gateway *gateway)
 {
     int result = prepare(gateway);
@@ -329,8 +338,7 @@ int gateway_run(struct gateway *gateway)
     if (result < 0)
         gateway_fail(gateway, "cannot start: %s", strerror(-result));
     else
-        log_write(LOG_STARTED, NULL, "ipcd-zmq " IPCD_VERSION " listens, epoch %llu",
-                  (unsigned long long)gateway->epoch);
+        ready(gateway);
     while (!gateway->stopping)
         round_of(gateway);
     done(gateway);

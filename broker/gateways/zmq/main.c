@@ -10,11 +10,15 @@
 #include <string.h>
 
 #include "broker/core/util/fd.h"
+#include "broker/core/util/inifile.h"
 #include "broker/core/util/listener.h"
 #include "broker/core/util/log.h"
+#include "broker/core/util/text.h"
 #include "broker/gateways/zmq/gateway.h"
 
 const char *argp_program_version = "ipcd-zmq " IPCD_VERSION;
+
+#define WHY_SIZE 128
 
 enum option_key {
     OPTION_PUB = 256, /* in the order of enum endpoint */
@@ -29,11 +33,17 @@ enum option_key {
     OPTION_CONNECTIONS_MAX,
     OPTION_HIGH_WATER,
     OPTION_BACKLOG_MAX,
-    OPTION_LOG_LEVEL
+    OPTION_LOG_LEVEL,
+    OPTION_CHECK
 };
 
 static const struct argp_option options[] = {
     {"address", 'a', "PATH", 0, "The broker's socket (default: where clients look for it)", 0},
+    {"config", 'c', "FILE", 0,
+     "Read FILE and FILE.d/*.conf: options of these names in [gateway]; those given here have precedence (default: "
+     "/etc/ipcd/ipcd-zmq.conf, or for a user ~/.config/ipcd/ipcd-zmq.conf, if it is there)",
+     0},
+    {"check", OPTION_CHECK, NULL, 0, "Say every mistake in the configuration, and exit", 0},
     {"pub", OPTION_PUB, "ADDRESS", 0, "Also take what is published at ADDRESS, such as tcp://127.0.0.1:5551",
      0},
     {"push", OPTION_PUSH, "ADDRESS", 0, "Also take what is pushed into queues at ADDRESS", 0},
@@ -57,71 +67,174 @@ static const struct argp_option options[] = {
     {0},
 };
 
-static uint64_t number(struct argp_state *state, const char *name, const char *value, uint64_t least,
-                       uint64_t most)
+/* What both the command line and the configuration give: 0, or -EINVAL and a sentence. Texts are kept, not copied. */
+static int number(const char *value, uint64_t least, uint64_t most, uint64_t *ret, char why[WHY_SIZE])
 {
-    char *end;
-    errno = 0;
-    unsigned long long parsed = strtoull(value, &end, 10);
+    uint64_t parsed;
+    int result = text_to_number(value, true, &parsed);
 
-    if (errno || *end || end == value || value[0] == '-' || parsed < least || parsed > most)
-        argp_error(state, "--%s=%s: a number from %llu to %llu is allowed", name, value,
-                   (unsigned long long)least, (unsigned long long)most);
-    return parsed;
+    if (result == 0 && parsed >= least && parsed <= most) {
+        *ret = parsed;
+        return 0;
+    }
+    (void)snprintf(why, WHY_SIZE, "a number from %llu to %llu is allowed", (unsigned long long)least,
+                   (unsigned long long)most);
+    return -EINVAL;
 }
 
-static error_t parse_option(int key, char *value, struct argp_state *state)
+static int give(struct options *given, int key, char *value, char why[WHY_SIZE])
 {
-    struct options *given = state->input;
     int level;
 
     switch (key) {
     case 'a':
         given->broker = value;
-        break;
+        return 0;
     case OPTION_PUB:
     case OPTION_PUSH:
     case OPTION_SUB:
     case OPTION_MATCH:
     case OPTION_ROUTER:
         key -= OPTION_PUB;
-        if (given->address_count[key] == ADDRESSES_MAX)
-            argp_error(state, "an endpoint has at most %u addresses", ADDRESSES_MAX);
+        if (given->address_count[key] == ADDRESSES_MAX) {
+            (void)snprintf(why, WHY_SIZE, "an endpoint has at most %u addresses", ADDRESSES_MAX);
+            return -EINVAL;
+        }
         given->addresses[key][given->address_count[key]++] = value;
-        break;
+        return 0;
     case OPTION_FOLDER:
         given->folder = value;
-        break;
+        return 0;
     case OPTION_KEYS:
         given->key_file = value;
-        break;
-    case OPTION_MAKE_KEYS:
-        exit(security_make_keys(value) < 0 ? EXIT_FAILURE : EXIT_SUCCESS);
+        return 0;
     case OPTION_MESSAGE_SIZE_MAX:
-        given->message_size_max = number(state, "message-size-max", value, 1024, UINT64_C(1) << 26);
-        break;
+        return number(value, 1024, UINT64_C(1) << 26, &given->message_size_max, why);
     case OPTION_CONNECTIONS_MAX:
-        given->connections_max = number(state, "connections-max", value, 1, 65536);
-        break;
+        return number(value, 1, 65536, &given->connections_max, why);
     case OPTION_HIGH_WATER:
-        given->high_water = number(state, "high-water", value, 1, 1000000);
-        break;
+        return number(value, 1, 1000000, &given->high_water, why);
     case OPTION_BACKLOG_MAX:
-        given->backlog_max = number(state, "backlog-max", value, 1, UINT64_C(1) << 32);
-        break;
+        return number(value, 1, UINT64_C(1) << 32, &given->backlog_max, why);
     case OPTION_LOG_LEVEL:
         level = log_level_from_word(value);
-        if (level < 0)
-            argp_error(state, "--log-level=%s: error, warning, notice, info and debug are allowed", value);
-        log_init("ipcd-zmq", level);
-        break;
+        if (level >= 0) {
+            log_init("ipcd-zmq", level);
+            return 0;
+        }
+        (void)snprintf(why, WHY_SIZE, "error, warning, notice, info and debug are allowed");
+        return -EINVAL;
+    default:
+        return -ENOENT;
+    }
+}
+
+struct arguments {
+    const char *config_path;
+    bool check;
+    struct options given;
+};
+
+static error_t parse_option(int key, char *value, struct argp_state *state)
+{
+    struct arguments *arguments = state->input;
+    char why[WHY_SIZE];
+    int result;
+
+    switch (key) {
+    case 'c':
+        arguments->config_path = value;
+        return 0;
+    case OPTION_CHECK:
+        arguments->check = true;
+        return 0;
+    case OPTION_MAKE_KEYS:
+        exit(security_make_keys(value) < 0 ? EXIT_FAILURE : EXIT_SUCCESS);
     case ARGP_KEY_ARG:
         argp_error(state, "what is '%s' for? There are only options", value);
-        break;
+        return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        break;
     }
-    return 0;
+    result = key > 0 && value ? give(&arguments->given, key, value, why) : -ENOENT;
+    for (const struct argp_option *option = options; result == -EINVAL && option->name; option++)
+        if (option->key == key)
+            argp_error(state, "--%s=%s: %s", option->name, value, why);
+    return result == 0 ? 0 : ARGP_ERR_UNKNOWN;
+}
+
+/* ---- the configuration -------------------------------------------------------------------------------------- */
+
+static void on_section(struct inifile *file, const char *name)
+{
+    if (strcmp(name, "gateway") != 0)
+        inifile_mistake(file, "unknown section [%.40s]; there is [gateway]", name);
+}
+
+static bool in_files(const struct argp_option *option)
+{
+    return option->key != 'c' && option->key != OPTION_CHECK && option->key != OPTION_MAKE_KEYS;
+}
+
+/* One value; addresses may be several, with spaces between. They live as long as the program. */
+static void set_one(struct inifile *file, const struct argp_option *option, const char *value)
+{
+    char why[WHY_SIZE], *copy = strdup(value), *word, *at = copy;
+    bool several = option->key >= OPTION_PUB && option->key <= OPTION_ROUTER;
+
+    if (!copy) {
+        inifile_mistake(file, "out of memory");
+        return;
+    }
+    while ((word = several ? strsep(&at, " \t") : copy)) {
+        if ((!several || *word) && give(file->context, option->key, word, why) < 0)
+            inifile_mistake(file, "%s = %.60s: %s", option->name, word, why);
+        if (!several)
+            return;
+    }
+}
+
+static void on_setting(struct inifile *file, const char *section, const char *key, const char *value)
+{
+    if (strcmp(section, "gateway") != 0) {
+        if (!*section)
+            inifile_mistake(file, "'%.40s' stands before any section; write [gateway] first", key);
+        return;
+    }
+    for (const struct argp_option *option = options; option->name; option++)
+        if (in_files(option) && strcmp(option->name, key) == 0) {
+            set_one(file, option, value);
+            return;
+        }
+    inifile_mistake(
+        file, "unknown setting '%.40s' in [gateway]; they are named as the options of ipcd-zmq(8)", key);
+}
+
+static unsigned parse_file(void *context, const char *path, const char *text, size_t size, FILE *errors)
+{
+    static const struct inifile_use use = {on_section, on_setting};
+
+    return inifile_parse(&use, context, path, text, size, errors);
+}
+
+/* What is given by an option replaces what the files say. */
+static void merge(struct options *into, const struct options *given)
+{
+    for (size_t i = 0; i < ENDPOINT_COUNT; i++)
+        if (given->address_count[i] > 0) {
+            memcpy(into->addresses[i], given->addresses[i], sizeof(into->addresses[i]));
+            into->address_count[i] = given->address_count[i];
+        }
+    into->broker = given->broker ? given->broker : into->broker;
+    into->folder = given->folder ? given->folder : into->folder;
+    into->key_file = given->key_file ? given->key_file : into->key_file;
+#define NUMBER(field, fallback) \
+ into->field = given->field ? given->field : into->field ? into->field : (fallback)
+    NUMBER(message_size_max, 65536);
+    NUMBER(connections_max, 1024);
+    NUMBER(high_water, 1000);
+    NUMBER(backlog_max, UINT64_C(8) << 20);
+#undef NUMBER
 }
 
 /* Where clients look for the broker, to find the folder that its socket is in. */
@@ -150,15 +263,24 @@ int main(int argc, char **argv)
         NULL,
         NULL};
     static struct gateway gateway;
+    struct arguments arguments = {0};
+    _cleanup_(freep) char *path = NULL;
     char folder[128];
+    unsigned mistakes = 0;
 
     gateway.lock = (struct listener)LISTENER_INIT;
-    gateway.options = (struct options){.message_size_max = 65536,
-                                       .connections_max = 1024,
-                                       .high_water = 1000,
-                                       .backlog_max = UINT64_C(8) << 20};
     log_init("ipcd-zmq", LOG_NOTICE);
-    (void)argp_parse(&parser, argc, argv, 0, NULL, &gateway.options);
+    (void)argp_parse(&parser, argc, argv, 0, NULL, &arguments);
+    path = arguments.config_path ? strdup(arguments.config_path) : inifile_default_path("ipcd-zmq.conf");
+    if (path)
+        mistakes = inifile_load(parse_file, &gateway.options, path, arguments.config_path != NULL, stderr);
+    if (mistakes > 0) {
+        fprintf(stderr, "ipcd-zmq: the configuration has mistakes; nothing was started\n");
+        return EXIT_FAILURE;
+    }
+    if (arguments.check)
+        return EXIT_SUCCESS;
+    merge(&gateway.options, &arguments.given);
     (void)signal(SIGPIPE, SIG_IGN);
     (void)fd_raise_limit();
     if (!gateway.options.folder) {

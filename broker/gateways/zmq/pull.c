@@ -43,11 +43,9 @@ static void pull_end(struct gateway *gateway, struct pull *pull)
 {
     if (pull->open.buckets) {
         for (size_t i = 0; i < (size_t)1 << pull->open.bits; i++)
-            while (pull->open.buckets[i]) {
-                struct delivery *delivery = list_entry(pull->open.buckets[i], struct delivery, node);
-
-                hash_remove(&pull->open, &delivery->node);
-                free(delivery);
+            for (struct hash_node *node = pull->open.buckets[i], *next; node; node = next) {
+                next = node->next;
+                free(list_entry(node, struct delivery, node));
             }
         hash_done(&pull->open);
     }
