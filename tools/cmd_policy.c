@@ -85,7 +85,7 @@ int cmd_policy(struct tool *tool, int argc, char **argv)
     request.name = (char *)(uintptr_t)arguments.words[3];
 
     _cleanup_admin_ struct admin *admin = NULL;
-    const Ipc__Control__Decision *decision;
+    const Ipc__Control__Decision *decision = NULL;
     status = admin_open(&admin, tool);
     if (status == TOOL_OK)
         status = admin_request(admin, IPC__CONTROL__TYPE__POLICY, &request.base, IPC__CONTROL__TYPE__DECISION,

@@ -687,9 +687,9 @@ int run_supervise(const struct run_options *options)
         gateways.notify = supervisor.notify.address;
         loop(&supervisor);
     }
-    if (supervisor.handed_over)
-        return 0; /* ipcd sees our end, not that of anything that it has; gateways end with us */
     store_done(&supervisor.store);
+    if (supervisor.handed_over)
+        return 0; /* ipcd sees our end, not that of what only we have; gateways end with us */
     if (supervisor.listener.lock_fd >= 0)
         adopt_remove(supervisor.listener.path);
     listener_close(&supervisor.listener);

@@ -2,7 +2,8 @@
  *
  * ipcd is killed before and after each of its system calls, and after each of its stores to shared memory, while a client
  * connects, advertises, subscribes by name and by pattern, is paired, exchanges messages, waits by bell, leaves a
- * retained lane, and takes all of it back. The ipcd that follows is killed in the same way while it takes over. After
+ * retained lane, and takes all of it back; and while another one makes, uses and removes queues, a service and a shared
+ * segment. The ipcd that follows is killed in the same way while it takes over. After
  * each death the client has noticed nothing, a bystander has lost nothing, and neither ipcd nor ipcd-run has more than
  * before.
  *
@@ -27,6 +28,7 @@
 #include "tests/proc/test_broker_raw.h"
 #include "tests/support/broker.h"
 #include "tests/support/guarded.h"
+#include "tests/support/queue.h"
 
 #define STORES_OF_A_START   100u /* more than it makes before it is ready */
 #define STORES_OF_A_CONFIRM 12u
@@ -76,6 +78,86 @@ static void be_client(void *argument)
     ipc_connection_close(connection);
 }
 
+/* The same with queues, a service and a shared segment. */
+static void be_user(void *argument)
+{
+    const int *go = argument;
+    uint32_t question = 42, answer = 0;
+    char text[64];
+
+    gate_wait(*go);
+    ipc_connection *connection = connection_new(), *other = connection_new();
+    struct ipc_queue_settings settings = IPC_QUEUE_SETTINGS_INIT;
+    queue_new(connection, "step.letters", NULL);
+    settings.given = IPC_QUEUE_DEAD_LETTER;
+    settings.dead_letter = "step.letters";
+    queue_new(connection, "step.queue", &settings);
+    ipc_producer *producer = producer_new(connection, "step.queue");
+    ipc_consumer *consumer = consumer_new(other, "step.queue", 16),
+                 *letters = consumer_new(other, "step.letters", 16);
+    EXPECT(ipc_consumer_fd(consumer) >= 0);
+    send_numbers(producer, 0, 20, 64);
+    receive_acked(consumer, 0, 20);
+    settings.given = IPC_QUEUE_ATTEMPTS_MAX;
+    settings.attempts_max = 1;
+    EXPECT_EQ(ipc_queue_set(connection, "step.queue", &settings, NULL), 0);
+    send_numbers(producer, 20, 21, 64);
+    struct ipc_queue_message message;
+    struct ipc_nack nack = IPC_NACK_INIT;
+    EXPECT_EQ(receive_number(consumer, &message), 20);
+    EXPECT_EQ(ipc_consumer_nack(consumer, message.delivery, message.delivery, &nack), 0);
+    EXPECT_EQ(receive_number(letters, &message), 20);
+    EXPECT_EQ(ipc_consumer_ack(letters, message.delivery), 0);
+    consumer_end(consumer);
+    send_numbers(producer, 21, 25, 64); /* goes with the queue */
+    producer_end(producer);
+    EXPECT_EQ(ipc_queue_remove(connection, "step.queue", 0, NULL), 0);
+    consumer_end(letters);
+    EXPECT_EQ(ipc_queue_remove(connection, "step.letters", 0, NULL), 0);
+
+    ipc_server *server;
+    ipc_client *client;
+    ipc_call *call;
+    struct ipc_request *request;
+    struct ipc_reply reply;
+    EXPECT_EQ(ipc_server_open(&server, connection, "step.service", NULL, NULL), 0);
+    EXPECT_EQ(ipc_client_open(&client, other, "step.service", NULL, NULL), 0);
+    for (unsigned i = 0; i < 3; i++) {
+        EXPECT_EQ(ipc_call_start(&call, client, &question, sizeof(question), NULL), 0);
+        ssize_t got;
+        do { /* one thread is both sides: each has to hear of the other */
+            EXPECT_EQ(ipc_call_next(call, &reply, 0), -EAGAIN);
+            got = ipc_server_receive(server, &answer, sizeof(answer), &request, 1000000);
+        } while (got == -ETIMEDOUT);
+        EXPECT_EQ(got, sizeof(answer));
+        EXPECT_EQ(ipc_request_reply(request, &answer, sizeof(answer), NULL), 0);
+        EXPECT_EQ(ipc_call_next(call, &reply, IPC_FOREVER), 1);
+        EXPECT(reply.size == sizeof(question) && memcmp(reply.data, &question, sizeof(question)) == 0);
+        ipc_call_free(call);
+    }
+    ipc_client_close(client);
+    ipc_server_close(server);
+
+    ipc_segment *segment, *same;
+    struct ipc_segment_options options = IPC_SEGMENT_OPTIONS_INIT;
+    options.bytes = 4096;
+    options.permits = 1;
+    options.flags = IPC_SEGMENT_CREATE;
+    EXPECT_EQ(ipc_segment_open(&segment, connection, "step.segment", &options, NULL), 0);
+    EXPECT_EQ(ipc_segment_acquire(segment, IPC_FOREVER), 0);
+    snprintf(ipc_segment_data(segment), 64, "%d", (int)getpid());
+    EXPECT_EQ(ipc_segment_open(&same, other, "step.segment", NULL, NULL), 0);
+    EXPECT_EQ(ipc_segment_acquire(same, 0), -EAGAIN);
+    ipc_segment_release(segment, 0);
+    EXPECT_EQ(ipc_segment_acquire(same, IPC_FOREVER), 0);
+    snprintf(text, sizeof(text), "%d", (int)getpid());
+    EXPECT_EQ(strcmp(ipc_segment_data(same), text), 0);
+    ipc_segment_close(same);
+    ipc_segment_close(segment);
+    ipc_connection_close(other);
+    ipc_connection_close(connection);
+}
+
 /* ---- at each system call ------------------------------------------------------------------------------------------ */
 
 static void trace(pid_t pid, long options)
@@ -107,11 +189,11 @@ static pid_t replace(pid_t ipcd)
 
 /* Let ipcd, or the `next` one, go on for `stops` system call stops while the client works, then kill it. False: the client
  * was done before. */
-static bool kill_at(unsigned stops, bool next)
+static bool kill_at(void (*be)(void *), unsigned stops, bool next)
 {
     pid_t ipcd = guarded_pid(&guarded);
     int go = gate_new(), status;
-    pid_t client = child_start(be_client, &go);
+    pid_t client = child_start(be, &go);
     bool done = false;
 
     gate_open(go);
@@ -196,7 +278,7 @@ static unsigned offset(unsigned step)
     return (unsigned)getpid() % step;
 }
 
-static void at_system_calls(bool next, unsigned step)
+static void at_system_calls(void (*be)(void *), bool next, unsigned step)
 {
     struct bystander by = bystander_new();
     unsigned kills = 0, stops = offset(step);
@@ -204,7 +286,7 @@ static void at_system_calls(bool next, unsigned step)
     for (;; stops += step, kills++) {
         watchdog(60, "a kill of ipcd at a system call");
         bystander_goes_on(&by);
-        if (!kill_at(stops, next))
+        if (!kill_at(be, stops, next))
             break;
     }
     printf("%s ipcd was killed at %u of %u system call stops\n", next ? "the next" : "an", kills, stops);
@@ -214,12 +296,22 @@ static void at_system_calls(bool next, unsigned step)
 
 static void test_at_every_system_call(void **state)
 {
-    at_system_calls(false, full() ? 1 : 4);
+    at_system_calls(be_client, false, full() ? 1 : 4);
 }
 
 static void test_at_system_calls_of_the_next(void **state)
 {
-    at_system_calls(true, full() ? 1 : 31);
+    at_system_calls(be_client, true, full() ? 1 : 31);
+}
+
+static void test_queues_at_every_system_call(void **state)
+{
+    at_system_calls(be_user, false, full() ? 1 : 13);
+}
+
+static void test_queues_at_system_calls_of_the_next(void **state)
+{
+    at_system_calls(be_user, true, full() ? 1 : 61);
 }
 
 /* ---- after each store --------------------------------------------------------------------------------------------- */
@@ -229,10 +321,10 @@ static void test_at_system_calls_of_the_next(void **state)
 static struct steps *steps;
 
 /* Kill ipcd after its `first` store from now on, and the next one after its `second` (0: not). How many died? */
-static unsigned kill_after(uint64_t first, uint64_t second)
+static unsigned kill_after(void (*be)(void *), uint64_t first, uint64_t second)
 {
     int go = gate_new();
-    pid_t client = child_start(be_client, &go);
+    pid_t client = child_start(be, &go);
     steps->next = second;
     steps->left = first;
     gate_open(go);
@@ -243,20 +335,30 @@ static unsigned kill_after(uint64_t first, uint64_t second)
     return next != second || (second == 0 && left == 0) ? 1 + (second != 0 && left == 0) : 0;
 }
 
-static void test_after_every_store(void **state)
+static void after_stores(void (*be)(void *), unsigned step)
 {
     struct bystander by = bystander_new();
-    unsigned step = full() ? 1 : 4, first = 1 + offset(step);
+    unsigned first = 1 + offset(step);
 
     for (;; first += step) {
         watchdog(60, "a kill of ipcd after a store");
         bystander_goes_on(&by);
-        if (kill_after(first, 0) == 0)
+        if (kill_after(be, first, 0) == 0)
             break;
     }
     printf("ipcd was killed after stores 1 to %u to shared memory, in steps of %u\n", first - 1, step);
     EXPECT(first > 200);
     bystander_end(&by);
+}
+
+static void test_after_every_store(void **state)
+{
+    after_stores(be_client, full() ? 1 : 4);
+}
+
+static void test_queues_after_every_store(void **state)
+{
+    after_stores(be_user, full() ? 1 : 17);
 }
 
 static void test_after_stores_of_the_next(void **state)
@@ -268,7 +370,7 @@ static void test_after_stores_of_the_next(void **state)
         for (uint64_t second = 1; second <= STORES_OF_A_START; second += full() ? 1 : 19) {
             watchdog(60, "a kill of the next ipcd after a store");
             bystander_goes_on(&by);
-            died = kill_after(first, second);
+            died = kill_after(be_client, first, second);
             deaths += died;
             if (died < 2)
                 break;
@@ -358,10 +460,13 @@ int main(void)
 #ifdef STEPS_STORES
         cmocka_unit_test_setup_teardown(test_mail_after_every_store, setup_steps, teardown_steps),
         cmocka_unit_test_setup_teardown(test_after_every_store, setup_steps, teardown_steps),
+        cmocka_unit_test_setup_teardown(test_queues_after_every_store, setup_steps, teardown_steps),
         cmocka_unit_test_setup_teardown(test_after_stores_of_the_next, setup_steps, teardown_steps),
 #endif
         cmocka_unit_test_setup_teardown(test_at_every_system_call, setup, teardown),
         cmocka_unit_test_setup_teardown(test_at_system_calls_of_the_next, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_queues_at_every_system_call, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_queues_at_system_calls_of_the_next, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

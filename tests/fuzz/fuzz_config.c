@@ -17,6 +17,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void forget_origins(struct config *config)
 {
     memset(config->origin, 0, sizeof(config->origin));
+    config->memory_limit = 0; /* of this machine */
+    config->lowered = false;
+    for (size_t i = 0; i < config->policy.n; i++) {
+        memset(config->policy.rules[i].origin, 0, sizeof(config->policy.rules[i].origin));
+        memset(config->policy.rules[i].set_at, 0, sizeof(config->policy.rules[i].set_at));
+    }
     for (size_t i = 0; i < config->n_queues; i++) {
         memset(config->queues[i].origin, 0, sizeof(config->queues[i].origin));
         memset(config->queues[i].set_at, 0, sizeof(config->queues[i].set_at));
@@ -49,6 +55,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         assert(config.n_queues == again.n_queues);
         for (size_t i = 0; i < config.n_queues; i++)
             assert(memcmp(&config.queues[i], &again.queues[i], sizeof(config.queues[i])) == 0);
+        assert(config.policy.n == again.policy.n);
+        for (size_t i = 0; i < config.policy.n; i++)
+            assert(memcmp(&config.policy.rules[i], &again.policy.rules[i], sizeof(config.policy.rules[i])) ==
+                   0);
         config_done(&again);
         config_done(&config);
         assert(memcmp(&config, &again, sizeof(config)) == 0);

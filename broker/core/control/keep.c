@@ -105,7 +105,7 @@ static bool guardian_lives(const struct keep *keep)
 {
     struct pollfd end = {.fd = keep->pidfd, .events = POLLIN};
 
-    return keep->pidfd >= 0 && poll(&end, 1, 0) == 0;
+    return keep->pidfd >= 0 && poll(&end, 1, 0) <= 0; /* who cannot be asked about is not dead */
 }
 
 void keep_done(struct broker *broker)

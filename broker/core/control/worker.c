@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "broker/core/control/segment.h"
@@ -21,6 +22,7 @@ static void *run(void *data)
 {
     struct worker *worker = data;
 
+    (void)prctl(PR_SET_NAME, "allocator");
     (void)pthread_mutex_lock(&worker->lock);
     while (!worker->stopping) {
         const uint64_t one = 1;

@@ -370,6 +370,11 @@ static bool take_message(struct queue *queue, struct port *port, const struct la
     }
 }
 
+bool port_may_turn(const struct port *port)
+{
+    return port->about.consumer ? port->queue->running : !port->queue->scanning;
+}
+
 bool port_turn(struct router *router, struct port *port)
 {
     struct queue *queue = port->queue;
@@ -378,7 +383,7 @@ bool port_turn(struct router *router, struct port *port)
     bool some = false;
     int found = 0;
 
-    if (port->about.consumer ? !queue->running : queue->scanning)
+    if (!port_may_turn(port))
         return false;
     while (left && !port->broken && (found = lane_reader_peek(&port->in, &in)) > 0) {
         some = true;

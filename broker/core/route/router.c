@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include <ipc/error.h>
+#include <sys/prctl.h>
 
 #include "broker/core/util/fd.h"
 #include "libipc/lane/wait.h"
@@ -540,7 +541,7 @@ static void arm_idle(struct router *router, uint32_t rounds)
         list_remove(&port->turn);
         port->state = PORT_ASLEEP;
 #ifndef IPC_PLANT_ROUTER_NO_RELOOK
-        if (lane_reader_peek(&port->in, &record) != 0)
+        if (port_may_turn(port) && (port->ending || lane_reader_peek(&port->in, &record) != 0))
             router_port_awake(router, port);
 #endif
     }
@@ -620,6 +621,7 @@ static void *run(void *data)
     unsigned blind = 0;
     bool slept = false;
 
+    (void)prctl(PR_SET_NAME, "router"); /* for top(1), and who looks at threads */
     while (!router->stopping) {
         struct route_mail *mail;
         bool some = false;

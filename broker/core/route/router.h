@@ -181,6 +181,8 @@ bool router_timer(struct queue *queue, enum timer_kind kind, uint64_t at, struct
 /* ---- port.c ---- */
 void port_add(struct router *router, struct route_mail *mail);
 void port_end(struct router *router, struct route_mail *mail);
+/* Is what it needs of its queue known? It is woken when it is. */
+bool port_may_turn(const struct port *port);
 /* Look at what its session wrote; bounded. True if there was something. */
 bool port_turn(struct router *router, struct port *port);
 /* The session makes no sense: nothing of it is looked at any more, and the control thread is told. */

@@ -21,7 +21,7 @@ const char *mqueue_name_check(const char *name)
 /* USER, USER:GROUP or :GROUP, by name or number. */
 static int owner_of(const char *owner, uid_t *uid, gid_t *gid)
 {
-    char user[64], *colon, *end;
+    char user[64], *colon, *end = NULL;
     const struct passwd *passwd;
     const struct group *group;
 

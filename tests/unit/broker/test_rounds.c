@@ -108,6 +108,7 @@ static int stop(void **state)
     assert_int_equal(core->quota.usages.count, 0);
     listener_close(&listener);
     core = broker_free(core);
+    config_done(&config);
     close(place.notify_fd);
     snprintf(place.config, sizeof(place.config), "%s/notify", place.folder);
     (void)unlink(place.config);

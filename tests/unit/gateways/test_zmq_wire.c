@@ -172,7 +172,8 @@ static void test_limits(void **state)
     char *large = calloc(1, WIRE_PROPERTIES_MAX + 1);
     assert_non_null(large);
     memset(large, ' ', WIRE_PROPERTIES_MAX + 1);
-    memcpy(large, "{}", 2);
+    large[0] = '{';
+    large[1] = '}';
     struct wire_frame whole = {large, WIRE_PROPERTIES_MAX};
     assert_int_equal(wire_properties_parse(&whole, &given, &sentence), 0);
     wire_properties_free(&given);
