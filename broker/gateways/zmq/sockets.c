@@ -216,10 +216,13 @@ void sockets_close(struct gateway *gateway)
     char path[160];
 
     for (unsigned i = 0; i < ENDPOINT_COUNT; i++) {
-        if (gateway->sockets[i].monitor)
-            (void)zmq_close(gateway->sockets[i].monitor);
         if (!gateway->sockets[i].socket)
             continue;
+        if (gateway->sockets[i].monitor) {
+            /* First: libzmq loses the memory of an event that it cannot send any more. */
+            (void)zmq_socket_monitor(gateway->sockets[i].socket, NULL, 0);
+            (void)zmq_close(gateway->sockets[i].monitor);
+        }
         (void)zmq_close(gateway->sockets[i].socket);
         if (snprintf(path, sizeof(path), "%s/zmq-%s", gateway->options.folder, kinds[i].word) <
             (int)sizeof(path))
