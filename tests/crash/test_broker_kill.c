@@ -7,7 +7,8 @@
  * each death the client has noticed nothing, a bystander has lost nothing, and neither ipcd nor ipcd-run has more than
  * before.
  *
- * IPC_KILL_FULL=1: each of these (`./dev kill`); else every fourth, from another one in each run, and fewer of the second.
+ * IPC_KILL_FULL=1: each of these (`./dev kill`), of queues and the like every fifth; else every fourth, from another one in
+ * each run, and fewer of the second.
  */
 #include <errno.h>
 #include <sched.h>
@@ -306,12 +307,12 @@ static void test_at_system_calls_of_the_next(void **state)
 
 static void test_queues_at_every_system_call(void **state)
 {
-    at_system_calls(be_user, false, full() ? 1 : 13);
+    at_system_calls(be_user, false, full() ? 5 : 13);
 }
 
 static void test_queues_at_system_calls_of_the_next(void **state)
 {
-    at_system_calls(be_user, true, full() ? 1 : 61);
+    at_system_calls(be_user, true, full() ? 29 : 61);
 }
 
 /* ---- after each store --------------------------------------------------------------------------------------------- */
@@ -358,7 +359,7 @@ static void test_after_every_store(void **state)
 
 static void test_queues_after_every_store(void **state)
 {
-    after_stores(be_user, full() ? 1 : 17);
+    after_stores(be_user, full() ? 5 : 17);
 }
 
 static void test_after_stores_of_the_next(void **state)
