@@ -14,8 +14,8 @@
 
 #include <ipc/error.h>
 
-#include "broker/core/control/bell.h"
 #include "broker/core/control/access.h"
+#include "broker/core/control/bell.h"
 #include "broker/core/control/lane.h"
 #include "broker/core/control/loop.h"
 #include "broker/core/control/notice.h"
