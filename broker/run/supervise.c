@@ -24,6 +24,7 @@
 
 #include "broker/core/util/config.h"
 #include "broker/core/util/fd.h"
+#include "broker/core/util/inifile.h"
 #include "broker/core/util/listener.h"
 #include "broker/core/util/log.h"
 #include "broker/core/util/text.h"
@@ -191,8 +192,10 @@ static int prepare(struct supervisor *supervisor)
         return -1;
     }
     if (supervisor->mistakes) {
-        say("the configuration has mistakes; nothing was started");
-        supervisor->status = STATUS_CONFIGURATION;
+        say("the configuration %s; nothing was started",
+            inifile_lacked() ? "cannot be read" : "has mistakes");
+        if (!inifile_lacked()) /* another try would say the same */
+            supervisor->status = STATUS_CONFIGURATION;
         return -1;
     }
     if (listening == 0 && listener_open(&supervisor->listener, address, mode, error, sizeof(error)) < 0) {

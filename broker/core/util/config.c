@@ -147,7 +147,7 @@ static void check_queue(struct inifile *file, const char *name)
     }
     parser->queue = queue_of(parser->config, name);
     if (!parser->queue)
-        inifile_mistake(file, "out of memory");
+        inifile_no_memory(file);
     else if (!parser->queue->origin[0])
         put_origin(file, parser->queue->origin);
 }
@@ -166,7 +166,7 @@ static void check_rule(struct inifile *file, const char *name)
     }
     parser->rule = policy_rule_of(&parser->config->policy, name);
     if (!parser->rule)
-        inifile_mistake(file, "out of memory");
+        inifile_no_memory(file);
     else if (!parser->rule->origin[0])
         put_origin(file, parser->rule->origin);
 }

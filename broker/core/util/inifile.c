@@ -15,6 +15,27 @@
 #define MISTAKES_MAX  50u
 #define FILE_SIZE_MAX ((size_t)1 << 20)
 
+static bool lacked;
+
+bool inifile_lacked(void)
+{
+    return lacked;
+}
+
+void inifile_no_memory(struct inifile *file)
+{
+    lacked = true;
+    inifile_mistake(file, "out of memory");
+}
+
+/* Something that is there was not read: the reason is errno. */
+static unsigned unread(FILE *errors, const char *path, const char *what)
+{
+    lacked = lacked || errno == ENOMEM || errno == EMFILE || errno == ENFILE || errno == EIO;
+    fprintf(errors, "%s: cannot be %s: %s\n", path, what, strerror(errno));
+    return 1;
+}
+
 void inifile_mistake(struct inifile *file, const char *format, ...)
 {
     va_list arguments;
@@ -92,8 +113,10 @@ unsigned inifile_parse(const struct inifile_use *use, void *context, const char 
         .use = use, .context = context, .path = path, .at = text, .end = text + size, .errors = errors};
     int line = ini_parse_stream(read_line, &file, on_setting, &file);
 
-    if (line != 0) {
-        file.line = line > 0 ? (unsigned)line : 0;
+    if (line < 0) {
+        inifile_no_memory(&file);
+    } else if (line > 0) {
+        file.line = (unsigned)line;
         inifile_mistake(&file, "'setting = value', '[section]', or a comment after '#' is expected");
     }
     if (file.mistakes > MISTAKES_MAX)
@@ -115,21 +138,15 @@ static unsigned load_file(inifile_parser *parse, void *context, const char *path
 
     if (!file && errno == ENOENT && !required)
         return 0;
-    if (!file) {
-        fprintf(errors, "%s: cannot be opened: %s\n", path, strerror(errno));
-        return 1;
-    }
+    if (!file)
+        return unread(errors, path, "opened");
     text = malloc(FILE_SIZE_MAX + 1);
-    if (!text) {
-        fprintf(errors, "%s: out of memory\n", path);
-        return 1;
-    }
+    if (!text)
+        return unread(errors, path, "read");
     errno = 0;
     size = fread(text, 1, FILE_SIZE_MAX + 1, file);
-    if (ferror(file)) {
-        fprintf(errors, "%s: cannot be read: %s\n", path, strerror(errno));
-        return 1;
-    }
+    if (ferror(file))
+        return unread(errors, path, "read");
     if (size > FILE_SIZE_MAX) {
         fprintf(errors, "%s: is larger than %zu bytes\n", path, FILE_SIZE_MAX);
         return 1;
@@ -158,14 +175,11 @@ unsigned inifile_load(inifile_parser *parse, void *context, const char *path, bo
 
     if (asprintf(&folder, "%s.d", path) < 0) {
         folder = NULL;
-        fprintf(errors, "%s: out of memory\n", path);
-        return mistakes + 1;
+        return mistakes + unread(errors, path, "read");
     }
     n = scandir(folder, &entries, is_dropin, by_name);
-    if (n < 0 && errno != ENOENT && errno != ENOTDIR) {
-        fprintf(errors, "%s: cannot be listed: %s\n", folder, strerror(errno));
-        return mistakes + 1;
-    }
+    if (n < 0 && errno != ENOENT && errno != ENOTDIR)
+        return mistakes + unread(errors, folder, "listed");
     for (int i = 0; i < n; i++) {
         char *file = NULL;
 
@@ -173,8 +187,7 @@ unsigned inifile_load(inifile_parser *parse, void *context, const char *path, bo
             mistakes += load_file(parse, context, file, true, errors);
             free(file);
         } else {
-            fprintf(errors, "%s: out of memory\n", folder);
-            mistakes++;
+            mistakes += unread(errors, folder, "read");
         }
         free(entries[i]);
     }

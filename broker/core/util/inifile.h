@@ -34,6 +34,12 @@ struct inifile {
 /* Count a mistake, and report it unless there were too many. */
 void inifile_mistake(struct inifile *file, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* The same, for want of memory. */
+void inifile_no_memory(struct inifile *file);
+
+/* Was anything not read so far for want of memory or descriptors? Then what counts as a mistake need not be one. */
+bool inifile_lacked(void);
+
 /* Read a text. Returns the number of mistakes. */
 unsigned inifile_parse(const struct inifile_use *use, void *context, const char *path, const char *text,
                        size_t size, FILE *errors);
