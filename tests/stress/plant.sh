@@ -67,7 +67,7 @@ finds() { # PROGRAM TEST LOG
     case $test in
         unit-*) ! timeout 60 "$program" >"$log" 2>&1 ;;
         barrier)
-            timeout 100 "$program" 1000000 >"$log" 2>&1 && return 1
+            timeout 250 "$program" 5000000 >"$log" 2>&1 && return 1
             [[ $? != 124 ]] ;; # time is not what finds it
         crash-*) ! IPC_CRASH_POINTS=0 timeout 60 "$program" "${test#crash-}" >"$log" 2>&1 ;;
         *)
