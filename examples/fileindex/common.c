@@ -50,27 +50,11 @@ ipc_connection *job_connect(const char *name)
     return connection;
 }
 
-/* A queue that holds no more than its consumers are about to need: its producer waits instead. Results that are sent
- * twice are kept once. */
-static void job_queue(ipc_connection *connection, const char *queue)
-{
-    struct ipc_queue_settings settings = IPC_QUEUE_SETTINGS_INIT;
-    struct ipc_error error;
-
-    settings.given = IPC_QUEUE_MESSAGE_SIZE_MAX | IPC_QUEUE_MESSAGES_MAX | IPC_QUEUE_DEDUP_WINDOW;
-    settings.message_size_max = PART_SIZE_MAX + 8 * 1024; /* with its headers: a path has up to 4 KiB */
-    settings.messages_max = WAITING_MAX;
-    settings.dedup_window = strcmp(queue, QUEUE_RESULTS) == 0 ? 64 * 1024 : 0;
-    if (ipc_queue_create(connection, queue, &settings, IPC_QUEUE_MAY_EXIST, &error) < 0)
-        die("%s", error.text);
-}
-
 ipc_producer *job_producer(ipc_connection *connection, const char *queue)
 {
     struct ipc_error error;
     ipc_producer *producer;
 
-    job_queue(connection, queue);
     if (ipc_producer_open(&producer, connection, queue, NULL, &error) < 0)
         die("%s", error.text);
     return producer;
@@ -83,7 +67,6 @@ ipc_consumer *job_consumer(ipc_connection *connection, const char *queue)
     ipc_consumer *consumer;
 
     options.prefetch = PREFETCH;
-    job_queue(connection, queue);
     if (ipc_consumer_open(&consumer, connection, queue, &options, &error) < 0)
         die("%s", error.text);
     return consumer;

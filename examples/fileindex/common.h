@@ -34,9 +34,8 @@
 #define PART_SIZE_MAX ((size_t)256 * 1024) /* bytes of a file, or of a result, in one message */
 #define FILE_SIZE_MAX \
  ((size_t)32 * 1024 * 1024) /* a worker has all parts of a file open, and its queue holds them */
-#define WAITING_MAX 512u    /* messages in a queue; then its producer waits */
-#define PREFETCH    256u    /* more than a file has parts */
-#define TICK_NS     (INT64_C(50) * 1000000)
+#define PREFETCH 256u       /* more than a file has parts */
+#define TICK_NS  (INT64_C(50) * 1000000)
 
 enum kind { DIGEST, COUNT, IDENTIFIERS, KINDS };
 extern const char *const kind_names[KINDS], *const kind_transports[KINDS];
@@ -50,7 +49,7 @@ void *must(void *allocation);
 /* Connect to the broker of IPC_ADDRESS under this program's name. */
 ipc_connection *job_connect(const char *name);
 
-/* The queue is made by whoever comes first. */
+/* The queues are those of ipcd.conf. */
 ipc_producer *job_producer(ipc_connection *connection, const char *queue);
 ipc_consumer *job_consumer(ipc_connection *connection, const char *queue);
 ipc_producer *work_producer(ipc_connection *connection, enum kind kind);

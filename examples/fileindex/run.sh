@@ -123,4 +123,4 @@ here=$PWD script=$(readlink -f -- "${BASH_SOURCE[0]}")
 cd -P -- "$folder" 2>/dev/null || fail "${folder@Q} may not be entered by $(id -un)"
 folder=$PWD # not $(pwd): a name may end with a line feed
 cd -- "$here" || exit 2
-exec "$build/broker/ipcd-run" --private --gateway=zmq -- "$script" --job "$build" "$folder"
+exec "$build/broker/ipcd-run" --private --config "${script%/*}/ipcd.conf" --gateway=zmq -- "$script" --job "$build" "$folder"
