@@ -400,6 +400,7 @@ unsigned config_load_kept(struct config *config, int fd, FILE *errors)
     mistakes =
         parse_text(config, true, "the configuration of the ipcd before", text, (size_t)st.st_size, errors);
     (void)munmap((void *)(uintptr_t)text, (size_t)st.st_size);
+    config->kept = true;
     return mistakes;
 }
 
@@ -480,7 +481,8 @@ void config_resolve(struct config *config, size_t open_files_max)
     lower_to_memory(config);
     if (config->socket_mode == 0)
         config->socket_mode = geteuid() == 0 ? 0666 : 0600;
-    policy_resolve(&config->policy, geteuid() < UID_OF_PEOPLE);
+    if (!config->kept)
+        policy_resolve(&config->policy, geteuid() < UID_OF_PEOPLE);
 }
 
 void config_print(const struct config *config, FILE *out)

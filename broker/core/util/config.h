@@ -76,6 +76,7 @@ struct config {
     struct config_queue *queues; /* in the order in which they were first named */
     size_t n_queues;
     struct policy policy;
+    bool kept; /* config_load_kept() filled it: users and groups were looked up before */
     /* Where each setting comes from, in the order of the table in config.c; "" is the default. */
     char origin[CONFIG_SETTINGS_MAX][CONFIG_ORIGIN_SIZE];
 };

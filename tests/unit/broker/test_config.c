@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <grp.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -240,6 +241,42 @@ static void test_what_is_kept_without_an_address(void **state)
     assert_int_equal(fclose(errors), 0);
 }
 
+static bool there_is_a_group;
+
+/* In place of libc's, which may ask other services and wait for them: what a crash is no occasion for. */
+struct group *getgrnam(const char *name)
+{
+    static char text[] = "ipc";
+    static struct group group = {.gr_name = text, .gr_gid = 4242};
+
+    return there_is_a_group && strcmp(name, text) == 0 ? &group : NULL;
+}
+
+static void test_what_is_kept_asks_for_no_groups(void **state)
+{
+    FILE *errors = tmpfile();
+    struct config kept;
+    int fd;
+
+    assert_non_null(errors);
+    assert_int_equal(PARSE(""), 0);
+    config_resolve(&config, 1024);
+    assert_int_equal(config.policy.n, 0);
+    fd = config_keep(&config);
+    assert_true(fd >= 0);
+    there_is_a_group = true;
+    config_init(&kept);
+    assert_int_equal(config_load_kept(&kept, fd, errors), 0);
+    config_resolve(&kept, 1024);
+    assert_int_equal(kept.policy.n, 0);
+    config_resolve(&config, 1024);
+    assert_int_equal(config.policy.n, geteuid() < 1000);
+    there_is_a_group = false;
+    config_done(&kept);
+    assert_int_equal(close(fd), 0);
+    assert_int_equal(fclose(errors), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -248,6 +285,7 @@ int main(void)
         cmocka_unit_test_teardown(test_long_lines_and_many_mistakes, tear_down),
         cmocka_unit_test_teardown(test_what_is_printed_can_be_read, tear_down),
         cmocka_unit_test_teardown(test_what_is_kept_without_an_address, tear_down),
+        cmocka_unit_test_teardown(test_what_is_kept_asks_for_no_groups, tear_down),
         cmocka_unit_test_teardown(test_queues, tear_down),
         cmocka_unit_test_teardown(test_mistakes_in_queues, tear_down),
         cmocka_unit_test(test_numbers),
