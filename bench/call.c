@@ -6,6 +6,7 @@
 
 #include "bench/limit.h"
 #include "bench/limit_ring.h"
+#include "bench/peer.h"
 #include "bench/topic.h"
 
 #define SIZE        64u
@@ -160,6 +161,17 @@ static double run(struct trial *trial, struct bench_seat seats[2])
     if (bench_play(roles, 2, seats) < 0)
         return -1;
     return (double)trial->count * 1e9 / (double)(seats[0].end_ns - seats[0].start_ns);
+}
+
+int call_sleeping(unsigned outstanding, uint64_t count, double *ret_p50_ns, double *ret_rate)
+{
+    struct trial trial = {.spin_max_ns = 0, .outstanding = outstanding, .count = count};
+    struct bench_seat seats[2];
+
+    if ((*ret_rate = run(&trial, seats)) < 0)
+        return -1;
+    *ret_p50_ns = seats[0].values[1];
+    return 0;
 }
 
 /* ---- the limit ------------------------------------------------------------------------------------------- */

@@ -2,6 +2,7 @@
 #include "bench/inspect.h"
 
 #include <dirent.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -102,6 +103,14 @@ int inspect(struct inspection *ret, pid_t pid)
     found.cpu_ticks = ticks_of(pid);
     *ret = found;
     return 0;
+}
+
+double inspect_cpu_s(pid_t pid)
+{
+    long ticks_per_s = sysconf(_SC_CLK_TCK);
+    struct inspection now;
+
+    return inspect(&now, pid) < 0 ? (double)NAN : (double)now.cpu_ticks / (double)ticks_per_s;
 }
 
 static int is_broker(pid_t pid)

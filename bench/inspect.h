@@ -20,6 +20,8 @@ struct inspection {
 
 /* 0, or -1 if the process is gone or may not be looked at. */
 int inspect(struct inspection *ret, pid_t pid);
+/* Its CPU time, in seconds; not a number if that cannot be told. */
+double inspect_cpu_s(pid_t pid);
 
 /* The process of the broker behind IPC_ADDRESS; -1 if it cannot be told. */
 pid_t inspect_broker(void);

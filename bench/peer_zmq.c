@@ -8,6 +8,7 @@
 
 #include "bench/limit.h"
 #include "bench/limit_ring.h"
+#include "bench/peer.h"
 #include "bench/topic.h"
 
 #ifdef IPC_HAVE_ZMQ
@@ -30,6 +31,7 @@ enum {
 struct peer {
     size_t size;
     uint64_t count;
+    unsigned outstanding; /* calls */
     char address[64];
 };
 
@@ -99,21 +101,28 @@ static int pull(struct bench_seat *seat, void *argument)
     return 0;
 }
 
+/* A REQ has one call at a time; a DEALER has as many as it likes, and writes the empty part itself. */
 static int request(struct bench_seat *seat, void *argument)
 {
     const struct peer *peer = argument;
+    bool many = peer->outstanding > 1;
     unsigned char data[64] = {0};
-    void *context, *socket = peer_socket(seat, &context, ZMQ_REQ, peer->address, false);
+    void *context, *socket = peer_socket(seat, &context, many ? ZMQ_DEALER : ZMQ_REQ, peer->address, false);
     struct bench_sample sample;
 
     if (!socket)
         return -1;
     bench_sample_init(&sample, peer->count);
     bench_begin(seat);
-    uint64_t before = bench_ticks();
-    for (uint64_t n = 0, got; n < peer->count; n++) {
-        memcpy(data, &n, sizeof(n));
-        if (zmq_send(socket, data, sizeof(data), 0) < 0 ||
+    uint64_t before = bench_ticks(), made = 0, got;
+    for (uint64_t n = 0; n < peer->count; n++) {
+        for (; made < peer->count && made - n < peer->outstanding; made++) {
+            memcpy(data, &made, sizeof(made));
+            if ((many && zmq_send(socket, "", 0, ZMQ_SNDMORE) < 0) ||
+                zmq_send(socket, data, sizeof(data), 0) < 0)
+                return bench_fail(seat, "zmq: %s", zmq_strerror(zmq_errno()));
+        }
+        if ((many && zmq_recv(socket, data, sizeof(data), 0) != 0) ||
             zmq_recv(socket, data, sizeof(data), 0) != sizeof(data))
             return bench_fail(seat, "zmq: %s", zmq_strerror(zmq_errno()));
         memcpy(&got, data, sizeof(got));
@@ -162,26 +171,40 @@ static int zmq_stream(double *rate, double *cpu, size_t size, uint64_t count)
     return 0;
 }
 
-static int zmq_run(double *values)
+int zmq_call(unsigned outstanding, uint64_t count, double *ret_p50_ns, double *ret_rate)
 {
-    struct peer peer = {.size = 64, .count = bench_count(5000)};
+    struct peer peer = {.size = 64, .count = count, .outstanding = outstanding};
     struct bench_role roles[] = {{0, request, &peer}, {1, reply, &peer}};
     struct bench_seat seats[2];
+
+    peer_address(&peer);
+    if (bench_play(roles, 2, seats) < 0)
+        return -1;
+    *ret_p50_ns = seats[0].values[0];
+    *ret_rate = (double)count * 1e9 / (double)(seats[0].end_ns - seats[0].start_ns);
+    return 0;
+}
+
+static int zmq_run(double *values)
+{
+    double ignored;
 
     if (zmq_stream(&values[V_ZMQ_RATE], &values[V_ZMQ_CPU], 64, bench_count(1000000)) < 0 ||
         zmq_stream(&values[V_ZMQ_RATE_1K], NULL, 1024, bench_count(200000)) < 0)
         return -1;
-    peer_address(&peer);
-    if (bench_play(roles, 2, seats) < 0)
-        return -1;
-    values[V_ZMQ_TRIP] = seats[0].values[0];
-    return 0;
+    return zmq_call(1, bench_count(5000), &values[V_ZMQ_TRIP], &ignored);
 }
 #else
 static int zmq_run(double *values)
 {
     (void)values;
     bench_waive(V_IPC_RATE, "built without ZeroMQ");
+    return 0;
+}
+
+int zmq_call(unsigned outstanding, uint64_t count, double *ret_p50_ns, double *ret_rate)
+{
+    (void)outstanding, (void)count, (void)ret_p50_ns, (void)ret_rate;
     return 0;
 }
 #endif

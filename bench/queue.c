@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "bench/inspect.h"
+#include "bench/peer.h"
 #include "bench/topic.h"
 
 #define BATCH        64u
@@ -148,10 +149,7 @@ static int consume(struct bench_seat *seat, void *argument)
 
 static double broker_cpu_s(void)
 {
-    long ticks_per_s = sysconf(_SC_CLK_TCK);
-    struct inspection now;
-
-    return inspect(&now, inspect_broker()) < 0 ? BENCH_NONE : (double)now.cpu_ticks / (double)ticks_per_s;
+    return inspect_cpu_s(inspect_broker());
 }
 
 /* Messages per second, from the first send to the last acknowledgement and the last confirm; CPU seconds of all processes
@@ -176,6 +174,14 @@ static int run_trial(struct trial *trial, double *ret_rate, double *ret_cpu, dou
     if (ret_broker)
         *ret_broker = broker * 1e6 / (double)trial->count;
     return 0;
+}
+
+int queue_rate(uint32_t size, unsigned consumers, uint64_t count, double *ret_rate, double *ret_cpu)
+{
+    struct trial trial = {
+        .size = size, .consumers = consumers, .count = count, .taken = bench_shared(sizeof(*trial.taken))};
+
+    return run_trial(&trial, ret_rate, ret_cpu, NULL);
 }
 
 static int throughput_run(double *values)

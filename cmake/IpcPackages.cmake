@@ -35,6 +35,7 @@ if(ipc_missing)
 endif()
 
 ipc_optional(ZMQ libzmq)
+ipc_optional(REDIS hiredis)
 ipc_optional(UV libuv)
 ipc_optional(GLIB glib-2.0)
 ipc_optional(CRYPTO libcrypto)
