@@ -5,6 +5,7 @@
 # runs inside.sh in it with what was built installed.
 #
 # usage: test_service.sh SOURCE_DIR BUILD_DIR [SCRIPT]
+# environment: IPC_SYSTEMD_FILES, a folder that SCRIPT finds as /out/files; IPC_SYSTEMD_SECONDS, how long it may take (240)
 set -euo pipefail
 
 source=${1:?usage: test_service.sh SOURCE_DIR BUILD_DIR [SCRIPT]} build=${2:?}
@@ -53,7 +54,7 @@ status=0
     export root out id
     # shellcheck disable=SC2016
     exec unshare --mount --propagation private bash -c 'mount --bind / "$root"
-        SYSTEMD_SECCOMP=0 exec timeout 240 systemd-nspawn -D "$root" --volatile=overlay --boot --register=no --keep-unit \
+        SYSTEMD_SECCOMP=0 exec timeout "${IPC_SYSTEMD_SECONDS:-240}" systemd-nspawn -D "$root" --volatile=overlay --boot --register=no --keep-unit \
             --machine="$id" --quiet --console=pipe --private-network --bind="$out:/out" \
             --bind-ro="$out/test.service:/etc/systemd/system/test.service" systemd.unit=test.service'
 ) </dev/null >"$out/console" 2>&1 || status=$?
