@@ -162,8 +162,7 @@ int notify_read(struct notify *notify, pid_t pid, struct store *store, struct no
         notify_parse(text, ret);
         ret->sender = sender;
         if (!ours || (message.msg_flags & MSG_CTRUNC) || !keep(store, ret, text, fds, count)) {
-            if (ours && ret->store)
-                log_write(LOG_CHILD, NULL, "ipcd wanted to have something kept that cannot be: %.100s", text);
+            ret->refused = ours && ret->store;
             while (count > 0)
                 fd_close(fds[--count]);
         }

@@ -26,6 +26,7 @@ struct notify {
 struct notify_news {
     bool ready, stopping, watchdog;
     bool store, remove; /* the names' descriptors */
+    bool refused;       /* which could not be kept */
     pid_t sender;
     char status[256]; /* empty: nothing new */
 };

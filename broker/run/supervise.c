@@ -361,6 +361,10 @@ static void on_notify(struct supervisor *supervisor)
                 gateways_ready(supervisor->gateways, news.sender);
             continue;
         }
+#ifndef IPC_PLANT_REFUSAL_UNTOLD
+        if (news.refused)
+            child_signal(&supervisor->ipcd, SIGUSR2); /* it says all of it again, later */
+#endif
         supervisor->stopping = supervisor->stopping || news.stopping;
         if (news.status[0])
             (void)sd_notifyf(0, "STATUS=%s", news.status);

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -113,6 +114,30 @@ static void test_all_is_there_again(void **state)
     EXPECT(strcmp(guarded_status(&guarded).guardian, "ipcd-run") == 0);
     pair_end(&block);
     pair_end(&drop);
+}
+
+static void wait_for_guardian(const char *guardian)
+{
+    while (strcmp(guarded_status(&guarded).guardian, guardian) != 0)
+        sched_yield();
+}
+
+/* ipcd-run has no descriptor left for what is new: ipcd hears of it, says so, and has it kept as soon as it can be. */
+static void test_what_could_not_be_kept_is_kept_later(void **state)
+{
+    struct rlimit before, few;
+    EXPECT_EQ(prlimit(guarded.run, RLIMIT_NOFILE, NULL, &before), 0);
+    few = before;
+    few.rlim_cur = guarded_kept(&guarded);
+    EXPECT_EQ(prlimit(guarded.run, RLIMIT_NOFILE, &few, NULL), 0);
+    struct pair pair = pair_new("refused", IPC_SLOW_BLOCK);
+    wait_for_guardian("");
+    pair_exchange(&pair, 1000);
+    EXPECT_EQ(prlimit(guarded.run, RLIMIT_NOFILE, &before, NULL), 0);
+    wait_for_guardian("ipcd-run");
+    guarded_kill_ipcd(&guarded);
+    pair_exchange(&pair, 1000);
+    pair_end(&pair);
 }
 
 static unsigned boards_mapped(void)
@@ -444,6 +469,7 @@ int main(void)
 #define GUARDED(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
     const struct CMUnitTest tests[] = {
         GUARDED(test_all_is_there_again),
+        GUARDED(test_what_could_not_be_kept_is_kept_later),
         GUARDED(test_who_is_owed_nothing_costs_nothing),
         GUARDED(test_direct_traffic_does_not_pause),
         GUARDED(test_new_clients_join_old_topics),

@@ -55,6 +55,7 @@ static int open_descriptors(struct broker *broker)
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGUSR2);
     (void)pthread_sigmask(SIG_BLOCK, &signals, NULL);
     broker->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     broker->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);

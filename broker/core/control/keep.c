@@ -239,11 +239,39 @@ void keep_all(struct broker *broker)
     }
 }
 
+/* One retry says all of it again; the next one finds that nothing of that was refused. */
+#define REFUSED_RETRIES 2u
+
+void keep_on_refused(struct broker *broker)
+{
+    if (broker->keep.refused == 0)
+        log_write(
+            LOG_SYSTEM, NULL,
+            "unguarded: ipcd-run cannot keep all descriptors, for want of memory or of its limit of open files; "
+            "trying again");
+    broker->keep.refused = REFUSED_RETRIES;
+    loop_retry_later(broker);
+}
+
+void keep_retry(struct broker *broker)
+{
+    struct keep *keep = &broker->keep;
+
+    if (keep->lost || keep->refused == REFUSED_RETRIES)
+        keep_all(broker);
+    if (keep->refused == 0)
+        return;
+    if (--keep->refused > 0)
+        loop_retry_later(broker);
+    else
+        log_write(LOG_STARTED, NULL, "guarded again: ipcd-run keeps all descriptors");
+}
+
 const char *keep_guardian(const struct broker *broker)
 {
     bool by_run = strcmp(broker->options.guardian, "ipcd-run") == 0;
 
-    if (by_run && (!broker->keep.stores || broker->keep.lost))
+    if (by_run && (!broker->keep.stores || broker->keep.lost || broker->keep.refused > 0))
         return "";
     return broker->options.guardian;
 }
@@ -302,6 +330,7 @@ void keep_on_guardian(struct broker *broker)
     keep->pidfd = fd_close(keep->pidfd);
     keep->fd = fd_close(keep->fd);
     keep->stores = keep->lost = false;
+    keep->refused = 0;
     if (keep->adopt_fd < 0)
         result = open_adopt(broker);
     log_write(LOG_SYSTEM, NULL,

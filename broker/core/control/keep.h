@@ -31,12 +31,13 @@ enum keep_kind {
 };
 
 struct keep {
-    int fd;         /* a datagram socket, connected; -1: there is nobody */
-    int pidfd;      /* of the guardian */
-    int adopt_fd;   /* where a new one may come */
-    bool stores;    /* it keeps descriptors */
-    bool lost;      /* it did not take something: all of it has to be said again */
-    char path[120]; /* of adopt_fd */
+    int fd;           /* a datagram socket, connected; -1: there is nobody */
+    int pidfd;        /* of the guardian */
+    int adopt_fd;     /* where a new one may come */
+    bool stores;      /* it keeps descriptors */
+    bool lost;        /* it did not take something: all of it has to be said again */
+    unsigned refused; /* it could not keep something: retries until all counts as kept */
+    char path[120];   /* of adopt_fd */
 };
 
 #define KEEP_INIT                       \
@@ -64,8 +65,12 @@ void keep_remove(struct broker *broker, enum keep_kind kind, uint64_t id);
 /* The configuration, which is another than that of the ipcd before. */
 void keep_config(struct broker *broker);
 
-/* Everything again, to a guardian that may have missed some. */
+/* Everything again, to a guardian that may have missed some; and that again, if that is due. */
 void keep_all(struct broker *broker);
+void keep_retry(struct broker *broker);
+
+/* The guardian tells by SIGUSR2 that it had no memory, or no descriptor, for what we sent. */
+void keep_on_refused(struct broker *broker);
 
 /* Who would start this broker again, as of now: "ipcd-run", "systemd" or "". */
 const char *keep_guardian(const struct broker *broker);

@@ -79,6 +79,10 @@ static void on_signal(struct broker *broker)
 
     if (read(broker->signal_fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
         return;
+    if (info.ssi_signo == SIGUSR2) {
+        keep_on_refused(broker);
+        return;
+    }
     log_write(LOG_STOPPED, NULL, "stopping: signal %s from pid %u",
               info.ssi_signo == SIGTERM ? "TERM" : "INT", info.ssi_pid);
     broker->stopping = true;
@@ -95,8 +99,7 @@ static void on_retry(struct broker *broker)
 {
     drain(broker->retry_fd);
     broker->retry_armed = broker->retry_later = broker->watch_later = false;
-    if (broker->keep.lost)
-        keep_all(broker);
+    keep_retry(broker);
     session_retry_stalled(broker);
     pairing_join_missed(broker);
     accept_resume(broker);
