@@ -249,11 +249,13 @@ void admin_list_done(struct admin_list *list)
     *list = (struct admin_list)ADMIN_LIST_INIT;
 }
 
-int admin_list(struct admin *admin, struct admin_list *ret, Ipc__Control__ListKind kind, const char *pattern)
+static int list_rows(struct admin *admin, struct admin_list *ret, Ipc__Control__ListKind kind,
+                     const char *pattern, uint64_t after)
 {
     _cleanup_admin_list_ struct admin_list list = ADMIN_LIST_INIT;
     Ipc__Control__List request = IPC__CONTROL__LIST__INIT;
     request.kind = kind;
+    request.after = after;
     request.pattern = (char *)(pattern ? pattern : "");
     for (;;) {
         const Ipc__Control__Page *page = NULL;
@@ -269,6 +271,7 @@ int admin_list(struct admin *admin, struct admin_list *ret, Ipc__Control__ListKi
                 return fail_protocol(admin);
             list.count++;
         }
+        list.all = page->all;
         if (page->next == 0)
             break;
         if (page->next <= request.after)
@@ -278,6 +281,16 @@ int admin_list(struct admin *admin, struct admin_list *ret, Ipc__Control__ListKi
     *ret = list;
     list = (struct admin_list)ADMIN_LIST_INIT;
     return TOOL_OK;
+}
+
+int admin_list(struct admin *admin, struct admin_list *ret, Ipc__Control__ListKind kind, const char *pattern)
+{
+    return list_rows(admin, ret, kind, pattern, 0);
+}
+
+int admin_list_after(struct admin *admin, struct admin_list *ret, Ipc__Control__ListKind kind, uint64_t after)
+{
+    return list_rows(admin, ret, kind, NULL, after);
 }
 
 const char *admin_slow_word(Ipc__Control__Slow slow)

@@ -34,16 +34,21 @@ void admin_renew(struct admin *admin, const struct tool *tool);
 struct admin_list {
     Ipc__Control__Item **items;
     size_t count;
+    bool all; /* nothing was left out because it is others' */
 };
 #define ADMIN_LIST_INIT \
  {                      \
-  NULL, 0               \
+  NULL, 0, false        \
  }
 void admin_list_done(struct admin_list *list);
 #define _cleanup_admin_list_ __attribute__((cleanup(admin_list_done)))
 
 /* All rows of a kind; pattern: NULL for all names. Results as admin_open(). */
 int admin_list(struct admin *admin, struct admin_list *ret, Ipc__Control__ListKind kind, const char *pattern);
+
+/* Those after a number. */
+int admin_list_after(struct admin *admin, struct admin_list *ret, Ipc__Control__ListKind kind,
+                     uint64_t after);
 
 /* The path of the broker's socket that is in use. */
 const char *admin_address(const struct admin *admin);

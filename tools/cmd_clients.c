@@ -3,10 +3,8 @@
  * ipcctl clients: sessions, or with --users what each user takes of its limits.
  */
 #include <inttypes.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "tools/admin.h"
 #include "tools/output.h"
@@ -35,18 +33,6 @@ static error_t parse(int key, char *value, struct argp_state *state)
     }
 }
 
-/* The user's name, or its number where it has none. */
-static const char *user_name(char *buffer, size_t size, uint32_t uid)
-{
-    char memory[4096];
-    struct passwd entry, *found = NULL;
-    if (getpwuid_r(uid, &entry, memory, sizeof(memory), &found) == 0 && found)
-        snprintf(buffer, size, "%s", found->pw_name);
-    else
-        snprintf(buffer, size, "%" PRIu32, uid);
-    return buffer;
-}
-
 static uint64_t age_ns(uint64_t since_ns)
 {
     struct timespec now;
@@ -65,7 +51,7 @@ static void sessions_json(const struct admin_list *list)
         output_set(row, "session", output_number(item->peer->session));
         output_set(row, "name", output_string(item->peer->name));
         output_set(row, "uid", output_number(item->peer->uid));
-        output_set(row, "user", output_string(user_name(user, sizeof(user), item->peer->uid)));
+        output_set(row, "user", output_string(tool_user_name(user, sizeof(user), item->peer->uid)));
         output_set(row, "gid", output_number(item->peer->gid));
         output_set(row, "pid", output_number(item->peer->pid));
         output_set(row, "since", output_string(text_time(since, item->since_ns)));
@@ -95,7 +81,7 @@ static void sessions_table(const struct admin_list *list, const struct tool *too
         table_add(table, TONE_PLAIN, "%" PRIu64, item->peer->session);
         table_add(table, TONE_NAME, "%s", item->peer->name);
         table_add(table, TONE_PLAIN, "%" PRIu32, item->peer->uid);
-        table_add(table, TONE_PLAIN, "%s", user_name(user, sizeof(user), item->peer->uid));
+        table_add(table, TONE_PLAIN, "%s", tool_user_name(user, sizeof(user), item->peer->uid));
         table_add(table, TONE_PLAIN, "%" PRIu32, item->peer->pid);
         table_add(table, TONE_PLAIN, "%s", text_duration(age, age_ns(item->since_ns)));
         table_add_count(table, TONE_PLAIN, item->topics);
@@ -114,7 +100,7 @@ static void users_json(const struct admin_list *list)
         char user[64];
         json_t *row = json_object();
         output_set(row, "uid", output_number(item->peer->uid));
-        output_set(row, "user", output_string(user_name(user, sizeof(user), item->peer->uid)));
+        output_set(row, "user", output_string(tool_user_name(user, sizeof(user), item->peer->uid)));
         output_set(row, "sessions", output_number(item->sessions));
         output_set(row, "topics", output_number(item->topics));
         output_set(row, "subscriptions", output_number(item->subscriptions));
@@ -142,7 +128,7 @@ static void users_table(const struct admin_list *list, const struct tool *tool)
         const Ipc__Control__Item *item = list->items[i];
         char user[64];
         table_add(table, TONE_PLAIN, "%" PRIu32, item->peer->uid);
-        table_add(table, TONE_NAME, "%s", user_name(user, sizeof(user), item->peer->uid));
+        table_add(table, TONE_NAME, "%s", tool_user_name(user, sizeof(user), item->peer->uid));
         table_add_count(table, TONE_PLAIN, item->sessions);
         table_add_count(table, TONE_PLAIN, item->topics);
         table_add_count(table, TONE_PLAIN, item->subscriptions);

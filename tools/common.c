@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -337,4 +338,15 @@ int tool_finish(int status)
     if (stdout_error == EINTR && tool_interrupted())
         return TOOL_INTERRUPTED;
     return tool_fail(TOOL_FAILED, "stdout", "%s", strerror(stdout_error));
+}
+
+const char *tool_user_name(char *buffer, size_t size, uint32_t uid)
+{
+    char memory[4096];
+    struct passwd entry, *found = NULL;
+    if (getpwuid_r(uid, &entry, memory, sizeof(memory), &found) == 0 && found)
+        snprintf(buffer, size, "%s", found->pw_name);
+    else
+        snprintf(buffer, size, "%" PRIu32, uid);
+    return buffer;
 }

@@ -54,6 +54,8 @@ int cmd_status(struct tool *tool, int argc, char **argv);
 int cmd_ls(struct tool *tool, int argc, char **argv);
 int cmd_queue(struct tool *tool, int argc, char **argv);
 int cmd_clients(struct tool *tool, int argc, char **argv);
+int cmd_quota(struct tool *tool, int argc, char **argv);
+int cmd_events(struct tool *tool, int argc, char **argv);
 int cmd_policy(struct tool *tool, int argc, char **argv);
 int cmd_pub(struct tool *tool, int argc, char **argv);
 int cmd_sub(struct tool *tool, int argc, char **argv);
@@ -120,6 +122,9 @@ bool tool_stdout_gone(void);
 void *tool_alloc(void *old, size_t size);
 
 uint64_t tool_now_ns(void);
+
+/* The user's name, or its number where it has none, in `buffer`. */
+const char *tool_user_name(char *buffer, size_t size, uint32_t uid);
 
 static inline void tool_freep(void *pointer)
 {

@@ -19,6 +19,8 @@ static const struct {
     {"ls", cmd_ls, "topics, who publishes them, who reads them, who is slow; queues"},
     {"queue", cmd_queue, "queues: create, change, look into, empty, remove them"},
     {"clients", cmd_clients, "sessions, and what each user takes"},
+    {"quota", cmd_quota, "who uses most of each limit, and what each may have"},
+    {"events", cmd_events, "who came, went, died, was denied or over a limit"},
     {"policy", cmd_policy, "who may do what, and which rule says so"},
     {"pub", cmd_pub, "publish messages from arguments or from stdin"},
     {"sub", cmd_sub, "print the messages of topics"},

@@ -386,6 +386,27 @@ static void test_listings_agree(void **state)
     assert_true(number_at(user, "sessions") >= 2);
     assert_true(number_at(user, "bytes") > 0 && number_at(user, "bytes") <= number_at(user, "limit_bytes"));
     json_decref(document);
+    document = json_of("quota", NULL);
+    const json_t *topics = row_with(document, "quota", "resource", "topics");
+    assert_int_equal(number_at(topics, "rank"), 1);
+    assert_int_equal(number_at(topics, "used"), 1);
+    assert_int_equal(number_at(topics, "total_used"), 1);
+    assert_true(number_at(topics, "share") <= number_at(topics, "limit"));
+    assert_null(row_with(document, "quota", "resource", "queues")); /* nobody has any */
+    json_decref(document);
+    document = json_of("quota", "--all");
+    assert_non_null(row_with(document, "quota", "resource", "queues"));
+    assert_non_null(row_with(document, "quota", "resource", "connects-per-second"));
+    json_decref(document);
+    RUN(&run, -1, "quota", "--no-header", "nobody-of-that-name");
+    assert_fine(&run);
+    assert_string_equal(run.out, "");
+    done(&run);
+    RUN(&run, -1, "quota");
+    assert_fine(&run);
+    assert_contains(run.out, "RESOURCE");
+    assert_contains(run.out, "[limits]");
+    done(&run);
 
     assert_int_equal(write(feed[1], "three", 5), 5);
     close(feed[1]);
@@ -623,8 +644,9 @@ static void test_usage(void **state)
     assert_int_equal(run.status, 2);
     assert_string_equal(run.err, "ipcctl: stauts: there is no such command; did you mean `ipcctl status'?\n");
     done(&run);
-    static const char *const commands[] = {"status", "ls", "clients", "pub", "sub", "bench", "queue"};
-    for (size_t i = 0; i < 7; i++) {
+    static const char *const commands[] = {"status", "ls",  "clients", "quota",
+                                           "pub",    "sub", "bench",   "queue"};
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
         RUN(&run, -1, commands[i], "--help");
         assert_fine(&run);
         char usage[64];

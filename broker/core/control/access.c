@@ -70,6 +70,11 @@ bool access_allows(struct broker *broker, struct session *session, enum verb ver
     return identify(session, &identity) == 0 && policy_allows(policy_of(broker), &identity, verb, name);
 }
 
+bool access_administers(struct broker *broker, struct session *session)
+{
+    return access_allows(broker, session, VERB_ADMINISTER, "ipcd");
+}
+
 static bool deny(struct broker *broker, struct session *session, uint64_t id, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 static bool deny(struct broker *broker, struct session *session, uint64_t id, const char *format, ...)
@@ -86,6 +91,7 @@ static bool deny(struct broker *broker, struct session *session, uint64_t id, co
     if (session->user)
         session->user->denied++;
     log_write(LOG_DENIED, &about, "%s", text);
+    session_event(broker, session, EVENT_DENIED, text);
     session_fail(broker, session, id, -EACCES, "%s", text);
     return false;
 }

@@ -17,6 +17,9 @@ bool access_check(struct broker *broker, struct session *session, uint64_t id, e
 /* May it subscribe to a pattern, or a name? Of a pattern it gets only what access_allows(). */
 bool access_check_pattern(struct broker *broker, struct session *session, uint64_t id, const char *pattern);
 
+/* Is it an administrator of the broker itself, who sees what is others'? Who may administer the name "ipcd". */
+bool access_administers(struct broker *broker, struct session *session);
+
 /* Is there anything that it may do? For HELLO. */
 bool access_check_any(struct broker *broker, struct session *session, uint64_t id);
 

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "broker/core/control/events.h"
 #include "broker/core/control/keep.h"
 #include "broker/core/control/quota.h"
 #include "broker/core/control/records.h"
@@ -61,6 +62,8 @@ struct broker {
     bool watch_later;            /* something is lacking for those: try again in a moment */
     struct leftovers *leftovers; /* of recover.c: descriptors of an earlier ipcd that may belong to nothing */
     unsigned n_refused;
+
+    struct events events;
 
     /* Counters. */
     uint64_t requests, ended_badly, denied, n_boards;

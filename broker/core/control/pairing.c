@@ -160,7 +160,7 @@ static void charge_writer(struct broker *broker, struct pairing *pairing)
     quota_charge(&broker->quota, writer, &charge);
     pairing->user = writer;
     if (session->unheard >= UNHEARD_MAX && list_empty(&session->overdue) &&
-        writer->used[LIMIT_LANES] > broker->quota.config->per_user[LIMIT_LANES])
+        writer->used[LIMIT_LANES] > writer->limits.most[LIMIT_LANES])
         list_append(&broker->overdue, &session->overdue);
 }
 

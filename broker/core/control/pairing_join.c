@@ -18,6 +18,7 @@
 #include "broker/core/control/loop.h"
 #include "broker/core/control/registry.h"
 #include "broker/core/control/service.h"
+#include "broker/core/control/session.h"
 #include "broker/core/util/log.h"
 
 static void write_row(const struct pairing *pairing)
@@ -220,6 +221,8 @@ static void join_or_miss(struct broker *broker, struct lane *lane, struct subscr
         return;
     log_write(LOG_PAIRING_FAILED, &about, "subscription %" PRIu64 " does not get topic %s%s: %s",
               subscription->id, lane->topic->name, result == -EDQUOT ? "" : " for now", refusal.text);
+    if (result == -EDQUOT)
+        session_event(broker, subscription->session, EVENT_LIMIT, refusal.text);
 #ifndef IPC_PLANT_JOIN_MISSED
     if (result == -EDQUOT)
         return;

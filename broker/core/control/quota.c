@@ -74,9 +74,10 @@ struct user *quota_user(struct quota *quota, uint32_t uid)
     if (!user)
         return NULL;
     user->uid = uid;
+    config_user_limits(quota->config, uid, &user->limits);
     user->budget =
-        (struct route_budget){.max = quota->config->queue_bytes, .all = &quota->budget, .uid = uid};
-    user->connects_left = (double)quota->config->connects_per_second;
+        (struct route_budget){.max = user->limits.most[USER_QUEUE_BYTES], .all = &quota->budget, .uid = uid};
+    user->connects_left = (double)user->limits.most[USER_CONNECTS];
     user->connects_at_ns = time_monotonic_ns();
 
     struct list *after = quota->users.previous;
@@ -118,7 +119,7 @@ uint64_t quota_most(const struct quota *quota, const struct user *user, enum lim
 {
     uint64_t share = share_of_user(quota, user, limit);
 
-    return share < quota->config->per_user[limit] ? share : quota->config->per_user[limit];
+    return share < user->limits.most[limit] ? share : user->limits.most[limit];
 }
 
 /* Who has most of it. */
@@ -143,16 +144,26 @@ static int refused(struct quota *quota, struct user *user)
     return -EDQUOT;
 }
 
+/* Where the limit of a user is set, as it is written in ipcd.conf. */
+static const char *section(char text[POLICY_NAME_SIZE + 8], const struct user *user, unsigned limit)
+{
+    const char *name = user->limits.from[limit];
+
+    (void)snprintf(text, POLICY_NAME_SIZE + 8, name ? "[quota %s]" : "[limits]", name);
+    return text;
+}
+
 static int refuse_own(struct quota *quota, struct user *user, enum limit limit, uint64_t wanted,
                       struct refusal *refusal)
 {
     const struct limit_about *about = &limit_about[limit];
+    char where[POLICY_NAME_SIZE + 8];
 
     refusal_set(refusal, -EDQUOT,
                 "limit reached: user %" PRIu32 " has %" PRIu64 " of %" PRIu64 " %s, and user %" PRIu32
-                " asked for %" PRIu64 " more; %s, or raise %s in [limits] of ipcd.conf",
-                user->uid, user->used[limit], quota->config->per_user[limit], about->what, user->uid, wanted,
-                about->advice, about->setting);
+                " asked for %" PRIu64 " more; %s, or raise %s in %s of ipcd.conf",
+                user->uid, user->used[limit], user->limits.most[limit], about->what, user->uid, wanted,
+                about->advice, about->setting, section(where, user, limit));
     return refused(quota, user);
 }
 
@@ -200,7 +211,7 @@ static void add(struct quota *quota, struct user *user, const struct charge *cha
 int quota_take(struct quota *quota, struct user *user, const struct charge *charge, struct refusal *refusal)
 {
     for (size_t i = 0; i < LIMIT_COUNT; i++) {
-        uint64_t wanted = charge->of[i], used = user->used[i], per_user = quota->config->per_user[i],
+        uint64_t wanted = charge->of[i], used = user->used[i], per_user = user->limits.most[i],
                  total = quota->config->total[i], share = share_of_user(quota, user, i);
 
         if (wanted == 0)
@@ -272,6 +283,7 @@ int quota_take_for(struct quota *quota, struct user *user, struct user *actor, c
 {
     uint64_t wanted = charge->of[LIMIT_LANES], most, share;
     struct usage *usage = actor == user ? NULL : usage_make(quota, user, actor);
+    char where[POLICY_NAME_SIZE + 8];
     int result;
 
     if (actor == user)
@@ -286,13 +298,13 @@ int quota_take_for(struct quota *quota, struct user *user, struct user *actor, c
     share = most;
 #endif
     if (usage->lanes > share || wanted > share - usage->lanes) {
-        refusal_set(
-            refusal, -EDQUOT,
-            "limit reached: of the %" PRIu64 " %s that user %" PRIu32 " may have, those with user %" PRIu32
-            " (%" PRIu64 ") are as many as its share, %" PRIu64 ", and user %" PRIu32 " caused %" PRIu64
-            " more; subscribe to fewer topics of user %" PRIu32 ", or raise lanes in [limits] of ipcd.conf",
-            most, limit_about[LIMIT_LANES].what, user->uid, actor->uid, usage->lanes, share, actor->uid,
-            wanted, actor->uid);
+        refusal_set(refusal, -EDQUOT,
+                    "limit reached: of the %" PRIu64 " %s that user %" PRIu32
+                    " may have, those with user %" PRIu32 " (%" PRIu64 ") are as many as its share, %" PRIu64
+                    ", and user %" PRIu32 " caused %" PRIu64
+                    " more; subscribe to fewer topics of user %" PRIu32 ", or raise lanes in %s of ipcd.conf",
+                    most, limit_about[LIMIT_LANES].what, user->uid, actor->uid, usage->lanes, share,
+                    actor->uid, wanted, actor->uid, section(where, user, LIMIT_LANES));
         refusal->of_actor = true;
         result = refused(quota, actor);
     } else {
@@ -325,24 +337,58 @@ void quota_return_for(struct quota *quota, struct user *user, struct user *actor
     usage_release(quota, user, usage);
 }
 
+/* What is left in the bucket of connects now. */
+static double connects_left(const struct user *user, uint64_t now_ns)
+{
+    double most = (double)user->limits.most[USER_CONNECTS];
+    double left = user->connects_left + (double)(now_ns - user->connects_at_ns) * 1e-9 * most;
+
+    return left < most ? left : most;
+}
+
 int quota_connect(struct quota *quota, struct user *user, uint64_t now_ns, struct refusal *refusal)
 {
-    double most = (double)quota->config->connects_per_second;
+    char where[POLICY_NAME_SIZE + 8];
 
-    user->connects_left += (double)(now_ns - user->connects_at_ns) * 1e-9 * most;
+    user->connects_left = connects_left(user, now_ns);
     user->connects_at_ns = now_ns;
-    if (user->connects_left > most)
-        user->connects_left = most;
     if (user->connects_left >= 1) {
         user->connects_left -= 1;
         return 0;
     }
-    user->refused++;
-    quota->refused++;
-    refusal_set(
-        refusal, -EDQUOT,
-        "limit reached: user %" PRIu32 " has connected more than %" PRIu64
-        " times within a second; connect less often, or raise connects-per-second in [limits] of ipcd.conf",
-        user->uid, quota->config->connects_per_second);
-    return -EDQUOT;
+    refusal_set(refusal, -EDQUOT,
+                "limit reached: user %" PRIu32 " has connected more than %" PRIu64
+                " times within a second; connect less often, or raise connects-per-second in %s of ipcd.conf",
+                user->uid, user->limits.most[USER_CONNECTS], section(where, user, USER_CONNECTS));
+    return refused(quota, user);
+}
+
+struct standing quota_standing(const struct quota *quota, const struct user *user, unsigned limit,
+                               uint64_t now_ns)
+{
+    const struct route_budget *all = &quota->budget;
+    struct standing standing = {.share = user->limits.most[limit]};
+    uint64_t n, share;
+
+    if (limit == USER_CONNECTS) {
+        standing.used = (uint64_t)((double)standing.share - connects_left(user, now_ns) + 0.999);
+        return standing;
+    }
+    if (limit < LIMIT_COUNT) {
+        standing.used = user->used[limit];
+        standing.total_used = quota->used[limit];
+        standing.total = quota->config->total[limit];
+        n = holders(quota, user, limit);
+    } else {
+        standing.used = atomic_load_explicit(&user->budget.used, memory_order_relaxed);
+        standing.total_used = atomic_load_explicit(&all->used, memory_order_relaxed);
+        standing.total = atomic_load_explicit(&all->max, memory_order_relaxed);
+        n = quota->n_holders[LIMIT_QUEUES] + (user->used[LIMIT_QUEUES] == 0);
+    }
+    /* Routers change theirs meanwhile. */
+    share = share_of(standing.total,
+                     standing.total_used > standing.used ? standing.total_used - standing.used : 0, n);
+    if (share < standing.share)
+        standing.share = share;
+    return standing;
 }

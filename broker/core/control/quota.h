@@ -24,6 +24,7 @@ struct user {
     struct hash_node node;
     struct list link; /* quota.users, by uid */
     uint32_t uid;
+    struct user_limits limits;
     uint64_t used[LIMIT_COUNT];
     struct route_budget budget; /* memory of its queues */
     size_t n_actors;            /* other users on behalf of whom it holds pairings */
@@ -79,6 +80,13 @@ void quota_return_for(struct quota *quota, struct user *user, struct user *actor
 
 /* How much of a limit a user may have now. */
 uint64_t quota_most(const struct quota *quota, const struct user *user, enum limit limit);
+
+/* What it has of each limit, and may have as of now; `share` is never more than the limit. */
+struct standing {
+    uint64_t used, share, total_used, total; /* total 0: nobody else has to do with it */
+};
+struct standing quota_standing(const struct quota *quota, const struct user *user, unsigned limit,
+                               uint64_t now_ns);
 
 /* What was taken in the time of an earlier ipcd: limits may be lower now. */
 void quota_charge(struct quota *quota, struct user *user, const struct charge *charge);

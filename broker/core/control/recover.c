@@ -28,6 +28,7 @@
 #include "broker/core/control/shared.h"
 #include "broker/core/util/fd.h"
 #include "broker/core/util/log.h"
+#include "broker/core/util/text.h"
 #include "proto/store.h"
 
 #define WORK_PER_ROUND 64u
@@ -406,6 +407,7 @@ static int begin_anew(struct broker *broker)
 
     if (result < 0)
         return result;
+    events_go_on(&broker->events, &broker->state.header->events);
     broker->state.header->started_ns = broker->started_ns;
     memcpy(broker->state.header->instance, broker->instance, sizeof(broker->instance));
     return 0;
@@ -445,6 +447,7 @@ static int go_on(struct broker *broker)
     memcpy(broker->instance, broker->state.header->instance, sizeof(broker->instance));
     broker->requests = broker->state.header->requests;
     broker->ended_badly = broker->state.header->ended_badly;
+    events_go_on(&broker->events, &broker->state.header->events);
     result = load_all(broker, broker->leftovers);
     if (result == 0) {
         finish_what_was_begun(broker);
@@ -453,6 +456,15 @@ static int go_on(struct broker *broker)
     for (struct list *node = broker->queues.next; result == 0 && node != &broker->queues; node = node->next)
         result = registry_queue_ready(broker, list_entry(node, struct queue, link));
     return result;
+}
+
+static void say_started(struct broker *broker)
+{
+    const struct peer self = {.uid = geteuid(), .gid = getegid(), .pid = (uint32_t)getpid(), .name = "ipcd"};
+    char text[64];
+
+    (void)snprintf(text, sizeof(text), "ipcd %s, start %" PRIu32, IPCD_VERSION, broker->state.header->starts);
+    events_add(&broker->events, time_monotonic_ns(), EVENT_STARTED, &self, text);
 }
 
 int recover(struct broker *broker)
@@ -472,6 +484,7 @@ int recover(struct broker *broker)
         log_write(LOG_SYSTEM, NULL, "the registry cannot be set up: %s", strerror(-result));
         return result;
     }
+    say_started(broker);
     registry_queue_configure(broker);
     if (broker->state.header->starts > 1) {
         size_t n = 0;

@@ -29,12 +29,15 @@ int registry_init(struct broker *broker)
         hash_init(&broker->queues_by_id) < 0 || hash_init(&broker->queues_by_name) < 0 ||
         hash_init(&broker->ports_by_id) < 0 || hash_init(&broker->shared_by_name) < 0)
         return -ENOMEM;
+    if (events_init(&broker->events) < 0)
+        return -ENOMEM;
     return quota_init(&broker->quota, broker->options.config);
 }
 
 void registry_done(struct broker *broker)
 {
     quota_done(&broker->quota);
+    events_done(&broker->events);
     hash_done(&broker->sessions_by_id);
     hash_done(&broker->lanes_by_id);
     hash_done(&broker->subscriptions_by_id);

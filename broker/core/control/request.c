@@ -89,6 +89,7 @@ void request_hello(struct broker *broker, struct session *session, uint64_t id,
         return;
     }
     log_write(LOG_SESSION_BEGUN, &about, "session begun%s", session->admin ? " (admin)" : "");
+    session_event(broker, session, EVENT_CAME, session->admin ? "a tool" : NULL);
     welcome_to(broker, session, id);
 }
 

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "broker/core/control/access.h"
 #include "broker/core/control/port.h"
 #include "broker/core/control/queue.h"
 #include "broker/core/control/registry.h"
@@ -18,6 +19,7 @@
 #include "broker/core/control/session.h"
 #include "broker/core/control/shared.h"
 #include "broker/core/control/stats.h"
+#include "broker/core/util/text.h"
 #include "proto/name.h"
 
 #define ITEMS_MAX     128u
@@ -35,6 +37,9 @@
 
 struct page {
     const Ipc__Control__List *wish;
+    const struct session *asker;
+    bool administrator; /* it sees what is others', too */
+    unsigned part;      /* which row of the record at hand */
     Ipc__Control__Item items[ITEMS_MAX];
     Ipc__Control__Peer peers[ITEMS_MAX];
     Ipc__Control__QueueSettings settings[ITEMS_MAX];
@@ -53,7 +58,8 @@ static size_t unpacked_text(const char *text)
 /* Beyond 16 fields the unpacker keeps notes of 32 bytes for each, 32 of them at once. */
 static size_t unpacked_size(const Ipc__Control__Item *item)
 {
-    return sizeof(*item) + 16 + unpacked_text(item->name) +
+    return sizeof(*item) + 16 + unpacked_text(item->name) + unpacked_text(item->quota) +
+           unpacked_text(item->event) + unpacked_text(item->text) +
            (item->peer ? sizeof(*item->peer) + 16 + unpacked_text(item->peer->name) : 0) +
            (item->settings
                 ? sizeof(*item->settings) + 16 + 32 * 32 + unpacked_text(item->settings->dead_letter)
@@ -231,6 +237,37 @@ static void show_user(const struct broker *broker, struct page *page, Ipc__Contr
     item->denied = user->denied;
 }
 
+static void show_quota(const struct broker *broker, struct page *page, Ipc__Control__Item *item,
+                       const struct user *user)
+{
+    unsigned limit = page->part;
+    struct standing standing = quota_standing(&broker->quota, user, limit, time_monotonic_ns());
+    const char *from = user->limits.from[limit];
+
+    page->peers[page->n].uid = user->uid;
+    item->peer = &page->peers[page->n];
+    item->name = (char *)(uintptr_t)user_limit_about[limit].setting;
+    item->used = standing.used;
+    item->limit = user->limits.most[limit];
+    item->share = standing.share;
+    item->total_used = standing.total_used;
+    item->total = standing.total;
+    item->in_bytes = user_limit_about[limit].bytes;
+    if (from)
+        item->quota = (char *)(uintptr_t)from;
+}
+
+static void show_event(struct page *page, Ipc__Control__Item *item, const struct event *event)
+{
+    const char *word = event_word(event->kind);
+
+    set_peer(page, &event->peer);
+    item->since_ns = event->time_ns;
+    item->event = (char *)(uintptr_t)word;
+    item->text = (char *)(uintptr_t)event->text;
+    item->more = event->more;
+}
+
 static void show_queue(const struct broker *broker, struct page *page, Ipc__Control__Item *item,
                        const struct queue *queue)
 {
@@ -311,6 +348,11 @@ static void show_shared(struct page *page, Ipc__Control__Item *item, struct shar
     page->n_words += item->n_holders + item->n_waiters;
 }
 
+static bool may_see(const struct page *page, uint32_t uid)
+{
+    return page->administrator || page->asker->peer.uid == uid;
+}
+
 /* The record at a node of the kind's list: its number, and whether it is to be shown. */
 static uint64_t identify(struct broker *broker, const struct page *page, struct list *node, bool *ret_wanted)
 {
@@ -321,6 +363,7 @@ static uint64_t identify(struct broker *broker, const struct page *page, struct 
     switch (page->wish->kind) {
     case IPC__CONTROL__LIST_KIND__LIST_SESSIONS:
         id = list_entry(node, struct session, link)->peer.session;
+        shown = may_see(page, list_entry(node, struct session, link)->peer.uid);
         break;
     case IPC__CONTROL__LIST_KIND__LIST_TOPICS:
         id = list_entry(node, struct lane, link)->id;
@@ -355,8 +398,13 @@ static uint64_t identify(struct broker *broker, const struct page *page, struct 
         if (list_entry(node, struct port, link)->queue)
             name = list_entry(node, struct port, link)->queue->row->name;
         break;
+    case IPC__CONTROL__LIST_KIND__LIST_EVENTS:
+        id = list_entry(node, struct event, link)->sequence;
+        shown = may_see(page, list_entry(node, struct event, link)->peer.uid);
+        break;
     default:
         id = (uint64_t)list_entry(node, struct user, link)->uid + 1;
+        shown = may_see(page, list_entry(node, struct user, link)->uid);
         break;
     }
     *ret_wanted = shown &&
@@ -391,6 +439,12 @@ static void show(struct broker *broker, struct page *page, Ipc__Control__Item *i
     case IPC__CONTROL__LIST_KIND__LIST_PORTS:
         show_port(page, item, list_entry(node, struct port, link));
         break;
+    case IPC__CONTROL__LIST_KIND__LIST_EVENTS:
+        show_event(page, item, list_entry(node, struct event, link));
+        break;
+    case IPC__CONTROL__LIST_KIND__LIST_QUOTA:
+        show_quota(broker, page, item, list_entry(node, struct user, link));
+        break;
     default:
         show_user(broker, page, item, list_entry(node, struct user, link));
         break;
@@ -416,7 +470,11 @@ static struct list *head_of(struct broker *broker, unsigned kind)
     case IPC__CONTROL__LIST_KIND__LIST_PORTS:
         return &broker->ports;
     case IPC__CONTROL__LIST_KIND__LIST_USERS:
+    case IPC__CONTROL__LIST_KIND__LIST_QUOTA:
         return &broker->quota.users;
+    case IPC__CONTROL__LIST_KIND__LIST_EVENTS:
+        events_flush(&broker->events, time_monotonic_ns());
+        return &broker->events.all;
     default:
         return NULL;
     }
@@ -465,6 +523,8 @@ static struct list *start_after(struct broker *broker, const struct page *page, 
     struct list *node = find(broker, page->wish->kind, after);
     bool wanted;
 
+    if (page->wish->kind == IPC__CONTROL__LIST_KIND__LIST_EVENTS)
+        return events_after(&broker->events, after);
     if (node)
         return node->next;
     for (uint64_t i = 1; after > 0 && i <= WORK_MAX && !node; i++) {
@@ -478,8 +538,7 @@ static struct list *start_after(struct broker *broker, const struct page *page, 
     return node;
 }
 
-/* Add one item. Returns false if the page is full: then it was not added. */
-static bool add(struct broker *broker, struct page *page, struct list *node, uint64_t id)
+static bool add_row(struct broker *broker, struct page *page, struct list *node, uint64_t id)
 {
     Ipc__Control__Item *item = &page->items[page->n];
     size_t size, unpacked;
@@ -501,6 +560,23 @@ static bool add(struct broker *broker, struct page *page, struct list *node, uin
     return true;
 }
 
+/* Add the rows of one record. Returns false if the page is full: then none was added. */
+static bool add(struct broker *broker, struct page *page, struct list *node, uint64_t id)
+{
+    unsigned parts = page->wish->kind == IPC__CONTROL__LIST_KIND__LIST_QUOTA ? USER_LIMITS : 1;
+    size_t n = page->n, size = page->size, unpacked = page->unpacked;
+
+    for (page->part = 0; page->part < parts; page->part++) {
+        if (add_row(broker, page, node, id))
+            continue;
+        page->n = n;
+        page->size = size;
+        page->unpacked = unpacked;
+        return false;
+    }
+    return true;
+}
+
 void request_list(struct broker *broker, struct session *session, uint64_t id, const Ipc__Control__List *list)
 {
     struct list *head = head_of(broker, list->kind);
@@ -516,6 +592,8 @@ void request_list(struct broker *broker, struct session *session, uint64_t id, c
         return;
     }
     page.wish = list;
+    page.asker = session;
+    page.administrator = access_administers(broker, session);
     page.n = page.size = page.unpacked = page.n_words = 0;
     page.read_left = READ_MAX;
     node = start_after(broker, &page, head);
@@ -532,6 +610,7 @@ void request_list(struct broker *broker, struct session *session, uint64_t id, c
     }
     message.items = page.pointers;
     message.n_items = page.n;
+    message.all = page.administrator;
     session_reply(broker, session, IPC__CONTROL__TYPE__PAGE, id, &message.base, -1);
 }
 

@@ -126,11 +126,18 @@ static struct session *session_alloc(void)
     return session;
 }
 
+void session_event(struct broker *broker, const struct session *session, enum event_kind kind,
+                   const char *text)
+{
+    events_add(&broker->events, time_monotonic_ns(), kind, &session->peer, text);
+}
+
 static int begin_refused(struct broker *broker, struct session *session, const struct refusal *refusal)
 {
     const struct log_about about = about_session(session, "limit");
     unsigned n = 0;
 
+    session_event(broker, session, EVENT_LIMIT, refusal->text);
     list_for_each(node, &broker->refused)
         n += list_entry(node, struct session, link)->peer.uid == session->peer.uid;
     if (n >= REFUSED_PER_USER)
@@ -348,6 +355,10 @@ static void log_ended(struct broker *broker, const struct session *session, unsi
     bool badly = reason != IPC_REASON_CLOSED && reason != IPC_REASON_SHUTDOWN;
 
     broker->ended_badly += badly;
+    if (badly && reason != IPC_REASON_DIED)
+        session_event(broker, session, EVENT_ENDED, text ? text : reason_word(reason));
+    else if (session->row) /* it had come */
+        session_event(broker, session, reason == IPC_REASON_DIED ? EVENT_DIED : EVENT_WENT, NULL);
     if (badly && reason != IPC_REASON_DIED)
         log_write(LOG_SESSION_EXPELLED, &about, "session ended by the broker: %s",
                   text ? text : reason_word(reason));

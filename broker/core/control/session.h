@@ -39,6 +39,10 @@ void session_fail(struct broker *broker, struct session *session, uint64_t id, i
 void session_refuse(struct broker *broker, struct session *session, uint64_t id,
                     const struct refusal *refusal);
 
+/* Something happened to it that `ipcctl events` tells; with `text` (or NULL) why. */
+void session_event(struct broker *broker, const struct session *session, enum event_kind kind,
+                   const char *text);
+
 /* Something it may be told, or its socket, changed. */
 int session_flush_outbox(struct broker *broker, struct session *session);
 void session_send_failed(struct broker *broker, struct session *session, int result);

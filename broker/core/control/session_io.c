@@ -173,6 +173,7 @@ void session_refuse(struct broker *broker, struct session *session, uint64_t id,
                                     session->peer.name, "limit"};
 
     log_write(LOG_REFUSED, &about, "request refused: %s", refusal->text);
+    session_event(broker, session, EVENT_LIMIT, refusal->text);
     session_fail(broker, session, id, refusal->code, "%s", refusal->text);
 }
 

@@ -58,6 +58,7 @@ struct state_header {
     uint64_t last[NUMBERS];
     uint32_t rows[STATE_TABLES]; /* rows from here on were never used */
     uint64_t requests, ended_badly, refused;
+    uint64_t events; /* number of the last one; 0 in the state of an older ipcd */
 };
 
 /* First words of each row. */

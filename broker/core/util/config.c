@@ -35,6 +35,8 @@ const struct limit_about limit_about[LIMIT_COUNT] = {
 /* What ipcd takes itself, at least, of a memory limit. */
 #define CORE_BYTES (UINT64_C(16) << 20)
 
+#define MEMBERS_PER_LINE 12u /* of numbers; see INIFILE_LINE_SIZE */
+
 enum kind { KIND_PATH, KIND_LEVEL, KIND_MODE, KIND_COUNT, KIND_SIZE };
 
 static const struct setting {
@@ -98,12 +100,14 @@ void config_done(struct config *config)
     config->queues = NULL;
     config->n_queues = 0;
     policy_done(&config->policy);
+    config_quotas_done(config);
 }
 
 struct parser {
     struct config *config;
     struct config_queue *queue;           /* whose section this is */
     struct policy_rule *rule;             /* the same */
+    struct config_quota *quota;           /* the same */
     unsigned set_at[CONFIG_SETTINGS_MAX]; /* line in this file, or 0 */
     bool kept; /* config_print() wrote it: where a thing comes from is the comment before it */
 };
@@ -152,23 +156,43 @@ static void check_queue(struct inifile *file, const char *name)
         put_origin(file, parser->queue->origin);
 }
 
-static void check_rule(struct inifile *file, const char *name)
+/* A name that the operator chose, of a rule or a quota. */
+static bool check_label(struct inifile *file, const char *kind, const char *name)
 {
-    struct parser *parser = file->context;
     char quoted[80];
 
     text_quote(quoted, sizeof(quoted), name);
-    if (!*name || strlen(name) >= POLICY_NAME_SIZE || strcmp(quoted, name) != 0) {
-        inifile_mistake(
-            file, "[rule NAME]: this is no name of a rule: %s; 1 to %zu printable characters are allowed",
-            quoted, (size_t)POLICY_NAME_SIZE - 1);
+    if (*name && strlen(name) < POLICY_NAME_SIZE && strcmp(quoted, name) == 0)
+        return true;
+    inifile_mistake(file, "[%s NAME]: this is no name of a %s: %s; 1 to %zu printable characters are allowed",
+                    kind, kind, quoted, (size_t)POLICY_NAME_SIZE - 1);
+    return false;
+}
+
+static void check_rule(struct inifile *file, const char *name)
+{
+    struct parser *parser = file->context;
+
+    if (!check_label(file, "rule", name))
         return;
-    }
     parser->rule = policy_rule_of(&parser->config->policy, name);
     if (!parser->rule)
         inifile_no_memory(file);
     else if (!parser->rule->origin[0])
         put_origin(file, parser->rule->origin);
+}
+
+static void check_quota(struct inifile *file, const char *name)
+{
+    struct parser *parser = file->context;
+
+    if (!check_label(file, "quota", name))
+        return;
+    parser->quota = config_quota_of(parser->config, name);
+    if (!parser->quota)
+        inifile_mistake(file, "out of memory");
+    else if (!parser->quota->rule.origin[0])
+        put_origin(file, parser->quota->rule.origin);
 }
 
 static void on_section(struct inifile *file, const char *name)
@@ -178,6 +202,7 @@ static void on_section(struct inifile *file, const char *name)
 
     parser->queue = NULL;
     parser->rule = NULL;
+    parser->quota = NULL;
     if (strcmp(name, "broker") == 0 || strcmp(name, "limits") == 0)
         return;
     if (strncmp(name, "queue ", 6) == 0) {
@@ -188,28 +213,33 @@ static void on_section(struct inifile *file, const char *name)
         check_rule(file, name + 5 + strspn(name + 5, " "));
         return;
     }
+    if (strncmp(name, "quota ", 6) == 0) {
+        check_quota(file, name + 6 + strspn(name + 6, " "));
+        return;
+    }
     text_quote(quoted, sizeof(quoted), name);
-    inifile_mistake(file, "unknown section [%s]; there are [broker], [limits], [queue NAME] and [rule NAME]",
-                    quoted);
+    inifile_mistake(
+        file,
+        "unknown section [%s]; there are [broker], [limits], [queue NAME], [rule NAME] and [quota NAME]",
+        quoted);
 }
 
-static void parse_number(struct inifile *file, const struct setting *setting, const char *value,
-                         uint64_t *field)
+static void parse_number(struct inifile *file, const char *key, bool size, uint64_t least, uint64_t most,
+                         const char *value, uint64_t *field)
 {
-    bool size = setting->kind == KIND_SIZE;
-    char least[32], most[32], quoted[64];
+    char least_text[32], most_text[32], quoted[64];
     uint64_t number = 0;
     int result = text_to_number(value, size, &number);
 
-    if (result == 0 && number >= setting->least && number <= setting->most) {
+    if (result == 0 && number >= least && number <= most) {
         *field = number;
         return;
     }
-    text_from_number(least, sizeof(least), setting->least, size);
-    text_from_number(most, sizeof(most), setting->most, size);
+    text_from_number(least_text, sizeof(least_text), least, size);
+    text_from_number(most_text, sizeof(most_text), most, size);
     text_quote(quoted, sizeof(quoted), value);
-    inifile_mistake(file, "%s = %s: a whole number from %s to %s is allowed%s", setting->key, quoted, least,
-                    most, size ? ", with K, M or G for 1024, 1024^2, 1024^3 bytes" : "");
+    inifile_mistake(file, "%s = %s: a whole number from %s to %s is allowed%s", key, quoted, least_text,
+                    most_text, size ? ", with K, M or G for 1024, 1024^2, 1024^3 bytes" : "");
 }
 
 static void parse_mode(struct inifile *file, const char *value, uint64_t *field)
@@ -257,39 +287,50 @@ static void parse_value(struct inifile *file, const struct setting *setting, con
         break;
     case KIND_COUNT:
     case KIND_SIZE:
-        parse_number(file, setting, value, (uint64_t *)(void *)field);
+        parse_number(file, setting->key, setting->kind == KIND_SIZE, setting->least, setting->most, value,
+                     (uint64_t *)(void *)field);
         break;
     }
+}
+
+/* The settings of a kind of section, one by one; NULL: no more. */
+static const char *setting_of(const char *section, size_t i)
+{
+    if (strcmp(section, "queue NAME") == 0)
+        return i < IPC_QUEUE_SETTINGS ? ipc_queue_settings[i].name : NULL;
+    if (strcmp(section, "rule NAME") == 0)
+        return i < POLICY_SETTINGS ? policy_settings[i] : NULL;
+    if (strcmp(section, "quota NAME") == 0)
+        return i == 0 ? "who" : i <= USER_LIMITS ? user_limit_about[i - 1].setting : NULL;
+    for (size_t j = 0; j < N_SETTINGS; j++)
+        if (strcmp(settings[j].section, section) == 0 && i-- == 0)
+            return settings[j].key;
+    return NULL;
 }
 
 static void unknown_key(struct inifile *file, const char *section, const char *key)
 {
     const struct parser *parser = file->context;
-    bool in_queue = strncmp(section, "queue ", 6) == 0, in_rule = strncmp(section, "rule ", 5) == 0;
-    char quoted[80], known[1024] = "";
-    size_t n = in_queue ? IPC_QUEUE_SETTINGS : in_rule ? POLICY_SETTINGS : N_SETTINGS, at = 0;
+    const char *kind = parser->queue                    ? "queue NAME"
+                       : parser->rule                   ? "rule NAME"
+                       : parser->quota                  ? "quota NAME"
+                       : strcmp(section, "broker") == 0 ? "broker"
+                       : strcmp(section, "limits") == 0 ? "limits"
+                                                        : NULL,
+               *known;
+    char quoted[80], all[1024] = "";
+    size_t at = 0;
 
     text_quote(quoted, sizeof(quoted), key);
     if (section[0] == '\0') {
         inifile_mistake(file, "'%s' stands before any section; write [broker] or [limits] first", quoted);
         return;
     }
-    if (in_queue  ? !parser->queue
-        : in_rule ? !parser->rule
-                  : strcmp(section, "broker") != 0 && strcmp(section, "limits") != 0)
+    if (!kind)
         return; /* the section was reported */
-    for (size_t i = 0; i < n && at < sizeof(known); i++) {
-        if (in_queue || in_rule || strcmp(settings[i].section, section) == 0)
-            at += (size_t)snprintf(known + at, sizeof(known) - at, " %s",
-                                   in_queue  ? ipc_queue_settings[i].name
-                                   : in_rule ? policy_settings[i]
-                                             : settings[i].key);
-    }
-    inifile_mistake(file, "unknown setting '%s' in [%s]; there are:%s", quoted,
-                    in_queue  ? "queue NAME"
-                    : in_rule ? "rule NAME"
-                              : section,
-                    known);
+    for (size_t i = 0; (known = setting_of(kind, i)) && at < sizeof(all); i++)
+        at += (size_t)snprintf(all + at, sizeof(all) - at, " %s", known);
+    inifile_mistake(file, "unknown setting '%s' in [%s]; there are:%s", quoted, kind, all);
 }
 
 /* True if the setting was not set in this file yet; else that was said. */
@@ -319,14 +360,39 @@ static void parse_queue_setting(struct inifile *file, const struct ipc_queue_set
         inifile_mistake(file, "dead-letter: a queue cannot be the queue of its own dead letters");
 }
 
-static void parse_rule_setting(struct inifile *file, int setting, const char *value)
+static void parse_rule_setting(struct inifile *file, struct policy_rule *rule, int setting, const char *value)
 {
-    struct policy_rule *rule = ((struct parser *)file->context)->rule;
     char why[POLICY_WHY_SIZE];
 
     if (set_once(file, &rule->set_at[setting], policy_settings[setting]) &&
         policy_setting_parse(rule, setting, value, why) < 0)
         inifile_mistake(file, "%s", why);
+}
+
+static void parse_quota_setting(struct inifile *file, int limit, const char *value)
+{
+    struct config_quota *quota = ((struct parser *)file->context)->quota;
+    const struct user_limit_about *about = &user_limit_about[limit];
+
+    if (set_once(file, &quota->set_at[limit], about->setting))
+        parse_number(file, about->setting, about->bytes, about->least, about->highest, value,
+                     &quota->most[limit]);
+}
+
+/* Only in what an ipcd before has kept. */
+static void parse_members(struct inifile *file, const char *value)
+{
+    struct config_quota *quota = ((struct parser *)file->context)->quota;
+    char *end;
+
+    for (; *value; value = end + strspn(end, " ")) {
+        unsigned long uid = strtoul(value, &end, 10);
+
+        if (end == value || !config_quota_add_member(quota, (uint32_t)uid)) {
+            inifile_mistake(file, "members: a list of uids is expected");
+            return;
+        }
+    }
 }
 
 static void on_setting(struct inifile *file, const char *section, const char *key, const char *value)
@@ -339,7 +405,19 @@ static void on_setting(struct inifile *file, const char *section, const char *ke
         return;
     }
     if (parser->rule && policy_setting_find(key) >= 0) {
-        parse_rule_setting(file, policy_setting_find(key), value);
+        parse_rule_setting(file, parser->rule, policy_setting_find(key), value);
+        return;
+    }
+    if (parser->quota && strcmp(key, "who") == 0) {
+        parse_rule_setting(file, &parser->quota->rule, policy_setting_find(key), value);
+        return;
+    }
+    if (parser->quota && parser->kept && strcmp(key, "members") == 0) {
+        parse_members(file, value);
+        return;
+    }
+    if (parser->quota && config_quota_setting(key) >= 0) {
+        parse_quota_setting(file, config_quota_setting(key), value);
         return;
     }
     for (size_t i = 0; i < N_SETTINGS; i++) {
@@ -364,25 +442,16 @@ static unsigned parse_text(struct config *config, bool kept, const char *path, c
         memset(config->queues[i].set_at, 0, sizeof(config->queues[i].set_at));
     for (size_t i = 0; i < config->policy.n; i++)
         memset(config->policy.rules[i].set_at, 0, sizeof(config->policy.rules[i].set_at));
+    for (size_t i = 0; i < config->n_quotas; i++) {
+        memset(config->quotas[i].set_at, 0, sizeof(config->quotas[i].set_at));
+        memset(config->quotas[i].rule.set_at, 0, sizeof(config->quotas[i].rule.set_at));
+    }
     return inifile_parse(&use, &parser, path, text, size, errors);
 }
 
 unsigned config_parse(struct config *config, const char *path, const char *text, size_t size, FILE *errors)
 {
     return parse_text(config, false, path, text, size, errors);
-}
-
-int config_keep(const struct config *config)
-{
-    int fd = fd_memory("ipc-config", MFD_CLOEXEC), copy = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    FILE *out = copy < 0 ? NULL : fdopen(copy, "w");
-
-    if (!out) {
-        fd_close(copy);
-        return fd_close(fd);
-    }
-    config_print(config, out);
-    return fclose(out) == 0 ? fd : fd_close(fd);
 }
 
 unsigned config_load_kept(struct config *config, int fd, FILE *errors)
@@ -409,10 +478,20 @@ static unsigned parse_file(void *context, const char *path, const char *text, si
     return config_parse(context, path, text, size, errors);
 }
 
-/* A rule may be spread over files, so whether it is whole shows only in the end. */
+/* A rule or quota may be spread over files, so whether it is whole shows only in the end. */
 static unsigned check_rules(const struct config *config, FILE *errors)
 {
     unsigned mistakes = 0;
+
+    for (size_t i = 0; i < config->n_quotas; i++) {
+        const struct config_quota *quota = &config->quotas[i];
+        const char *wrong = config_quota_wrong(quota);
+
+        if (wrong) {
+            fprintf(errors, "%s: [quota %s]: %s\n", quota->rule.origin, quota->rule.name, wrong);
+            mistakes++;
+        }
+    }
 
     for (size_t i = 0; i < config->policy.n; i++) {
         const struct policy_rule *rule = &config->policy.rules[i];
@@ -481,11 +560,42 @@ void config_resolve(struct config *config, size_t open_files_max)
     lower_to_memory(config);
     if (config->socket_mode == 0)
         config->socket_mode = geteuid() == 0 ? 0666 : 0600;
-    if (!config->kept)
-        policy_resolve(&config->policy, geteuid() < UID_OF_PEOPLE);
+    if (config->kept)
+        return;
+    policy_resolve(&config->policy, geteuid() < UID_OF_PEOPLE);
+    if (config_quotas_resolve(config) < 0)
+        log_write(LOG_CONFIG, NULL, "out of memory for the members of the groups in [quota NAME]");
 }
 
-void config_print(const struct config *config, FILE *out)
+/* For the next ipcd also who is in the groups: to ask for that again could take long. */
+static void print_members(const struct config_quota *quota, FILE *out)
+{
+    for (size_t i = 0; i < quota->n_members; i++)
+        fprintf(out, "%s%" PRIu32, i % MEMBERS_PER_LINE ? " " : "\nmembers = ", quota->members[i]);
+    fputc('\n', out);
+}
+
+static void print_quotas(const struct config *config, bool keep, FILE *out)
+{
+    char text[2 * POLICY_TEXT];
+
+    for (size_t i = 0; i < config->n_quotas; i++) {
+        const struct config_quota *quota = &config->quotas[i];
+
+        policy_setting_print(&quota->rule, policy_setting_find("who"), text);
+        fprintf(out, "\n# %s\n[quota %s]\nwho = %s\n", quota->rule.origin, quota->rule.name, text);
+        for (unsigned j = 0; j < USER_LIMITS; j++) {
+            if (!quota->most[j])
+                continue;
+            text_from_number(text, sizeof(text), quota->most[j], user_limit_about[j].bytes);
+            fprintf(out, "%s = %s\n", user_limit_about[j].setting, text);
+        }
+        if (keep)
+            print_members(quota, out);
+    }
+}
+
+static void print(const struct config *config, bool keep, FILE *out)
 {
     const char *section = "";
 
@@ -544,4 +654,23 @@ void config_print(const struct config *config, FILE *out)
                 fprintf(out, "%s = %s\n", policy_settings[j], text);
         }
     }
+    print_quotas(config, keep, out);
+}
+
+void config_print(const struct config *config, FILE *out)
+{
+    print(config, false, out);
+}
+
+int config_keep(const struct config *config)
+{
+    int fd = fd_memory("ipc-config", MFD_CLOEXEC), copy = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    FILE *out = copy < 0 ? NULL : fdopen(copy, "w");
+
+    if (!out) {
+        fd_close(copy);
+        return fd_close(fd);
+    }
+    print(config, true, out);
+    return fclose(out) == 0 ? fd : fd_close(fd);
 }

@@ -49,6 +49,23 @@ struct limit_about {
 };
 extern const struct limit_about limit_about[LIMIT_COUNT];
 
+/* What one user may have: the limits above, and two more. */
+#define USER_QUEUE_BYTES LIMIT_COUNT
+#define USER_CONNECTS    (LIMIT_COUNT + 1) /* per second */
+#define USER_LIMITS      ((unsigned)LIMIT_COUNT + 2)
+
+struct user_limit_about {
+    const char *setting;
+    bool bytes;
+    uint64_t least, highest;
+};
+extern const struct user_limit_about user_limit_about[USER_LIMITS];
+
+struct user_limits {
+    uint64_t most[USER_LIMITS];
+    const char *from[USER_LIMITS]; /* the [quota NAME] that says so; NULL: [limits] */
+};
+
 #define CONFIG_SETTINGS_MAX 32u
 #define CONFIG_ORIGIN_SIZE  96u
 
@@ -58,6 +75,15 @@ struct config_queue {
     Ipc__Control__QueueSettings settings;
     char origin[CONFIG_ORIGIN_SIZE];
     unsigned set_at[IPC_QUEUE_SETTINGS]; /* line in the file at hand, or 0 */
+};
+
+/* A section [quota NAME]: limits of those that its `who` names. */
+struct config_quota {
+    struct policy_rule rule;    /* its name, origin and who */
+    uint64_t most[USER_LIMITS]; /* 0: not given */
+    unsigned set_at[USER_LIMITS];
+    uint32_t *members; /* of its groups, in order; from config_resolve() on */
+    size_t n_members;
 };
 
 struct config {
@@ -76,7 +102,9 @@ struct config {
     struct config_queue *queues; /* in the order in which they were first named */
     size_t n_queues;
     struct policy policy;
-    bool kept; /* config_load_kept() filled it: users and groups were looked up before */
+    bool kept;                   /* config_load_kept() filled it: users and groups were looked up before */
+    struct config_quota *quotas; /* in the order in which they were first named */
+    size_t n_quotas;
     /* Where each setting comes from, in the order of the table in config.c; "" is the default. */
     char origin[CONFIG_SETTINGS_MAX][CONFIG_ORIGIN_SIZE];
 };
@@ -95,6 +123,19 @@ char *config_default_path(void);
 
 /* As config_load(), for the text of one file. */
 unsigned config_parse(struct config *config, const char *path, const char *text, size_t size, FILE *errors);
+
+/* Sections [quota NAME] (quotas.c): that of a name, made if need be (NULL: out of memory); the index of a setting, or -1;
+ * what it lacks, or NULL; who is in its groups; freeing them all. */
+struct config_quota *config_quota_of(struct config *config, const char *name);
+int config_quota_setting(const char *key);
+const char *config_quota_wrong(const struct config_quota *quota);
+int config_quotas_resolve(struct config *config);
+bool config_quota_add_member(struct config_quota *quota, uint32_t uid);
+void config_quotas_done(struct config *config);
+
+/* What a user may have: of each limit what the first [quota NAME] says that speaks of the user and sets it, else
+ * [limits]. What *ret points at is the configuration's. */
+void config_user_limits(const struct config *config, uint32_t uid, struct user_limits *ret);
 
 /* Fill in what is still 0 from what this process may use, and lower what is more. */
 void config_resolve(struct config *config, size_t open_files_max);

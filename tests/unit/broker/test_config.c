@@ -277,6 +277,84 @@ static void test_what_is_kept_asks_for_no_groups(void **state)
     assert_int_equal(fclose(errors), 0);
 }
 
+static void test_quotas(void **state)
+{
+    struct user_limits limits;
+    char *text = NULL;
+    size_t size;
+    FILE *out;
+
+    assert_int_equal(PARSE("[quota batch jobs]\nwho = user:5, user:7\nsegment-bytes = 1M\n"
+                           "[limits]\nsessions = 7\n[quota batch jobs]\nsessions = 3\n"
+                           "[quota rest]\nwho = anyone\nsessions = 4\nconnects-per-second = 9\n"),
+                     0);
+    assert_int_equal(config_parse(&config, "y.conf", "[quota rest]\nsessions = 5\n", 26, stderr), 0);
+    config_user_limits(&config, 7, &limits);
+    assert_int_equal(limits.most[LIMIT_SESSIONS], 3);
+    assert_int_equal(limits.most[LIMIT_SEGMENT_BYTES], 1 << 20);
+    assert_int_equal(limits.most[USER_CONNECTS], 9);
+    assert_string_equal(limits.from[LIMIT_SESSIONS], "batch jobs");
+    assert_null(limits.from[LIMIT_TOPICS]);
+    config_user_limits(&config, 6, &limits);
+    assert_int_equal(limits.most[LIMIT_SESSIONS], 5);
+
+    config_resolve(&config, 1000);
+    out = open_memstream(&text, &size);
+    assert_non_null(out);
+    config_print(&config, out);
+    assert_int_equal(fclose(out), 0);
+    assert_non_null(strstr(text,
+                           "# x.conf:1\n[quota batch jobs]\nwho = user:5 user:7\nsessions = 3\n"
+                           "segment-bytes = 1M\n\n# x.conf:8\n[quota rest]\nwho = anyone\nsessions = 5\n"
+                           "connects-per-second = 9\n"));
+    assert_int_equal(parse(text, size), 0);
+    free(text);
+    assert_int_equal(config.n_quotas, 2);
+}
+
+/* Who is in a group is asked once. */
+static void test_members_are_kept(void **state)
+{
+    struct user_limits limits;
+    struct config kept;
+    int fd;
+
+    assert_int_equal(PARSE("[quota wheel]\nwho = group:0\nsessions = 3\n"), 0);
+    config_resolve(&config, 1024);
+    assert_true(config.quotas[0].n_members >= 1);
+    for (uint32_t uid = 5000; uid < 5100; uid++)
+        assert_true(config_quota_add_member(&config.quotas[0], uid));
+    fd = config_keep(&config);
+    assert_true(fd >= 0);
+    config_init(&kept);
+    assert_int_equal(config_load_kept(&kept, fd, stderr), 0);
+    config_resolve(&kept, 1024);
+    assert_int_equal(kept.quotas[0].n_members, config.quotas[0].n_members);
+    for (uint32_t uid = 5000; uid <= 5100; uid++) {
+        config_user_limits(&kept, uid, &limits);
+        assert_int_equal(limits.most[LIMIT_SESSIONS], uid < 5100 ? 3 : IPC_SESSIONS_DEFAULT);
+    }
+    config_done(&kept);
+    assert_int_equal(close(fd), 0);
+}
+
+static void test_mistakes_in_quotas(void **state)
+{
+    assert_int_equal(PARSE("[quota ]\n"), 1);
+    expect_said("x.conf:1: [quota NAME]: this is no name of a quota");
+    assert_int_equal(PARSE("[quota q]\nsessions = 0\n"), 1);
+    expect_said("x.conf:2: sessions = 0: a whole number from 1 to 8192 is allowed");
+    assert_int_equal(PARSE("[quota q]\nsessions = 1\nsessions = 2\nwho = no-one\n"), 2);
+    expect_said("sessions was set already in line 2");
+    expect_said("anyone, user:NAME and group:NAME are allowed");
+    assert_int_equal(PARSE("[quota q]\ntotal-sessions = 1\n"), 1);
+    expect_said("unknown setting 'total-sessions' in [quota NAME]; there are: who sessions topics");
+    assert_int_equal(PARSE("[quota q]\nwho = anyone\n"), 0);
+    assert_string_equal(config_quota_wrong(&config.quotas[0]), "it does not set any limit");
+    assert_int_equal(PARSE("[quota q]\nsessions = 1\n"), 0);
+    assert_non_null(strstr(config_quota_wrong(&config.quotas[0]), "it does not say who"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -288,6 +366,9 @@ int main(void)
         cmocka_unit_test_teardown(test_what_is_kept_asks_for_no_groups, tear_down),
         cmocka_unit_test_teardown(test_queues, tear_down),
         cmocka_unit_test_teardown(test_mistakes_in_queues, tear_down),
+        cmocka_unit_test_teardown(test_quotas, tear_down),
+        cmocka_unit_test_teardown(test_members_are_kept, tear_down),
+        cmocka_unit_test_teardown(test_mistakes_in_quotas, tear_down),
         cmocka_unit_test(test_numbers),
         cmocka_unit_test(test_names_of_strangers),
     };

@@ -93,7 +93,7 @@ static void test_mistakes(void **state)
          "unknown setting 'colour' in [rule NAME]; there are: who allow deny names"},
         {"[rule x]\nallow = send\nallow = call\n", "allow was set already in line 2"},
         {"[rule ]\n", "no name of a rule"},
-        {"[rules x]\n", "and [rule NAME]"},
+        {"[rules x]\n", "[rule NAME]"},
     };
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {

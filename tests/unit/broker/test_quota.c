@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -30,7 +31,15 @@ static int init(void **state)
 static int done(void **state)
 {
     quota_done(&quota);
+    config_done(&config);
     return 0;
+}
+
+/* From here on the limits are what the configuration says now. */
+static void begin_anew(void)
+{
+    quota_done(&quota);
+    assert_int_equal(quota_init(&quota, &config), 0);
 }
 
 static void test_limit_and_one_past_it(void **state)
@@ -135,10 +144,12 @@ static void test_share_names_who_has_most(void **state)
 static void test_an_actor_is_named(void **state)
 {
     const struct charge one = {.of = {[LIMIT_LANES] = 1}};
-    struct user *reader = quota_user(&quota, 1), *hostile = quota_user(&quota, 666);
+    struct user *reader, *hostile;
     unsigned n = 0;
 
     config.per_user[LIMIT_LANES] = 100;
+    reader = quota_user(&quota, 1);
+    hostile = quota_user(&quota, 666);
     while (quota_take_for(&quota, reader, hostile, &one, &refusal) == 0)
         n++;
     assert_int_equal(n, 75);
@@ -156,6 +167,67 @@ static void test_an_actor_is_named(void **state)
         quota_return_for(&quota, reader, hostile, &one);
     assert_int_equal(reader->n_actors, 0);
     assert_int_equal(quota.usages.count, 0);
+}
+
+static void override(const char *text)
+{
+    assert_int_equal(config_parse(&config, "ipcd.conf", text, strlen(text), stderr), 0);
+    assert_int_equal(config_quotas_resolve(&config), 0);
+}
+
+/* The first section that sets a limit holds for it, and is named. */
+static void test_overrides(void **state)
+{
+    const struct charge one = {.of = {[LIMIT_SESSIONS] = 1}};
+    struct user *user;
+    unsigned n = 0;
+
+    override("[quota backup]\nwho = user:7\nsessions = 2\n"
+             "[quota others]\nwho = anyone\nsessions = 1\nconnects-per-second = 1\nqueue-bytes = 1M\n");
+    user = quota_user(&quota, 7);
+    while (quota_take(&quota, user, &one, &refusal) == 0)
+        n++;
+    assert_int_equal(n, 2);
+    assert_string_equal(refusal.text,
+                        "limit reached: user 7 has 2 of 2 sessions, and user 7 asked for 1 more; close "
+                        "connections, or raise sessions in [quota backup] of ipcd.conf");
+    assert_int_equal(quota_connect(&quota, user, user->connects_at_ns, &refusal), 0);
+    assert_int_equal(quota_standing(&quota, user, USER_CONNECTS, user->connects_at_ns).used, 1);
+    assert_int_equal(quota_connect(&quota, user, user->connects_at_ns, &refusal), -EDQUOT);
+    assert_non_null(strstr(refusal.text, "raise connects-per-second in [quota others] of ipcd.conf"));
+    assert_int_equal(user->budget.max, 1 << 20);
+    assert_int_equal(quota_standing(&quota, user, LIMIT_SESSIONS, 0).used, 2);
+    assert_int_equal(quota_standing(&quota, user, LIMIT_SESSIONS, 0).share, 2);
+    assert_int_equal(quota_standing(&quota, user, LIMIT_SESSIONS, 0).total, 5);
+    assert_int_equal(quota_user(&quota, 8)->limits.most[LIMIT_SESSIONS], 1);
+    assert_int_equal(quota_user(&quota, 8)->limits.most[LIMIT_SEGMENT_BYTES], 100); /* of nobody's section */
+}
+
+/* Root is the only member of its group on each machine, by its entry in passwd. */
+static void test_overrides_of_groups(void **state)
+{
+    override("[quota wheel]\nwho = group:0\ntopics = 9\n");
+    assert_int_equal(quota_user(&quota, 0)->limits.most[LIMIT_TOPICS], 9);
+    assert_string_equal(quota_user(&quota, 0)->limits.from[LIMIT_TOPICS], "wheel");
+    assert_int_equal(quota_user(&quota, UINT32_MAX - 1)->limits.most[LIMIT_TOPICS], IPC_TOPICS_DEFAULT);
+}
+
+/* A lower limit takes nothing back, and is exceeded no further. */
+static void test_what_is_held_stays(void **state)
+{
+    const struct charge one = {.of = {[LIMIT_SESSIONS] = 1}}, three = {.of = {[LIMIT_SESSIONS] = 3}};
+    struct user *user;
+
+    override("[quota low]\nwho = user:7\nsessions = 2\n");
+    user = quota_user(&quota, 7);
+    quota_charge(&quota, user, &three);
+    for (unsigned held = 3; held >= 2; held--) {
+        assert_int_equal(quota_take(&quota, user, &one, &refusal), -EDQUOT);
+        assert_int_equal(user->used[LIMIT_SESSIONS], held);
+        quota_return(&quota, user, &one);
+    }
+    assert_int_equal(quota_take(&quota, user, &one, &refusal), 0);
+    assert_int_equal(quota_take(&quota, user, &one, &refusal), -EDQUOT);
 }
 
 /* ---- random sequences: IPC_TEST_SEED repeats one ---- */
@@ -190,8 +262,24 @@ static uint64_t sure(uint64_t most, uint64_t n)
     return 3 * most / ((3 * n - 2) * (3 * n + 1));
 }
 
+/* A section of their own for some of the users, with limits below and above those of the others. */
+static void draw_overrides(uint64_t total)
+{
+    char text[USERS * 48];
+    size_t at = 0;
+
+    config_quotas_done(&config);
+    for (unsigned i = 0; i < USERS; i++)
+        at +=
+            (size_t)snprintf(text + at, sizeof(text) - at, "[quota %u]\nwho = user:%u\nsessions = 1\n", i, i);
+    override(text);
+    for (unsigned i = 0; i < USERS; i++)
+        for (size_t j = 0; j < LIMIT_COUNT; j++)
+            config.quotas[i].most[j] = draw(2) ? 0 : 1 + draw(total);
+}
+
 /* User 0 asks for no more than it can be sure of, beside k others that take, return and ask too much at random: it is
- * never refused. Nobody's use is forgotten or made up. */
+ * never refused. Nobody has more than the limit that holds for it, whoever sets that. Nobody's use is forgotten or made up. */
 static void test_nobody_is_refused_what_it_can_be_sure_of(void **state)
 {
     seed();
@@ -203,6 +291,8 @@ static void test_nobody_is_refused_what_it_can_be_sure_of(void **state)
             config.total[i] = total;
             config.per_user[i] = draw(2) ? total : 1 + draw(total);
         }
+        draw_overrides(total);
+        begin_anew();
         for (unsigned step = 0; step < 2000; step++) {
             unsigned who = draw(4) == 0 ? 0 : 1 + (unsigned)draw(hostile);
             size_t limit = draw(LIMIT_COUNT);
@@ -217,6 +307,10 @@ static void test_nobody_is_refused_what_it_can_be_sure_of(void **state)
             assert_int_equal(user->used[limit], model[who][limit]);
             assert_int_equal(quota.used[limit], all);
             assert_true(all <= total);
+            assert_int_equal(user->limits.most[limit], config.quotas[who].most[limit]
+                                                           ? config.quotas[who].most[limit]
+                                                           : config.per_user[limit]);
+            assert_true(model[who][limit] <= user->limits.most[limit]);
             if (draw(3) == 0 && model[who][limit] > 0) {
                 charge.of[limit] = 1 + draw(model[who][limit]);
                 quota_return(&quota, user, &charge);
@@ -226,7 +320,7 @@ static void test_nobody_is_refused_what_it_can_be_sure_of(void **state)
             if (who == 0) {
                 uint64_t most = sure(total, n);
 
-                most = most < config.per_user[limit] ? most : config.per_user[limit];
+                most = most < user->limits.most[limit] ? most : user->limits.most[limit];
                 if (most <= model[0][limit])
                     continue;
                 charge.of[limit] = 1 + draw(most - model[0][limit]);
@@ -263,10 +357,12 @@ static void test_no_publisher_takes_the_readers_of_another(void **state)
     for (unsigned run = 0; run < 100; run++) {
         uint64_t model[USERS] = {0};
         unsigned hostile = 1 + (unsigned)draw(USERS - 1);
-        struct user *reader = quota_user(&quota, 100);
+        struct user *reader;
 
         config.per_user[LIMIT_LANES] = 20 + draw(2000);
         config.total[LIMIT_LANES] = 4 * config.per_user[LIMIT_LANES];
+        begin_anew();
+        reader = quota_user(&quota, 100);
         for (unsigned step = 0; step < 4000; step++) {
             unsigned who = draw(3) == 0 ? 0 : 1 + (unsigned)draw(hostile);
             struct user *actor = quota_user(&quota, who);
@@ -305,6 +401,9 @@ int main(void)
         CASE(test_users_are_in_order_of_uid),
         CASE(test_share_names_who_has_most),
         CASE(test_an_actor_is_named),
+        CASE(test_overrides),
+        CASE(test_overrides_of_groups),
+        CASE(test_what_is_held_stays),
         CASE(test_nobody_is_refused_what_it_can_be_sure_of),
         CASE(test_no_publisher_takes_the_readers_of_another),
     };
