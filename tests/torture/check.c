@@ -8,46 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tests/torture/history.h"
+#include "tests/torture/check.h"
 
 #define TEXTS_MAX 12u
-#define NEVER     UINT64_MAX
 
-struct sending {
-    uint32_t sender, producer, sequence, checksum;
-    uint16_t key;
-    uint8_t queue, priority;
-    bool sent, confirmed, refused;
-    bool arrived, letter, done; /* came from its queue, as a dead letter; somebody acknowledged it */
-    uint64_t ticket, number, time_ns;
-};
-
-struct reception {
-    uint64_t number, time_ns, delivery, acking, acked, refusing;
-    uint32_t client, sender, producer, sequence, checksum;
-    uint16_t attempt, key;
-    uint8_t queue, priority, redelivered;
-    bool held_back; /* refused for later, or for good */
-};
-
-struct client {
-    uint64_t end; /* or NEVER */
-    uint32_t last_sequence[10];
-};
-
-struct check {
-    const struct history *history;
-    struct findings *found;
-    FILE *out;
-    struct sending *sendings; /* by sender, then sequence: one each */
-    struct reception *receptions;
-    struct client *clients;
-    size_t n_sendings, n_receptions, n_clients;
-};
-
-static void finding(struct check *check, uint64_t *count, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-static void finding(struct check *check, uint64_t *count, const char *format, ...)
+void finding(struct check *check, uint64_t *count, const char *format, ...)
 {
     va_list arguments;
 
@@ -63,7 +28,7 @@ static void finding(struct check *check, uint64_t *count, const char *format, ..
 
 static bool allocate(struct check *check)
 {
-    size_t sendings = 0, receptions = 0, clients = 0;
+    size_t sendings = 0, receptions = 0, clients = 0, kills = 0;
 
     for (unsigned j = 0; j < check->history->journals; j++)
         for (size_t i = 0; i < check->history->counts[j]; i++) {
@@ -71,6 +36,7 @@ static bool allocate(struct check *check)
 
             sendings += event->kind == EVENT_SEND;
             receptions += event->kind == EVENT_RECEIVED;
+            kills += event->kind == EVENT_KILL_GATEWAY;
             if ((event->kind == EVENT_BEGIN || event->kind == EVENT_KILL) && event->client >= clients)
                 clients = event->client + 1;
         }
@@ -78,9 +44,10 @@ static bool allocate(struct check *check)
     check->sendings = calloc(sendings + 1, sizeof(*check->sendings));
     check->receptions = calloc(receptions + 1, sizeof(*check->receptions));
     check->clients = calloc(clients + 1, sizeof(*check->clients));
+    check->kills = calloc(kills + 1, sizeof(*check->kills));
     for (size_t i = 0; check->clients && i < clients; i++)
         check->clients[i].end = NEVER;
-    return check->sendings && check->receptions && check->clients;
+    return check->sendings && check->receptions && check->clients && check->kills;
 }
 
 static void client_ends(struct check *check, const struct event *event)
@@ -210,6 +177,9 @@ static void read_journal(struct check *check, const struct event *events, size_t
         switch (event->kind) {
         case EVENT_BEGIN:
             client = event->client;
+            check->clients[client].begin = event->time_ns;
+            check->clients[client].process = (uint32_t)event->number;
+            check->clients[client].gateway = event->queue;
             sendings = check->n_sendings;
             receptions = check->n_receptions;
             break;
@@ -219,7 +189,13 @@ static void read_journal(struct check *check, const struct event *events, size_t
             break;
         case EVENT_KILL:
             client_ends(check, event);
+            check->clients[event->client].killed = true;
             check->found->kills++;
+            break;
+        case EVENT_KILL_GATEWAY:
+            check->kills[check->n_kills++] =
+                (struct gateway_kill){.gateway = event->queue, .from = event->number, .to = event->time_ns};
+            check->found->gateway_kills[event->queue % HISTORY_GATEWAYS]++;
             break;
         case EVENT_KILL_CORE:
             check->found->core_kills++;
@@ -238,7 +214,7 @@ static void read_journal(struct check *check, const struct event *events, size_t
 
 /* ---- content ---- */
 
-static int by_sender(const void *a, const void *b)
+int check_by_sender(const void *a, const void *b)
 {
     const struct sending *left = a, *right = b;
 
@@ -251,7 +227,7 @@ static struct sending *sending_of(struct check *check, const struct reception *r
 {
     struct sending wanted = {.sender = reception->sender, .sequence = reception->sequence};
 
-    return bsearch(&wanted, check->sendings, check->n_sendings, sizeof(wanted), by_sender);
+    return bsearch(&wanted, check->sendings, check->n_sendings, sizeof(wanted), check_by_sender);
 }
 
 static bool is_letter(const struct check *check, const struct reception *reception,
@@ -260,13 +236,11 @@ static bool is_letter(const struct check *check, const struct reception *recepti
     return check->history->queues[sending->queue].dead_letter == reception->queue;
 }
 
-static struct sending *check_content(struct check *check, const struct reception *reception)
+struct sending *check_content(struct check *check, const struct reception *reception)
 {
     struct sending *sending = sending_of(check, reception);
     uint64_t *count = &check->found->altered;
 
-#define WHICH "queue %u, number %" PRIu64 ", sender %" PRIu32 ", sequence %" PRIu32
-#define TELL  reception->queue, reception->number, reception->sender, reception->sequence
     if (!sending)
         finding(check, count, "invented: " WHICH ": nobody sent that", TELL);
     else if (sending->checksum != reception->checksum || sending->producer != reception->producer)
@@ -365,15 +339,11 @@ static void check_again(struct check *check, const struct reception *last, const
 /* What a queue took in, in the order in which it took it in. */
 static void check_entry(struct check *check, const struct reception *reception, struct sending *sending)
 {
-    uint32_t *last = &check->clients[sending->sender].last_sequence[sending->priority];
-
     if (sending->arrived)
         finding(check, &check->found->duplicated, "duplicate: " WHICH ": sent once, taken twice: %" PRIu64,
                 TELL, sending->number);
-    else if (sending->sequence <= *last)
-        finding(check, &check->found->disordered,
-                "order: " WHICH ": behind sequence %" PRIu32 " of that sender", TELL, *last);
-    *last = sending->sequence;
+    else
+        check_sequence(check, reception, sending);
     sending->arrived = true;
     sending->number = reception->number;
 }
@@ -385,6 +355,11 @@ static void check_message(struct check *check, const struct reception *reception
 
     if (!sending)
         return;
+    if (!sending->arrived)
+        sending->first_ns = reception->time_ns; /* their order is that of deliveries, not of time */
+    for (size_t i = 1; i < count; i++)
+        if (reception[i].time_ns < sending->first_ns)
+            sending->first_ns = reception[i].time_ns;
     if (is_letter(check, reception, sending)) {
         check->found->letters++;
         if (sending->letter)
@@ -409,7 +384,8 @@ static void check_messages(struct check *check)
         for (next = i + 1; next < check->n_receptions && all[next].queue == all[i].queue &&
                            all[next].number == all[i].number;)
             next++;
-        check_message(check, &all[i], next - i);
+        if (!check->history->queues[all[i].queue].raw)
+            check_message(check, &all[i], next - i);
     }
 }
 
@@ -481,7 +457,7 @@ static void check_order(struct check *check)
             reception[-1].delivery == reception->delivery)
             finding(check, &check->found->duplicated, "duplicate: " WHICH ": delivery %" PRIu64 " twice",
                     TELL, reception->delivery);
-        if (reception->redelivered || reception->attempt != 1)
+        if (reception->redelivered || reception->attempt != 1 || check->history->queues[reception->queue].raw)
             continue;
         if (reception->number <= *before)
             finding(check, &check->found->disordered, "order: " WHICH ": after number %" PRIu64, TELL,
@@ -575,8 +551,11 @@ bool history_check(const struct history *history, struct findings *ret, FILE *ou
     if (enough) {
         for (unsigned j = 0; j < history->journals; j++)
             read_journal(&check, history->events[j], history->counts[j]);
-        qsort(check.sendings, check.n_sendings, sizeof(*check.sendings), by_sender);
+        check_sessions(&check);
+        qsort(check.sendings, check.n_sendings, sizeof(*check.sendings), check_by_sender);
+        check_raw(&check);
         check_messages(&check);
+        check_losses(&check);
         check_order(&check);
         check_keys(&check);
         check_sendings(&check);
@@ -584,5 +563,6 @@ bool history_check(const struct history *history, struct findings *ret, FILE *ou
     free(check.sendings);
     free(check.receptions);
     free(check.clients);
+    free(check.kills);
     return enough;
 }

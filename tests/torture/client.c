@@ -11,38 +11,17 @@
 
 #include "ipc/ipc.h"
 #include "ipc/queue.h"
-#include "tests/torture/torture.h"
+#include "tests/torture/self.h"
 
-#define BATCH         32u
-#define UNSETTLED_MAX 4096u /* messages of a producer of which it does not know yet */
-#define MS            INT64_C(1000000)
+#define BATCH 32u
 
-struct body {
-    uint32_t producer, sender, sequence, size;
-    uint16_t key;
-    uint8_t queue, priority;
-    uint32_t reserved;
-};
-
-struct self {
-    const struct client_work *work;
-    const struct torture_queue *queue;
-    uint64_t random;
-    ipc_connection *connection;
-    ipc_producer *producer;
-    ipc_consumer *consumer;
-    uint64_t tickets[UNSETTLED_MAX]; /* by sequence; 0: not sent */
-};
-
-static void note(struct self *self, struct event event)
+void note(struct self *self, struct event event)
 {
     if (!journal_append(self->work->journal, event))
         _exit(0); /* it has had its share */
 }
 
-#define FAIL(self, result) failed(self, result, __LINE__)
-static void failed(struct self *self, int result, int line) __attribute__((noreturn));
-static void failed(struct self *self, int result, int line)
+void failed(struct self *self, int result, int line)
 {
     note(self, (struct event){.kind = EVENT_ERROR,
                               .client = self->work->client,
@@ -51,7 +30,7 @@ static void failed(struct self *self, int result, int line)
     _exit(1);
 }
 
-static uint32_t checksum(const unsigned char *bytes, size_t size)
+uint32_t checksum(const unsigned char *bytes, size_t size)
 {
     uint64_t sum = size, word;
 
@@ -64,15 +43,21 @@ static uint32_t checksum(const unsigned char *bytes, size_t size)
     return (uint32_t)(sum >> 16);
 }
 
+void begin_alone(struct self *self, const struct client_work *work)
+{
+    *self = (struct self){.work = work,
+                          .queue = &work->torture->queues[work->queue],
+                          .random = torture_mix(work->torture->seed ^ (uint64_t)work->client << 32)};
+    self->client = work->client;
+    note(self, (struct event){.kind = EVENT_BEGIN, .client = work->client});
+}
+
 static void begin(struct self *self, const struct client_work *work)
 {
     struct ipc_connection_options options = IPC_CONNECTION_OPTIONS_INIT;
     int result;
 
-    *self = (struct self){.work = work,
-                          .queue = &work->torture->queues[work->queue],
-                          .random = torture_mix(work->torture->seed ^ (uint64_t)work->client << 32)};
-    note(self, (struct event){.kind = EVENT_BEGIN, .client = work->client});
+    begin_alone(self, work);
     options.timeout_ns = 3600 * 1000 * MS; /* the driver's watchdog is the one that counts */
     result = ipc_connection_open(&self->connection, NULL, &options, NULL);
     if (result < 0)
@@ -85,9 +70,10 @@ static void end(struct self *self)
     _exit(0);
 }
 
-static const char *queue_name(unsigned queue)
+const char *torture_queue_name(unsigned queue)
 {
-    static const char *const names[] = {"q0", "q1", "q2", "q3", "dead"};
+    static const char *const names[TORTURE_ALL] = {"q0",       "q1",       "q2",    "q3",    "dead",
+                                                   "zmq-send", "zmq-push", "mq-in", "mq-out"};
 
     return names[queue];
 }
@@ -95,11 +81,11 @@ static const char *queue_name(unsigned queue)
 /* ---- producers ---- */
 
 /* A message follows from its producer and its number, but for the process that sends it. */
-static size_t compose(const struct self *self, uint32_t sequence, unsigned char *bytes, struct event *ret)
+size_t compose(const struct self *self, uint32_t sequence, unsigned char *bytes, struct event *ret)
 {
     uint64_t random = torture_mix(self->work->torture->seed ^ (uint64_t)self->work->slot << 32 ^ sequence);
     struct body body = {.producer = self->work->slot,
-                        .sender = self->work->client,
+                        .sender = self->client,
                         .sequence = sequence,
                         .queue = (uint8_t)self->work->queue,
                         .priority = (uint8_t)(random % self->queue->priorities),
@@ -235,7 +221,8 @@ void client_produce(const struct client_work *work)
 
     begin(&self, work);
     options.ring_size = 16384;
-    result = ipc_producer_open(&self.producer, self.connection, queue_name(work->queue), &options, NULL);
+    result =
+        ipc_producer_open(&self.producer, self.connection, torture_queue_name(work->queue), &options, NULL);
     if (result < 0)
         FAIL(&self, result);
     /* What the one before did not hear of: once more if the queue knows it again, or now and then without that. */
@@ -288,25 +275,35 @@ struct held {
     unsigned count;
 };
 
-static void receive_note(struct self *self, const struct ipc_queue_message *message)
+void receive_note(struct self *self, struct event event, const void *data, size_t size)
 {
+    _Atomic uint32_t *arrived = self->work->torture->arrived;
     struct body body = {0};
-    struct event event = {.kind = EVENT_RECEIVED,
-                          .number = message->number,
-                          .delivery = message->delivery,
-                          .attempt = (uint16_t)message->attempt,
-                          .queue = (uint8_t)self->work->queue,
-                          .priority = (uint8_t)message->priority,
-                          .redelivered = (uint8_t)message->redelivered,
-                          .checksum = checksum(message->data, message->size)};
 
-    memcpy(&body, message->data, message->size < sizeof(body) ? message->size : sizeof(body));
+    memcpy(&body, data, size < sizeof(body) ? size : sizeof(body));
+    event.kind = EVENT_RECEIVED;
+    event.queue = (uint8_t)self->work->queue;
+    event.checksum = checksum(data, size);
     event.client = body.sender;
     event.producer = body.producer;
     event.sequence = body.sequence;
+    note(self, event);
+    if (body.producer < TORTURE_CLIENTS && arrived[body.producer] < body.sequence)
+        arrived[body.producer] = body.sequence;
+    self->work->torture->received[self->work->queue]++;
+}
+
+static void note_message(struct self *self, const struct ipc_queue_message *message)
+{
+    struct event event = {.number = message->number,
+                          .delivery = message->delivery,
+                          .attempt = (uint16_t)message->attempt,
+                          .priority = (uint8_t)message->priority,
+                          .redelivered = (uint8_t)message->redelivered};
+
     if (message->key_size == sizeof(event.key))
         memcpy(&event.key, message->key, sizeof(event.key));
-    note(self, event);
+    receive_note(self, event, message->data, message->size);
 }
 
 static void answer_ack(struct self *self, uint64_t first, uint64_t last)
@@ -383,7 +380,8 @@ void client_consume(const struct client_work *work)
     begin(&self, work);
     options.prefetch = self.queue->prefetch;
     options.ring_size = 16384;
-    result = ipc_consumer_open(&self.consumer, self.connection, queue_name(work->queue), &options, NULL);
+    result =
+        ipc_consumer_open(&self.consumer, self.connection, torture_queue_name(work->queue), &options, NULL);
     if (result < 0)
         FAIL(&self, result);
     while (!work->torture->consumers_stop) {
@@ -394,9 +392,7 @@ void client_consume(const struct client_work *work)
         if (count < 0 && count != -ETIMEDOUT)
             FAIL(&self, (int)count);
         for (ssize_t i = 0; i < count; i++)
-            receive_note(&self, &messages[i]);
-        if (count > 0)
-            work->torture->received[work->queue] += (uint64_t)count;
+            note_message(&self, &messages[i]);
         if (count > 0)
             answer(&self, messages, (unsigned)count, &held);
         if (held.count && (count < 0 || torture_random(&self.random, 8) == 0))

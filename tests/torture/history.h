@@ -13,13 +13,14 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#define HISTORY_QUEUES    8u
-#define HISTORY_PRODUCERS 16u
+#define HISTORY_QUEUES    12u
+#define HISTORY_PRODUCERS 32u
 #define HISTORY_JOURNALS  32u
 #define HISTORY_KEYS      16u
+#define HISTORY_GATEWAYS  3u /* 0: none */
 
 enum event_kind {
-    EVENT_BEGIN,     /* a client begins: client */
+    EVENT_BEGIN, /* a client begins: client; a session with a gateway: number: its process, queue: the gateway */
     EVENT_CLOSE,     /* it is about to close */
     EVENT_SEND,      /* it is about to send: producer, sequence, checksum, queue, priority, key */
     EVENT_NOT_SENT,  /* that call failed: sequence */
@@ -33,6 +34,7 @@ enum event_kind {
     EVENT_ERROR,     /* a call failed as it should not: checksum: errno; number: line */
     EVENT_KILL,      /* written by the driver: it is about to kill that client */
     EVENT_KILL_CORE, /* the same for ipcd */
+    EVENT_KILL_GATEWAY, /* it has killed a gateway: queue: which; number: the time before that */
 };
 
 struct event {
@@ -51,8 +53,18 @@ struct journal {
     struct event events[];
 };
 
+/* What may be missing of what was sent: on the way through a gateway that nobody acknowledges. */
+enum history_loss {
+    LOSS_NONE, /* of what was confirmed */
+    LOSS_ONE,  /* with each kill of the gateway one message of what was taken */
+    LOSS_KILL, /* with each kill of the gateway or the sender what was on its way */
+};
+
 struct history_queue {
     bool keyed, remembers; /* remembers: message ids */
+    bool raw;              /* what comes out has no number nor attempt, and is not acknowledged */
+    uint8_t gateway;       /* that is on the way, with loss or raw */
+    enum history_loss loss;
     uint64_t lease_ns;
     int dead_letter; /* queue; -1: none */
 };
@@ -69,7 +81,10 @@ struct history {
 struct findings {
     uint64_t lost, duplicated, disordered, altered, stuck;
     uint64_t sent, confirmed, refused, received, acknowledged, redeliveries, duplicates, letters, resent;
-    uint64_t kills, core_kills, closes, errors;
+    uint64_t kills, core_kills, closes, errors, gateway_kills[HISTORY_GATEWAYS];
+    uint64_t cut[HISTORY_QUEUES]; /* missing, as the way allows it: no finding */
+    uint64_t repeated;            /* came again from an mqueue, after a kill */
+    uint64_t overtaken; /* by what was sent later, over a kill of the gateway that both went through */
 };
 
 /* Texts of the first findings go to `out`. Returns false if there was no memory. */

@@ -293,6 +293,95 @@ static void test_dead_letters(void **state)
     expect(&story, 0, 1, 0, 0);
 }
 
+/* Gateway 1 is killed; `at` is a time of the story. */
+static void kill_gateway(struct story *story, uint64_t at_ns)
+{
+    add(story, DRIVER, (struct event){.kind = EVENT_KILL_GATEWAY, .queue = 1, .number = at_ns});
+    story->events[DRIVER][story->counts[DRIVER] - 1].time_ns = at_ns + 1;
+}
+
+static void test_lost_by_a_gateway(void **state)
+{
+    struct story story;
+    const struct event again = {.kind = EVENT_RECEIVED,
+                                .number = 1,
+                                .client = PRODUCER,
+                                .sequence = 1,
+                                .checksum = 1001,
+                                .attempt = 1,
+                                .key = 1};
+
+    (void)state;
+    for (enum history_loss loss = LOSS_ONE; loss <= LOSS_KILL; loss++) {
+        tell(
+            &story); /* nothing confirms, and what was sent is there but for the last one, which nobody took */
+        forget(&story, SENT, EVENT_CONFIRMED, 0);
+        forget(&story, SENT, EVENT_REFUSED, 0);
+        story.history.queues[0] = (struct history_queue){.dead_letter = -1, .loss = loss, .gateway = 1};
+        expect(&story, 1, 0, 0, 0);
+        kill_gateway(&story, at(&story, SENT, EVENT_SEND, 3)->time_ns + 1);
+        expect(&story, 0, 0, 0, 0);
+        assert_int_equal(judge(&story).cut[0], 1);
+        /* two of them with one kill */
+        forget(&story, RECEIVED_B, EVENT_RECEIVED, 1);
+        expect(&story, loss == LOSS_ONE, 0, 0, 0);
+        assert_int_equal(judge(&story).cut[0], 2);
+        at(&story, DRIVER, EVENT_KILL_GATEWAY, 0)->queue = 2; /* of another gateway */
+        expect(&story, 2, 0, 0, 0);
+        /* what came later shows that no kill took what was before it */
+        tell(&story);
+        forget(&story, SENT, EVENT_CONFIRMED, 0);
+        forget(&story, SENT, EVENT_REFUSED, 0);
+        name(at(&story, RECEIVED_B, EVENT_RECEIVED, 1), 4);
+        story.history.queues[0] = (struct history_queue){.dead_letter = -1, .loss = loss, .gateway = 1};
+        kill_gateway(&story, story.clock * 1000 + 1);
+        expect(&story, 1, 0, 0, 0);
+    }
+    tell(&story); /* out of an mqueue again */
+    story.history.queues[0] = (struct history_queue){.dead_letter = -1, .raw = true, .gateway = 1};
+    forget(&story, RECEIVED_B, EVENT_RECEIVED, 0);
+    add(&story, RECEIVED_B, again);
+    expect(&story, 0, 1, 0, 0);
+    kill_gateway(&story, at(&story, RECEIVED_A, EVENT_RECEIVED, 0)->time_ns);
+    expect(&story, 0, 0, 0, 0);
+    assert_int_equal(judge(&story).repeated, 1);
+}
+
+static void test_overtaken(void **state)
+{
+    struct story story;
+
+    (void)state;
+    tell(&story);
+    at(&story, RECEIVED_A, EVENT_RECEIVED, 0)->number = 20;
+    at(&story, RECEIVED_A, EVENT_RECEIVED, 1)->redelivered = 1;
+    story.history.queues[0] = (struct history_queue){.dead_letter = -1, .gateway = 1};
+    expect(&story, 0, 0, 1, 0);
+    kill_gateway(&story, at(&story, SENT, EVENT_SEND, 0)->time_ns + 1);
+    expect(&story, 0, 0, 0, 0);
+    assert_int_equal(judge(&story).overtaken, 1);
+}
+
+/* A session with a gateway is over with the gateway, or with the process whose it is. */
+static void test_sessions(void **state)
+{
+    struct story story;
+    uint64_t kill_ns;
+
+    (void)state;
+    tell(&story);
+    kill_ns = at(&story, DRIVER, EVENT_KILL, 0)->time_ns;
+    at(&story, DRIVER, EVENT_KILL, 0)->client = 7;
+    expect(&story, 0, 1, 0, 0); /* somebody else was killed */
+    at(&story, RECEIVED_A, EVENT_BEGIN, 0)->number = 7;
+    expect(&story, 0, 0, 0, 0);
+    forget(&story, DRIVER, EVENT_KILL, 0);
+    kill_gateway(&story, kill_ns);
+    expect(&story, 0, 1, 0, 0); /* it has nothing to do with that gateway */
+    at(&story, RECEIVED_A, EVENT_BEGIN, 0)->queue = 1;
+    expect(&story, 0, 0, 0, 0);
+}
+
 static void test_stuck_and_errors(void **state)
 {
     struct story story;
@@ -309,10 +398,17 @@ static void test_stuck_and_errors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_well),         cmocka_unit_test(test_lost),
-        cmocka_unit_test(test_duplicates),   cmocka_unit_test(test_ids),
-        cmocka_unit_test(test_order),        cmocka_unit_test(test_content),
-        cmocka_unit_test(test_dead_letters), cmocka_unit_test(test_stuck_and_errors),
+        cmocka_unit_test(test_well),
+        cmocka_unit_test(test_lost),
+        cmocka_unit_test(test_duplicates),
+        cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_content),
+        cmocka_unit_test(test_dead_letters),
+        cmocka_unit_test(test_lost_by_a_gateway),
+        cmocka_unit_test(test_sessions),
+        cmocka_unit_test(test_overtaken),
+        cmocka_unit_test(test_stuck_and_errors),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Torture of queues: producers and consumers that are killed, stopped and replaced all the time, an ipcd that is killed,
- * and a check of what all of them wrote down. test_torture [SECONDS [SEED]], or IPC_TORTURE_SECONDS, IPC_TORTURE_SEED,
- * and IPC_TORTURE_CORE_MS, the time between two kills of ipcd.
+ * gateways that are killed between them and outside programs, and a check of what all of them wrote down. test_torture [SECONDS [SEED]], or IPC_TORTURE_SECONDS, IPC_TORTURE_SEED,
+ * and IPC_TORTURE_CORE_MS and IPC_TORTURE_GATEWAY_MS, the time between two kills of ipcd, and about that of a gateway.
  */
 #include <assert.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <mqueue.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +28,6 @@
 #define STILL_TICKS   3000u              /* without a message: something is stuck */
 #define JOURNAL_BYTES (UINT64_C(2) << 30)
 #define DRIVER        TORTURE_CLIENTS /* journal of the driver; drains use those of consumers */
-#define QUEUES        (TORTURE_QUEUES + 1)
 
 static struct guarded guarded;
 static struct torture *torture;
@@ -35,11 +36,17 @@ static struct slot {
     pid_t pid; /* 0: none */
     uint32_t client;
     bool stopped, drains;
+    void (*run)(const struct client_work *work);
     unsigned queue;
+    bool produces;
+    bool told;  /* a producer: what becomes of its messages */
+    bool lasts; /* is not killed: it could not say what it had taken */
 } slots[TORTURE_CLIENTS];
-static uint32_t clients;
+static unsigned n_slots;
+static bool with_gateways[HISTORY_GATEWAYS];
 static uint64_t random_state;
 static unsigned bad_exits, stops;
+static char zmq_config[] = "zmq:/dev/null", mq_config[80];
 static bool stuck;
 
 /* ---- what is put to the test ---- */
@@ -68,17 +75,21 @@ static void choose_queues(void)
         }
     }
     torture->queues[TORTURE_DEAD] = (struct torture_queue){.priorities = 10, .prefetch = 64};
+    for (unsigned i = TORTURE_DEAD + 1; i < TORTURE_ALL; i++)
+        torture->queues[i] = (struct torture_queue){.priorities = 1, .prefetch = 64};
+    torture->queues[TORTURE_ZMQ_SEND].messages_max = 400;
+    torture->queues[TORTURE_MQ_OUT].messages_max = 400;
 }
 
 static void create_queues(void)
 {
     ipc_connection *connection = connection_new();
 
-    for (unsigned i = QUEUES; i-- > 0;) {
+    for (unsigned i = TORTURE_ALL; i-- > 0;) {
         const struct torture_queue *queue = &torture->queues[i];
         struct ipc_queue_settings settings = IPC_QUEUE_SETTINGS_INIT;
+        const char *name = torture_queue_name(i);
         struct ipc_error error = {0};
-        char name[8];
 
         settings.given = IPC_QUEUE_MESSAGES_MAX | IPC_QUEUE_MESSAGE_SIZE_MAX | IPC_QUEUE_FULL |
                          IPC_QUEUE_LEASE | IPC_QUEUE_ATTEMPTS_MAX | IPC_QUEUE_DEDUP_WINDOW |
@@ -90,7 +101,6 @@ static void create_queues(void)
         settings.attempts_max = queue->attempts_max;
         settings.dedup_window = queue->dedup ? 65536 : 0;
         settings.dead_letter = "dead";
-        (void)snprintf(name, sizeof(name), i == TORTURE_DEAD ? "dead" : "q%u", i);
         if (ipc_queue_create(connection, name, &settings, 0, &error) < 0) {
             fprintf(stderr, "queue %s: %s\n", name, error.text);
             exit(1);
@@ -128,7 +138,7 @@ static void slot_start(unsigned index)
     struct slot *slot = &slots[index];
     struct client_work work = {.torture = torture,
                                .journal = journals[index],
-                               .client = ++clients,
+                               .client = ++torture->clients,
                                .slot = index,
                                .queue = slot->queue,
                                .drains = slot->drains};
@@ -137,11 +147,47 @@ static void slot_start(unsigned index)
     slot->stopped = false;
     slot->pid = fork_child();
     EXPECT(slot->pid >= 0);
-    if (slot->pid == 0) {
-        if (index < TORTURE_PRODUCERS)
-            client_produce(&work);
-        client_consume(&work);
+    if (slot->pid == 0)
+        slot->run(&work);
+}
+
+static struct slot *slot_add(void (*run)(const struct client_work *work), unsigned queue)
+{
+    EXPECT(n_slots < TORTURE_CLIENTS);
+    slots[n_slots] = (struct slot){.run = run, .queue = queue};
+    return &slots[n_slots++];
+}
+
+static struct slot *slot_add_producer(void (*run)(const struct client_work *work), unsigned queue)
+{
+    struct slot *slot = slot_add(run, queue);
+
+    slot->produces = slot->told = true;
+    return slot;
+}
+
+static void choose_slots(void)
+{
+    for (unsigned i = 0; i < 6; i++)
+        slot_add_producer(client_produce, i % TORTURE_QUEUES);
+    for (unsigned i = 0; i < 8; i++)
+        slot_add(client_consume, i % (TORTURE_QUEUES + 1));
+    if (with_gateways[TORTURE_MQ]) {
+        for (unsigned i = 0; i < 2; i++)
+            slot_add_producer(outside_mq_send, TORTURE_MQ_IN)->told = false;
+        slot_add(client_consume, TORTURE_MQ_IN);
+        slot_add_producer(client_produce, TORTURE_MQ_OUT);
+        slot_add(outside_mq_receive, TORTURE_MQ_OUT)->lasts = true;
     }
+#ifdef TORTURE_WITH_ZMQ
+    for (unsigned i = 0; i < 2 && with_gateways[TORTURE_ZMQ]; i++) {
+        slot_add_producer(outside_zmq_send, TORTURE_ZMQ_SEND);
+        slot_add(outside_zmq_pull, TORTURE_ZMQ_SEND);
+        slot_add_producer(outside_zmq_push, TORTURE_ZMQ_PUSH)->told = false;
+    }
+    if (with_gateways[TORTURE_ZMQ])
+        slot_add(client_consume, TORTURE_ZMQ_PUSH);
+#endif
 }
 
 /* Take the status of those that ended. Returns how many are left. */
@@ -149,7 +195,7 @@ static unsigned reap(bool again)
 {
     unsigned left = 0;
 
-    for (unsigned i = 0; i < TORTURE_CLIENTS; i++) {
+    for (unsigned i = 0; i < n_slots; i++) {
         int status;
 
         if (slots[i].pid && waitpid(slots[i].pid, &status, WNOHANG) == slots[i].pid) {
@@ -168,9 +214,9 @@ static unsigned reap(bool again)
 
 static void kill_client(void)
 {
-    const struct slot *slot = &slots[torture_random(&random_state, TORTURE_CLIENTS)];
+    const struct slot *slot = &slots[torture_random(&random_state, n_slots)];
 
-    if (!slot->pid)
+    if (!slot->pid || slot->lasts)
         return;
     journal_append(journals[DRIVER], (struct event){.kind = EVENT_KILL, .client = slot->client});
     kill(slot->pid, SIGKILL);
@@ -178,7 +224,7 @@ static void kill_client(void)
 
 static void stop_client(void)
 {
-    struct slot *slot = &slots[torture_random(&random_state, TORTURE_CLIENTS)];
+    struct slot *slot = &slots[torture_random(&random_state, n_slots)];
 
     if (!slot->pid)
         return;
@@ -187,35 +233,73 @@ static void stop_client(void)
     stops++;
 }
 
-static void kill_core(void)
+/* A child of ipcd-run by that name; 0: it is not there now. */
+static pid_t child_named(const char *name)
 {
-    char path[64];
+    char path[64], comm[32];
+    pid_t found = 0;
     FILE *file;
-    int pid = 0;
+    int pid;
 
     (void)snprintf(path, sizeof(path), "/proc/%d/task/%d/children", guarded.run, guarded.run);
     file = fopen(path, "re");
-    if (file && fscanf(file, "%d", &pid) == 1) {
-        journal_append(journals[DRIVER], (struct event){.kind = EVENT_KILL_CORE});
-        kill(pid, SIGKILL);
+    while (file && !found && fscanf(file, "%d", &pid) == 1) {
+        FILE *one;
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+        one = fopen(path, "re");
+        if (one && fscanf(one, "%31s", comm) == 1 && strcmp(comm, name) == 0)
+            found = pid;
+        if (one)
+            (void)fclose(one);
     }
     if (file)
         (void)fclose(file);
+    return found;
+}
+
+static void kill_core(void)
+{
+    pid_t pid = child_named("ipcd");
+
+    if (!pid)
+        return;
+    journal_append(journals[DRIVER], (struct event){.kind = EVENT_KILL_CORE});
+    kill(pid, SIGKILL);
+}
+
+static void kill_gateway(void)
+{
+    const unsigned gateway = torture_random(&random_state, 2) ? TORTURE_ZMQ : TORTURE_MQ;
+    const pid_t pid = child_named(gateway == TORTURE_ZMQ ? "ipcd-zmq" : "ipcd-mq");
+    const uint64_t before = torture_now();
+
+    if (!pid)
+        return;
+    kill(pid, SIGKILL);
+    while (child_named(gateway == TORTURE_ZMQ ? "ipcd-zmq" : "ipcd-mq") == pid)
+        sched_yield(); /* until it is taken note of: then it is dead */
+    journal_append(journals[DRIVER],
+                   (struct event){.kind = EVENT_KILL_GATEWAY, .queue = (uint8_t)gateway, .number = before});
 }
 
 /* ---- progress ---- */
 
 static bool still(void)
 {
-    static uint64_t before[QUEUES];
-    static unsigned ticks[QUEUES];
+    static uint64_t before[TORTURE_ALL];
+    static unsigned ticks[TORTURE_ALL];
 
-    for (unsigned i = 0; i < QUEUES; i++) {
+    bool used[TORTURE_ALL] = {false};
+
+    for (unsigned i = 0; i < n_slots; i++)
+        used[slots[i].queue] = true;
+    for (unsigned i = 0; i < TORTURE_ALL; i++) {
         uint64_t now = torture->received[i];
 
         ticks[i] = now == before[i] ? ticks[i] + 1 : 0;
         before[i] = now;
-        if (i != TORTURE_DEAD && ticks[i] > STILL_TICKS) {
+        if (i != TORTURE_DEAD && used[i] && ticks[i] > STILL_TICKS) {
             printf("stuck: no message of queue %u for %u ticks\n", i, ticks[i]);
             stuck = true;
         }
@@ -242,12 +326,10 @@ static void finish(bool producers)
         tick();
         reap(false);
         left = 0;
-        for (unsigned i = producers ? 0 : TORTURE_PRODUCERS; i < TORTURE_CLIENTS; i++) {
-            bool producer = i < TORTURE_PRODUCERS;
-
-            if (producers && !producer && !slots[i].pid && !bad_exits)
+        for (unsigned i = 0; i < n_slots; i++) {
+            if (producers && !slots[i].produces && !slots[i].pid && !bad_exits)
                 slot_start(i);
-            left += producers == producer && slots[i].pid;
+            left += producers == slots[i].produces && slots[i].pid;
             now += torture->received[slots[i].queue];
         }
         ticks = now == before ? ticks + 1 : 0;
@@ -261,9 +343,9 @@ static void finish(bool producers)
 
 /* ---- phases ---- */
 
-static void hurt(uint64_t until, uint64_t core_ns)
+static void hurt(uint64_t until, uint64_t core_ns, uint64_t gateway_ns)
 {
-    uint64_t core_at = torture_now() + core_ns;
+    uint64_t core_at = torture_now() + core_ns, gateway_at = torture_now() + gateway_ns;
 
     while (torture_now() < until && !bad_exits && !still()) {
         tick();
@@ -275,13 +357,17 @@ static void hurt(uint64_t until, uint64_t core_ns)
             kill_core();
             core_at = torture_now() + core_ns;
         }
+        if (torture_now() >= gateway_at) {
+            kill_gateway();
+            gateway_at = torture_now() + torture_random(&random_state, 2 * gateway_ns);
+        }
     }
-    for (unsigned i = 0; i < TORTURE_CLIENTS; i++)
+    for (unsigned i = 0; i < n_slots; i++)
         if (slots[i].pid && slots[i].stopped)
             kill(slots[i].pid, SIGCONT);
 }
 
-/* How many messages are in all the queues. */
+/* How many messages are in all the queues, or on their way there. */
 static uint64_t left_in_queues(bool tell)
 {
     char command[512];
@@ -297,7 +383,7 @@ static uint64_t left_in_queues(bool tell)
     (void)pclose(pipe);
     EXPECT(document != NULL);
     rows = json_is_array(document) ? document : json_object_get(document, "queues");
-    EXPECT(json_array_size(rows) == QUEUES);
+    EXPECT(json_array_size(rows) == TORTURE_ALL);
     json_array_foreach(rows, i, queue)
     {
         left += (uint64_t)(json_integer_value(json_object_get(queue, "waiting")) +
@@ -306,6 +392,8 @@ static uint64_t left_in_queues(bool tell)
             (void)json_dumpf(queue, stdout, JSON_COMPACT);
     }
     json_decref(document);
+    for (unsigned slot = 0; slot < n_slots; slot++)
+        left += slots[slot].produces && !slots[slot].told && torture->arrived[slot] < torture->ended[slot];
     return left;
 }
 
@@ -316,10 +404,14 @@ static void drain(void)
     unsigned same = 0;
 
     torture->consumers_stop = false;
-    for (unsigned i = 0; i < QUEUES; i++) {
-        slots[TORTURE_PRODUCERS + i].drains = true;
-        slots[TORTURE_PRODUCERS + i].queue = i;
-        slot_start(TORTURE_PRODUCERS + i);
+    for (unsigned i = 0; i < n_slots; i++) {
+        bool first = !slots[i].produces;
+
+        for (unsigned k = 0; k < i; k++)
+            first = first && (slots[k].produces || slots[k].queue != slots[i].queue);
+        slots[i].drains = first;
+        if (first)
+            slot_start(i);
     }
     do {
         tick();
@@ -338,7 +430,7 @@ static void drain(void)
 
 static void kill_all(void)
 {
-    for (unsigned i = 0; i < TORTURE_CLIENTS; i++)
+    for (unsigned i = 0; i < n_slots; i++)
         if (slots[i].pid) {
             kill(slots[i].pid, SIGKILL);
             wait_child(slots[i].pid);
@@ -356,12 +448,17 @@ static bool judge(double seconds)
         history.events[i] = journals[i]->events;
         history.counts[i] = journals[i]->count;
     }
-    for (unsigned i = 0; i < QUEUES; i++)
+    for (unsigned i = 0; i < TORTURE_ALL; i++)
         history.queues[i] =
             (struct history_queue){.keyed = torture->queues[i].keys != 0,
                                    .remembers = torture->queues[i].dedup,
                                    .lease_ns = torture->queues[i].lease_ms * UINT64_C(1000000),
                                    .dead_letter = torture->queues[i].letters ? (int)TORTURE_DEAD : -1};
+    history.queues[TORTURE_ZMQ_PUSH].loss = LOSS_KILL;
+    history.queues[TORTURE_ZMQ_PUSH].gateway = TORTURE_ZMQ;
+    history.queues[TORTURE_MQ_IN].loss = LOSS_ONE;
+    history.queues[TORTURE_MQ_IN].gateway = history.queues[TORTURE_MQ_OUT].gateway = TORTURE_MQ;
+    history.queues[TORTURE_MQ_OUT].raw = true;
     EXPECT(history_check(&history, &found, stdout));
     printf("%.0f s, seed %" PRIu64 ": %" PRIu64 " sent, %" PRIu64 " confirmed, %" PRIu64 " refused, %" PRIu64
            " sent again, %" PRIu64 " received, %" PRIu64 " dead letters\n",
@@ -371,11 +468,68 @@ static bool judge(double seconds)
            " closed, %u stops and continues, %" PRIu64 " redeliveries, %" PRIu64
            " of them duplicates with a cause\n",
            found.kills, found.core_kills, found.closes, stops, found.redeliveries, found.duplicates);
+    printf("received by SEND and PULL: %" PRIu64 ", from PUSH: %" PRIu64 ", from an mqueue: %" PRIu64
+           ", out of an mqueue: %" PRIu64 "\n",
+           torture->received[TORTURE_ZMQ_SEND], torture->received[TORTURE_ZMQ_PUSH],
+           torture->received[TORTURE_MQ_IN], torture->received[TORTURE_MQ_OUT]);
+    printf("%" PRIu64 " ipcd-mq and %" PRIu64 " ipcd-zmq killed: %" PRIu64
+           " messages of the inbound mqueue are missing and %" PRIu64 " of the PUSH sockets, %" PRIu64
+           " came out of an mqueue again, %" PRIu64 " were overtaken\n",
+           found.gateway_kills[TORTURE_MQ], found.gateway_kills[TORTURE_ZMQ], found.cut[TORTURE_MQ_IN],
+           found.cut[TORTURE_ZMQ_PUSH], found.repeated, found.overtaken);
     printf(
         "found: %" PRIu64 " lost, %" PRIu64 " duplicates without a cause, %" PRIu64 " out of order, %" PRIu64
         " altered or invented, %" PRIu64 " stuck; %" PRIu64 " errors, %u bad ends\n",
         found.lost, found.duplicated, found.disordered, found.altered, found.stuck, found.errors, bad_exits);
     return findings_none(&found) && !bad_exits;
+}
+
+/* Arguments of ipcd-run for those gateways that were built. One binding is in the configuration, the other one is made at run
+ * time. */
+static void gateways_configure(const char **arguments)
+{
+    (void)snprintf(torture->mqueue_in, sizeof(torture->mqueue_in), "/ipc-torture-%d-in", getpid());
+    (void)snprintf(torture->mqueue_out, sizeof(torture->mqueue_out), "/ipc-torture-%d-out", getpid());
+    with_gateways[TORTURE_MQ] = getenv("IPCD_MQ_BIN") != NULL;
+#ifdef TORTURE_WITH_ZMQ
+    with_gateways[TORTURE_ZMQ] = getenv("IPCD_ZMQ_BIN") != NULL;
+#endif
+    if (with_gateways[TORTURE_MQ]) {
+        FILE *file;
+
+        (void)snprintf(mq_config, sizeof(mq_config), "mq:/tmp/ipc-torture-%d.conf", getpid());
+        file = fopen(mq_config + 3, "we");
+        EXPECT(file != NULL);
+        EXPECT(fprintf(file, "[bind out]\ndirection = out\nmqueue = %s\nqueue = %s\n", torture->mqueue_out,
+                       torture_queue_name(TORTURE_MQ_OUT)) > 0);
+        EXPECT_EQ(fclose(file), 0);
+        *arguments++ = "--gateway";
+        *arguments++ = mq_config;
+    }
+    if (with_gateways[TORTURE_ZMQ]) {
+        *arguments++ = "--gateway";
+        *arguments++ = zmq_config;
+    }
+}
+
+static void bind_inbound(void)
+{
+    char command[512];
+    unsigned ticks = 0;
+
+    (void)snprintf(command, sizeof(command), "'%s' bind mq in direction=in mqueue=%s queue=%s >/dev/null",
+                   getenv("IPCCTL_BIN"), torture->mqueue_in, torture_queue_name(TORTURE_MQ_IN));
+    while (system(command) != 0 && ticks++ < STILL_TICKS)
+        tick();
+}
+
+static void gateways_ended(void)
+{
+    if (!with_gateways[TORTURE_MQ])
+        return;
+    EXPECT_EQ(unlink(mq_config + 3), 0);
+    EXPECT(mq_open(torture->mqueue_in, O_RDONLY) < 0); /* they were the gateway's */
+    EXPECT(mq_open(torture->mqueue_out, O_RDONLY) < 0);
 }
 
 static uint64_t number(const char *text, const char *variable, uint64_t otherwise)
@@ -387,10 +541,11 @@ static uint64_t number(const char *text, const char *variable, uint64_t otherwis
 
 int main(int argc, char **argv)
 {
-    static const char *const arguments[] = {"--log-level", "error", NULL};
+    const char *arguments[] = {"--log-level", "error", NULL, NULL, NULL, NULL, NULL};
     uint64_t seconds = number(argc > 1 ? argv[1] : NULL, "IPC_TORTURE_SECONDS", 15);
     uint64_t seed = number(argc > 2 ? argv[2] : NULL, "IPC_TORTURE_SEED", torture_now() % 1000000);
     uint64_t core_ns = number(NULL, "IPC_TORTURE_CORE_MS", 2000) * UINT64_C(1000000);
+    uint64_t gateway_ns = number(NULL, "IPC_TORTURE_GATEWAY_MS", 700) * UINT64_C(1000000);
     bool good;
 
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -401,12 +556,15 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i <= TORTURE_CLIENTS; i++)
         journals[i] = journal_new();
     choose_queues();
+    gateways_configure(arguments + 2);
     guarded_start(&guarded, arguments);
+    (void)snprintf(torture->folder, sizeof(torture->folder), "%s", guarded.folder);
     create_queues();
-    for (unsigned i = 0; i < TORTURE_CLIENTS; i++)
-        slots[i].queue = i < TORTURE_PRODUCERS ? i % TORTURE_QUEUES : (i - TORTURE_PRODUCERS) % QUEUES;
+    choose_slots();
+    if (with_gateways[TORTURE_MQ])
+        bind_inbound();
     reap(true);
-    hurt(torture_now() + seconds * UINT64_C(1000000000), core_ns);
+    hurt(torture_now() + seconds * UINT64_C(1000000000), core_ns, gateway_ns);
     torture->producers_stop = true;
     if (!stuck && !bad_exits)
         finish(true);
@@ -418,10 +576,12 @@ int main(int argc, char **argv)
         finish(false);
     }
     kill_all();
-    if (!stuck && !bad_exits)
+    if (!stuck && !bad_exits) {
         guarded_stop(&guarded);
-    else
+        gateways_ended();
+    } else {
         kill(guarded.run, SIGTERM);
+    }
     good = judge((double)seconds);
     return good ? 0 : 1;
 }

@@ -10,14 +10,17 @@
 
 #include "tests/torture/history.h"
 
-#define TORTURE_QUEUES    4u /* and one for dead letters */
-#define TORTURE_DEAD      TORTURE_QUEUES
-#define TORTURE_PRODUCERS 6u
-#define TORTURE_CONSUMERS 8u
-#define TORTURE_CLIENTS   (TORTURE_PRODUCERS + TORTURE_CONSUMERS)
-#define TORTURE_SIZE_MAX  1400u
+#define TORTURE_QUEUES   4u /* and one for dead letters */
+#define TORTURE_DEAD     TORTURE_QUEUES
+#define TORTURE_CLIENTS  26u
+#define TORTURE_SIZE_MAX 1400u
 
-static_assert(TORTURE_PRODUCERS <= HISTORY_PRODUCERS && TORTURE_QUEUES < HISTORY_QUEUES,
+/* Queues with outside programs at one end, or both. */
+enum { TORTURE_ZMQ_SEND = TORTURE_DEAD + 1, TORTURE_ZMQ_PUSH, TORTURE_MQ_IN, TORTURE_MQ_OUT, TORTURE_ALL };
+enum { TORTURE_MQ = 1, TORTURE_ZMQ }; /* gateways */
+
+static_assert(TORTURE_CLIENTS <= HISTORY_PRODUCERS && TORTURE_CLIENTS < HISTORY_JOURNALS &&
+                  TORTURE_ALL <= HISTORY_QUEUES,
               "room in the history");
 
 /* What a queue is put to: follows from the seed. */
@@ -30,18 +33,23 @@ struct torture_queue {
 /* In memory that the clients share, beside their journals. */
 struct torture {
     uint64_t seed;
-    struct torture_queue queues[TORTURE_QUEUES + 1];
+    struct torture_queue queues[TORTURE_ALL];
+    char folder[64], mqueue_in[40], mqueue_out[40]; /* of the gateways' sockets; names of mqueues */
+    _Atomic uint32_t clients;                       /* the last number that a process or session got */
     _Atomic bool producers_stop, consumers_stop;
-    _Atomic uint64_t received[TORTURE_QUEUES + 1]; /* messages: the driver looks if something moves */
+    _Atomic uint64_t received[TORTURE_ALL]; /* messages: the driver looks if something moves */
     /* Of a producer, whatever process it is: the last sequence number that it used; all up to the other one are decided. */
-    _Atomic uint32_t last[TORTURE_PRODUCERS], decided[TORTURE_PRODUCERS];
+    _Atomic uint32_t last[TORTURE_CLIENTS], decided[TORTURE_CLIENTS];
+    _Atomic uint32_t ended[TORTURE_CLIENTS]; /* the last one, of a producer that was not killed */
+    _Atomic uint32_t
+        arrived[TORTURE_CLIENTS]; /* of a producer that is not told: the last one that somebody received */
 };
 
 struct client_work {
     struct torture *torture;
     struct journal *journal;
     uint32_t client; /* number of this process */
-    unsigned slot;   /* producer, or TORTURE_PRODUCERS + consumer */
+    unsigned slot;
     unsigned queue;
     bool drains; /* a consumer that acknowledges everything, until told to stop */
 };
@@ -49,6 +57,14 @@ struct client_work {
 /* Run as that client, and exit. */
 void client_produce(const struct client_work *work) __attribute__((noreturn));
 void client_consume(const struct client_work *work) __attribute__((noreturn));
+/* Programs that know nothing of libipc, with mqueues and sockets of ZeroMQ. */
+void outside_mq_send(const struct client_work *work) __attribute__((noreturn));
+void outside_mq_receive(const struct client_work *work) __attribute__((noreturn));
+void outside_zmq_send(const struct client_work *work) __attribute__((noreturn));
+void outside_zmq_pull(const struct client_work *work) __attribute__((noreturn));
+void outside_zmq_push(const struct client_work *work) __attribute__((noreturn));
+
+const char *torture_queue_name(unsigned queue);
 
 static inline uint64_t torture_now(void)
 {
