@@ -425,7 +425,10 @@ static void test_bind_at_run_time(void **state)
     /* They survive the gateway, and so does what it knows of what it made. */
     gateway_process_kill(&gateway);
     gateway_process_again(&gateway);
+    kill(gateway.pid, SIGUSR1);
+    EXPECT_EQ(wait_child(gateway.pid), 0);
     HELPER_DONE("say", "/made", "hello");
+    gateway_process_again(&gateway);
     ipc_consumer *consumer = consumer_new(connection, "work", 0);
     struct ipc_queue_message message = receive_text(consumer, "hello");
     EXPECT_EQ(ipc_consumer_ack(consumer, message.delivery), 0);

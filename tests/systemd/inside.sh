@@ -7,8 +7,8 @@ set -eEuo pipefail
 step() { echo "service: $*"; }
 die() {
     echo "service: FAILED: $*"
-    systemctl --no-pager -n 0 status ipcd.service ipcd.socket || true
-    journalctl --no-pager -n 60 -u ipcd.service -o short-precise || true
+    systemctl --no-pager -n 0 status ipcd.service ipcd.socket ipcd-mq.service ipcd-zmq.service || true
+    journalctl --no-pager -n 80 -u 'ipcd*' -o short-precise || true
     exit 1
 }
 trap 'die "line $LINENO: $BASH_COMMAND"' ERR
@@ -20,11 +20,13 @@ PATH=/usr/local/sbin:/usr/local/bin:$PATH
 mkdir -p /usr/lib/systemd/catalog
 cp -n /usr/local/lib/systemd/catalog/ipcd.catalog /usr/lib/systemd/catalog/ 2>/dev/null || true
 systemd-sysusers
-systemd-tmpfiles --create ipcd.conf
+systemd-tmpfiles --create ipcd.conf ipcd-zmq.conf
 journalctl --update-catalog
 systemctl daemon-reload
 
-main() { systemctl show --value -p MainPID ipcd.service; }
+main() { systemctl show --value -p MainPID "${1:-ipcd}.service"; }
+mq() { main ipcd-mq; }
+zmq() { main ipcd-zmq; }
 ipcd() { pgrep -x ipcd; } # exactly one, or the comparisons below fail
 answers() { IPC_ADDRESS=/run/ipcd/socket ipcctl status >/dev/null 2>&1; }
 export IPC_ADDRESS=/run/ipcd/socket
@@ -51,6 +53,53 @@ for pid in $(main) $(ipcd); do
     grep -qE '^CapBnd:[[:space:]]+0+$' "/proc/$pid/status"
     grep -qE '^NoNewPrivs:[[:space:]]+1' "/proc/$pid/status"
 done
+
+# What goes in by an mqueue and by ZeroMQ comes out of a queue; by a member of group ipc, which the service leaves the mqueue to.
+cat >/run/outside.py <<'PYTHON'
+import ctypes, os, sys
+sys.path.insert(0, "/out")
+way, what = sys.argv[1], sys.argv[2].encode()
+os.setgroups([int(sys.argv[3])])
+os.setregid(65534, 65534)
+os.setreuid(65534, 65534)
+if way == "zmq":
+    import ipcd_zmq
+    with ipcd_zmq.Client() as client:
+        client.send("orders", what)
+else:
+    libc = ctypes.CDLL(None, use_errno=True)
+    mqueue = libc.mq_open(way.encode(), os.O_WRONLY)
+    if mqueue < 0 or libc.mq_send(mqueue, what, len(what), 0) < 0:
+        sys.exit(os.strerror(ctypes.get_errno()))
+PYTHON
+sent=0
+from_outside() { # WAY
+    sent=$((sent + 1))
+    /usr/bin/python3 /run/outside.py "$1" "order $sent" "$(getent group ipc | cut -d: -f3)" || die "sending by $1"
+}
+comes_in() { [[ $(ipcctl recv -r orders --count 1) == "order $sent" ]] || die "not received: order $sent"; }
+gateways=(ipcd-mq)
+if [[ -e $(dirname "$(command -v ipcd)")/ipcd-zmq ]] && /usr/bin/python3 -c 'import zmq' 2>/dev/null; then gateways+=(ipcd-zmq); fi
+gateways_work() {
+    from_outside /orders
+    comes_in
+    if [[ ${gateways[*]} == *zmq* ]]; then
+        from_outside zmq
+        comes_in
+    fi
+}
+
+step "gateways, which start the broker"
+systemctl stop ipcd.service
+conf=$(systemctl cat ipcd-mq.service | sed -n 's/^ExecStart=.*--config \([^ ]*\).*/\1/p')
+mkdir "$conf.d"
+printf '[bind orders]\ndirection = in\nmqueue = /orders\nqueue = orders\nmode = 660\n' >"$conf.d/orders.conf"
+systemctl start "${gateways[@]}"
+[[ $(systemctl is-active ipcd.service) == active ]]
+ipcctl queue create orders
+gateways_work
+gateway_pids=$(mq; zmq)
+gateways_stay() { [[ $(mq; zmq) == "$gateway_pids" ]] || die "a gateway was restarted by $*"; }
 
 traffic=()
 start_traffic() { # NAME COMMAND...
@@ -101,6 +150,25 @@ for _ in 1 2 3; do
     wait_for answers
     flows restart
 done
+gateways_stay "restarts of the broker"
+gateways_work
+
+step "kill -9 of gateways, and what was made at run time over it and over a restart"
+ipcctl bind mq more direction=in mqueue=/more queue=orders mode=660 >/dev/null
+for gateway in "${gateways[@]}"; do
+    old=$(main "$gateway")
+    kill -9 "$old"
+    wait_for is_other "$old" "main $gateway"
+    wait_for systemctl --quiet is-active "$gateway"
+done
+gateways_work
+from_outside /more
+comes_in
+systemctl restart "${gateways[@]}"
+from_outside /more
+comes_in
+gateways_work
+gateway_pids=$(mq; zmq)
 
 step "reload"
 old=$(ipcd) run=$(main)
@@ -167,12 +235,17 @@ for entry in "${traffic[@]}"; do
 done
 
 step "stop"
+gateways_stay "what became of the broker"
 traffic=()
 start_traffic third env
 pid=${traffic[0]#*:}
 systemctl stop ipcd.socket ipcd.service
 if wait "$pid"; then die "a session outlived the stop"; fi
 if ipcd; then die "ipcd outlived the stop"; fi
-[[ -z $(ls -A /run/ipcd) ]] || die "left behind: $(ls -A /run/ipcd)"
-[[ $(systemctl show --value -p Result ipcd.service) == success ]]
+[[ -z $(find /run/ipcd -not -type l -not -type d) ]] || die "left behind: $(ls -A /run/ipcd)"
+for unit in ipcd "${gateways[@]}"; do
+    [[ $(systemctl show --value -p ActiveState "$unit.service") == inactive ]] || die "$unit was not stopped with the socket"
+    [[ $(systemctl show --value -p Result "$unit.service") == success ]]
+    [[ $unit == ipcd || ! -e /run/$unit ]] || die "left behind: /run/$unit"
+done
 step "passed"

@@ -33,7 +33,7 @@ install_from() { # FOLDER
     mapfile -t debs < <(files "$1")
     run dpkg --force-unsafe-io -i "${debs[@]}"
 }
-main() { systemctl show --value -p MainPID ipcd.service; }
+main() { systemctl show --value -p MainPID "${1:-ipcd}.service"; }
 ipcd() { pgrep -x ipcd; } # exactly one, or the comparisons below fail
 answers() { ipcctl status >/dev/null 2>&1; }
 is_other() { # OLD COMMAND: it prints one number that is not OLD
@@ -53,7 +53,7 @@ state >/tmp/before
 
 step "install"
 install_from /out/files
-for unit in ipcd.socket ipcd.service; do
+for unit in ipcd.socket ipcd.service ipcd-mq.service ipcd-zmq.service; do
     [[ $(systemctl is-enabled $unit) == enabled && $(systemctl is-active $unit) == active ]] || die "$unit is not there"
 done
 answers
@@ -78,10 +78,11 @@ wait_for grep -q . /tmp/traffic.log
 grep -q '^ready' /tmp/traffic.log
 echo '# mine' >>/etc/ipcd/ipcd.conf
 for from in /tmp/next /out/files; do
-    old=$(ipcd) run=$(main) socket=$(stat -c %i /run/ipcd/socket)
+    old=$(ipcd) run=$(main) mq=$(main ipcd-mq) socket=$(stat -c %i /run/ipcd/socket)
     install_from $from
     wait_for is_other "$old" ipcd
     is_other "$run" main
+    is_other "$mq" "main ipcd-mq"
     wait_for answers
     [[ $(stat -c %i /run/ipcd/socket) == "$socket" ]] || die "the socket is another one"
     kill -0 $traffic || die "after an upgrade: $(cat /tmp/traffic.log)"
@@ -93,7 +94,7 @@ grep -qx '# mine' /etc/ipcd/ipcd.conf || die "a changed configuration was lost"
 
 step "remove"
 run dpkg -r "${packages[@]}"
-if ipcd || pgrep -x ipcd-run; then die "it still runs"; fi
+if pgrep '^ipcd'; then die "it still runs"; fi
 [[ ! -e /run/ipcd/socket ]]
 [[ -e /etc/ipcd/ipcd.conf ]]
 
@@ -103,7 +104,7 @@ answers
 grep -qx '# mine' /etc/ipcd/ipcd.conf || die "a changed configuration was lost"
 run dpkg -P "${packages[@]}"
 if grep -i warning /tmp/dpkg.log; then die "dpkg -P warns"; fi
-if ipcd || pgrep -x ipcd-run; then die "it still runs"; fi
+if pgrep '^ipcd'; then die "it still runs"; fi
 [[ ! -e /run/ipcd ]] || die "left behind: $(find /run/ipcd)"
 state >/tmp/after
 diff /tmp/before /tmp/after || die "files were left behind (>) or are gone (<)"

@@ -35,6 +35,7 @@ trap cleanup EXIT
 DESTDIR=$out/stage cmake --install "$build" >"$out/install.log" 2>&1 || { cat "$out/install.log" >&2; exit 1; }
 cp "$script" "$out/inside.sh"
 cp "$build/tests/systemd/traffic_helper" "$out/traffic" 2>/dev/null || [[ -n ${3:-} ]]
+cp "$source/examples/python/ipcd_zmq.py" "$out/"
 if [[ -n ${IPC_SYSTEMD_FILES:-} ]]; then cp -r "$IPC_SYSTEMD_FILES" "$out/files"; fi
 cat >"$out/test.service" <<'UNIT'
 [Unit]

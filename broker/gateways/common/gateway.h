@@ -142,6 +142,7 @@ struct gateway {
     ipc_connection *connection;
     bool over;     /* the session is */
     bool stopping; /* we were told to */
+    bool leaving;  /* and what was made at run time is for the next gateway */
 
     /* common's own */
     char address[128], folder[128]; /* of the broker's socket; and the folder that it is in */

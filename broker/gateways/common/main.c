@@ -144,8 +144,10 @@ static void on_signal(struct gateway_source *source, uint32_t events)
     struct signalfd_siginfo info;
 
     (void)events;
-    while (read(source->fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
+    while (read(source->fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
         gateway->stopping = true;
+        gateway->leaving = info.ssi_signo == SIGUSR1;
+    }
 }
 
 /* One gateway of a kind per broker and state file. */
@@ -228,7 +230,7 @@ static void connect_again(struct gateway *gateway)
     log_write(LOG_GATEWAY, NULL, "the session is over; waiting for a broker at %s", gateway->address);
     while (connect_once(gateway, NULL) < 0) {
         if (poll(&told, 1, wait_ms) > 0) {
-            gateway->stopping = true;
+            on_signal(gateway->signal_source, POLLIN);
             return;
         }
         wait_ms = wait_ms < RECONNECT_MOST_MS / 2 ? 2 * wait_ms : RECONNECT_MOST_MS;
@@ -283,8 +285,7 @@ static int run(struct gateway *gateway, struct gateway_config *config, struct ga
             result = serve(gateway);
     }
     gateway->connection = ipc_connection_close(gateway->connection);
-    if (result == 0) {
-        /* A good end: what was made at run time is over. */
+    if (result == 0 && !gateway->leaving) { /* what was made at run time is over */
         while (gateway->n_bindings > 0)
             (void)gateway_binding_free(gateway->bindings[--gateway->n_bindings]);
         gateway_sweep(gateway, true);
@@ -329,6 +330,7 @@ static int start(struct gateway *gateway, const struct arguments *arguments, str
     sigemptyset(&stop);
     sigaddset(&stop, SIGTERM);
     sigaddset(&stop, SIGINT);
+    sigaddset(&stop, SIGUSR1);
     (void)sigprocmask(SIG_BLOCK, &stop, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
     (void)fd_raise_limit();

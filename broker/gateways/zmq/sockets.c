@@ -11,6 +11,8 @@
 #include "broker/core/util/fd.h"
 #include "broker/core/util/log.h"
 #include "broker/gateways/zmq/gateway.h"
+#include "libipc/session/session.h"
+#include "proto/limits.h"
 
 #define HANDSHAKE_MS 10000
 #define HEARTBEAT_MS 10000 /* of ZeroMQ's own, toward other machines */
@@ -141,7 +143,19 @@ static int bind_to(struct endpoint_socket *socket, const char *address)
     return -failed;
 }
 
-/* ipc:// in the folder of the broker's socket: reached by who may reach the broker. */
+/* Reached by who may reach the broker, if that is our own user or group. */
+static mode_t umask_like_broker(const struct gateway *gateway)
+{
+    char broker[IPC_MAX_ADDRESS_SIZE + 1];
+    struct stat st;
+
+    if (address_resolve(broker, sizeof(broker), gateway->options.broker) == 0 && stat(broker, &st) == 0 &&
+        (st.st_mode & S_IWGRP) && st.st_gid == getegid())
+        return 0007;
+    return 0077;
+}
+
+/* ipc:// in the folder of the broker's socket. */
 static int bind_beside(const struct gateway *gateway, struct endpoint_socket *socket)
 {
     char address[160];
@@ -201,7 +215,7 @@ int sockets_open(struct gateway *gateway)
     if (!gateway->context)
         return -errno;
     result = security_zap_open(gateway);
-    before = umask(0077);
+    before = umask(umask_like_broker(gateway));
     for (unsigned i = 0; result == 0 && i < ENDPOINT_COUNT; i++) {
         gateway->sockets[i].which = (enum endpoint)i;
         result = open_one(gateway, &gateway->sockets[i], curve_secret);
