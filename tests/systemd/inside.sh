@@ -59,11 +59,12 @@ cat >/run/outside.py <<'PYTHON'
 import ctypes, os, sys
 sys.path.insert(0, "/out")
 way, what = sys.argv[1], sys.argv[2].encode()
+if way == "zmq":
+    import ipcd_zmq
 os.setgroups([int(sys.argv[3])])
 os.setregid(65534, 65534)
 os.setreuid(65534, 65534)
 if way == "zmq":
-    import ipcd_zmq
     with ipcd_zmq.Client() as client:
         client.send("orders", what)
 else:
@@ -79,7 +80,7 @@ from_outside() { # WAY
 }
 comes_in() { [[ $(ipcctl recv -r orders --count 1) == "order $sent" ]] || die "not received: order $sent"; }
 gateways=(ipcd-mq)
-if [[ -e $(dirname "$(command -v ipcd)")/ipcd-zmq ]] && /usr/bin/python3 -c 'import zmq' 2>/dev/null; then gateways+=(ipcd-zmq); fi
+if command -v ipcd-zmq >/dev/null && /usr/bin/python3 -c 'import zmq' 2>/dev/null; then gateways+=(ipcd-zmq); fi
 gateways_work() {
     from_outside /orders
     comes_in
@@ -95,6 +96,7 @@ conf=$(systemctl cat ipcd-mq.service | sed -n 's/^ExecStart=.*--config \([^ ]*\)
 mkdir "$conf.d"
 printf '[bind orders]\ndirection = in\nmqueue = /orders\nqueue = orders\nmode = 660\n' >"$conf.d/orders.conf"
 systemctl start "${gateways[@]}"
+step "${gateways[*]}"
 [[ $(systemctl is-active ipcd.service) == active ]]
 ipcctl queue create orders
 gateways_work
