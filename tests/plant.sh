@@ -64,6 +64,7 @@ REPLY_TO_ANY         proc-service         a reply is handed to a call that it do
 REPLY_WRONG_CALL     proc-service         a server replies to another call than that which it was handed
 RETRY_UNASKED        proc-broker-service  a call is made again that the caller did not say may be
 JOIN_MISSED          fault-broker         a pairing that could not be made for want of memory is forgotten
+POISON_UNSEEN        fault-takeover       a request that kills each ipcd is worked on without end
 REFUSAL_UNTOLD       proc-restart         ipcd does not hear of a descriptor that ipcd-run could not keep
 RING_REFUSED         fault-client         a bell that the kernel had no memory for counts as rung
 STARTED_WITHOUT      fault-run            ipcd goes on without what it could not get

@@ -313,6 +313,34 @@ static void test_takeover(void **state)
     leave(&all);
 }
 
+/* Whoever works on that request dies. Its session ends, with the reason, and nobody else's. */
+static void test_a_request_that_kills(void **state)
+{
+    struct broker_counts before;
+    struct population all;
+    ipc_connection *poison;
+    ipc_publisher *publisher;
+    struct ipc_error error = {0};
+    (void)state;
+    populate(&all);
+    use(&all);
+    before = broker_count(&broker);
+    poison = connection_new();
+    atomic_store(&fault->begun, 0);
+    fault_arm(FAULT_FALLOCATE, 1, UINT32_MAX, FAULT_DEATH);
+    EXPECT_EQ(ipc_publisher_open(&publisher, poison, "take.poison", NULL, &error), -EPIPE);
+    EXPECT_EQ(fault_disarm(), 3);
+    EXPECT_EQ(atomic_load(&fault->begun), 3);
+    EXPECT(strstr(error.text, "died each time"));
+    while (said("reason=poison") == 0) /* it hears of it first */
+        sched_yield();
+    ipc_connection_close(poison);
+    use(&all);
+    join(&all);
+    settle(&all, &before);
+    leave(&all);
+}
+
 /* A lane that a subscription could not be joined with for want of memory, which still lasts when ipcd is killed. */
 static void test_missed(void **state)
 {
@@ -393,6 +421,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_takeover, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_request_that_kills, setup, teardown),
         cmocka_unit_test_setup_teardown(test_missed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_dropped, setup, teardown),
         cmocka_unit_test_setup_teardown(test_given_up, setup, teardown_ended),

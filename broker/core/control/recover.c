@@ -34,6 +34,7 @@
 #define WORK_PER_ROUND 64u
 #define PARTS          IPC_MAX_FRAME_FDS
 #define POLLS          256u /* sockets in one look */
+#define DEATHS_MAX     3u   /* of ipcd, before a request is held to be the reason: one or two may be chance */
 
 /* One name of the index. What is taken out of `fds` belongs to a record; the rest belongs to nothing. */
 struct kept {
@@ -421,6 +422,16 @@ static struct kept *named(const struct leftovers *left, const char *name)
     return NULL;
 }
 
+/* The request that the ipcd before worked on when it ended: by that, or by chance. */
+static void count_death(struct broker *broker)
+{
+    struct session *session = registry_session(broker, broker->state.header->working);
+
+    broker->state.header->working = 0;
+    if (session && session->row->deaths < DEATHS_MAX)
+        session->row->deaths++;
+}
+
 static int go_on(struct broker *broker)
 {
     struct kept *registry = named(broker->leftovers, "registry"),
@@ -450,6 +461,7 @@ static int go_on(struct broker *broker)
     events_go_on(&broker->events, &broker->state.header->events);
     result = load_all(broker, broker->leftovers);
     if (result == 0) {
+        count_death(broker);
         finish_what_was_begun(broker);
         find_who_asks(broker);
     }
@@ -514,7 +526,9 @@ static void watch(struct broker *broker, struct session *session)
     session_update_events(broker, session);
     /* The request that an earlier ipcd did not finish comes before any notice: the client knows what it made from the
      * answer alone. */
-    if (session->asks)
+    if (session->row->deaths >= DEATHS_MAX)
+        session_end(broker, session, IPC_REASON_POISON, "the broker died each time it worked on its request");
+    else if (session->asks)
         session_on_socket(broker, session, EPOLLIN);
     if (session->state == SESSION_ENDED)
         return;

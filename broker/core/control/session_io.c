@@ -54,6 +54,8 @@ static bool consume(struct session *session)
     session->spent = recv(session->fd, NULL, 0, MSG_TRUNC | MSG_DONTWAIT) < 0;
     session->unread = false;
     session->resumed = false;
+    if (!session->spent && session->row && session->row->deaths)
+        session->row->deaths = 0;
     return !session->spent;
 }
 
@@ -245,7 +247,11 @@ static bool read_frame(struct broker *broker, struct session *session)
     (void)consume(session);
 #endif
     broker->work = 0;
+#ifndef IPC_PLANT_POISON_UNSEEN
+    broker->state.header->working = session->row ? session->peer.session : 0;
+#endif
     request_handle(broker, session, broker->rx, (size_t)size);
+    broker->state.header->working = 0;
     budget_spend(broker, session->user);
 #ifdef IPC_PLANT_CONSUMED_EARLY
     return session->state != SESSION_ENDED && !session->busy;

@@ -18,7 +18,7 @@
 #include "proto/limits.h"
 
 #define STATE_MAGIC   UINT64_C(0x7473696765526370) /* "pcRegist" */
-#define STATE_VERSION 4u
+#define STATE_VERSION 5u
 
 enum state_table {
     STATE_SESSIONS,
@@ -58,7 +58,8 @@ struct state_header {
     uint64_t last[NUMBERS];
     uint32_t rows[STATE_TABLES]; /* rows from here on were never used */
     uint64_t requests, ended_badly, refused;
-    uint64_t events; /* number of the last one; 0 in the state of an older ipcd */
+    uint64_t events; /* number of the last one */
+    _Atomic uint64_t working; /* the session whose request is worked on, or 0 */
 };
 
 /* First words of each row. */
@@ -75,6 +76,7 @@ struct session_row {
     uint32_t uid, gid, pid;
     _Atomic uint8_t ending; /* enum ipc_reason + 1 */
     _Atomic uint8_t owed;   /* something is being told: mail or a nudge may be lacking */
+    _Atomic uint8_t deaths; /* of ipcd, one after the other, at work on the request in front */
     bool admin, watched;    /* watched: there is a pidfd */
     char name[IPC_MAX_CLIENT_NAME + 1];
 };

@@ -32,17 +32,18 @@ struct ipc_error {
 
 /** Why a peer, a pairing or a session ended: code, short word, sentence. The numbers are those of
  * control.proto. */
-#define IPC_REASONS(X)                                       \
- X(NONE, 0, "none", "nothing ended")                         \
- X(CLOSED, 1, "closed", "it was closed by its owner")        \
- X(DIED, 2, "died", "its process ended without closing it")  \
- X(SLOW, 3, "slow", "it did not read in time")               \
- X(PROTOCOL, 4, "protocol", "it broke the control protocol") \
- X(LIMIT, 5, "limit", "a limit was reached")                 \
- X(DENIED, 6, "denied", "the policy does not allow it")      \
- X(SHUTDOWN, 7, "shutdown", "the broker stopped")            \
- X(KICKED, 8, "kicked", "an operator ended it")              \
- X(CORRUPT, 9, "corrupt", "shared memory that it writes made no sense")
+#define IPC_REASONS(X)                                                  \
+ X(NONE, 0, "none", "nothing ended")                                    \
+ X(CLOSED, 1, "closed", "it was closed by its owner")                   \
+ X(DIED, 2, "died", "its process ended without closing it")             \
+ X(SLOW, 3, "slow", "it did not read in time")                          \
+ X(PROTOCOL, 4, "protocol", "it broke the control protocol")            \
+ X(LIMIT, 5, "limit", "a limit was reached")                            \
+ X(DENIED, 6, "denied", "the policy does not allow it")                 \
+ X(SHUTDOWN, 7, "shutdown", "the broker stopped")                       \
+ X(KICKED, 8, "kicked", "an operator ended it")                         \
+ X(CORRUPT, 9, "corrupt", "shared memory that it writes made no sense") \
+ X(POISON, 10, "poison", "the broker died each time it worked on its request")
 
 enum ipc_reason {
 #define IPC_REASON_ENUM(name, number, word, text) IPC_REASON_##name = number,

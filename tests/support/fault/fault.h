@@ -104,6 +104,9 @@ extern _Thread_local unsigned fault_spared;
 /* Words that children share: those of fork, and programs that find the descriptor of them in IPC_FAULT. */
 struct fault *fault_share(void);
 
+/* In place of an error: the call is the last one of its process. */
+#define FAULT_DEATH (-1)
+
 void fault_arm(enum fault_kind kind, uint32_t at, uint32_t last, int error);
 /* Returns how often the fault was seen. */
 unsigned fault_disarm(void);

@@ -29,6 +29,8 @@ static bool fails(enum fault_kind kind, const void *caller)
     if (atomic_fetch_add(&fault->hits, 1) == 0)
         atomic_store(&fault->where, (uint64_t)((uintptr_t)caller - (uintptr_t)&__executable_start));
     errno = atomic_load(&fault->error);
+    if (errno == FAULT_DEATH)
+        raise(SIGKILL);
     return true;
 }
 
