@@ -58,7 +58,7 @@ struct state_header {
     uint64_t last[NUMBERS];
     uint32_t rows[STATE_TABLES]; /* rows from here on were never used */
     uint64_t requests, ended_badly, refused;
-    uint64_t events; /* number of the last one */
+    uint64_t events;          /* number of the last one */
     _Atomic uint64_t working; /* the session whose request is worked on, or 0 */
 };
 
