@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * ipcd is killed after each of its stores to shared memory while a client creates queues, sends, receives, acknowledges,
- * refuses, and waits for a dead letter and an expired message; and the ipcd that follows, too, while it takes over. The client
- * gets each message as often, in the order and with the attempt that it would get without that.
+ * refuses, and waits for a dead letter and an expired message, and an operator moves messages to another queue and back;
+ * and the ipcd that follows, too, while it takes over. The client gets each message as often, in the order and with the
+ * attempt that it would get without that.
  *
  * IPC_KILL_FULL=1: after each store (`./dev kill`); else in steps, from another one in each run.
  */
@@ -25,7 +26,9 @@
 #ifdef STEPS_STORES
 
 # define MESSAGES        6u
+# define MOVED           10u /* the first number of those that are */
 # define STORES_OF_START 60u
+# define NO_SESSION      3 /* what ipcctl exits with */
 
 static struct guarded guarded;
 static struct steps *steps;
@@ -87,6 +90,71 @@ static void remove_empty(ipc_connection *connection, const char *queue)
     EXPECT_EQ(result, 0);
 }
 
+/* An operator's order, for ipcctl, whose session ends if ipcd is killed before it has kept it: then it is given again. */
+static void order(const char *what)
+{
+    char command[320];
+    int status;
+
+    (void)snprintf(command, sizeof(command), "exec '%s' queue %s >/dev/null", getenv("IPCCTL_BIN"), what);
+    do
+        status = system(command);
+    while (status == NO_SESSION << 8);
+    EXPECT_EQ(status, 0);
+}
+
+/* These numbers (bits), in any order. */
+static void receive_letters(ipc_consumer *consumer, uint64_t numbers)
+{
+    uint64_t delivery;
+
+    while (numbers) {
+        uint64_t bit = UINT64_C(1) << receive_number(consumer, 1, IPC_REDELIVERED_NOT, &delivery);
+
+        EXPECT(numbers & bit);
+        numbers &= ~bit;
+        EXPECT_EQ(ipc_consumer_ack(consumer, delivery), 0);
+    }
+}
+
+/* Messages are moved to another queue by order, and a dead letter back to where it died. */
+static void move(ipc_connection *connection, ipc_producer *producer)
+{
+    struct ipc_nack dead = IPC_NACK_INIT;
+    ipc_consumer *consumer;
+    uint64_t delivery;
+
+    send_number(producer, MOVED, false);
+    send_number(producer, MOVED + 1, false);
+    EXPECT_EQ(ipc_producer_flush(producer, IPC_FOREVER), 0);
+    order("move work dead");
+    consumer = consumer_new(connection, "dead");
+    receive_letters(consumer, UINT64_C(3) << MOVED);
+    consumer_end(consumer);
+
+    send_number(producer, MOVED + 2, false);
+    consumer = consumer_new(connection, "work");
+    dead.flags = IPC_NACK_DEAD;
+    EXPECT_EQ(receive_number(consumer, 1, IPC_REDELIVERED_NOT, &delivery), MOVED + 2);
+    EXPECT_EQ(ipc_consumer_nack(consumer, delivery, delivery, &dead), 0);
+    EXPECT_EQ(ipc_consumer_flush(consumer, IPC_FOREVER), 0);
+    for (;;) { /* it may not be there yet */
+        struct ipc_queue_message message;
+        uint64_t number;
+        ssize_t n;
+
+        order("requeue dead");
+        n = ipc_consumer_receive(consumer, &number, sizeof(number), &message, 1000000);
+        if (n == -ETIMEDOUT)
+            continue;
+        EXPECT_EQ(n, sizeof(number));
+        EXPECT_EQ(number, MOVED + 2);
+        EXPECT_EQ(ipc_consumer_ack(consumer, message.delivery), 0);
+        break;
+    }
+    consumer_end(consumer);
+}
+
 static void be_client(void *argument)
 {
     struct ipc_queue_settings settings = IPC_QUEUE_SETTINGS_INIT;
@@ -94,7 +162,7 @@ static void be_client(void *argument)
     ipc_connection *connection;
     ipc_producer *producer;
     ipc_consumer *consumer;
-    uint64_t delivery, letters = 0;
+    uint64_t delivery;
 
     gate_wait(*(const int *)argument);
     connection = connection_new();
@@ -124,12 +192,9 @@ static void be_client(void *argument)
     }
     consumer_end(consumer);
     consumer = consumer_new(connection, "dead");
-    for (unsigned i = 0; i < 2; i++) {
-        letters |= UINT64_C(1) << receive_number(consumer, 1, IPC_REDELIVERED_NOT, &delivery);
-        EXPECT_EQ(ipc_consumer_ack(consumer, delivery), 0);
-    }
-    EXPECT_EQ(letters, 1u << 3 | 1u << MESSAGES);
+    receive_letters(consumer, UINT64_C(1) << 3 | UINT64_C(1) << MESSAGES);
     consumer_end(consumer);
+    move(connection, producer);
     ipc_producer_close(producer);
     remove_empty(connection, "work");
     remove_empty(connection, "dead");
@@ -161,7 +226,7 @@ static bool full(void)
 
 static void test_after_every_store(void **state)
 {
-    unsigned step = full() ? 1 : 13, first = 1 + (unsigned)getpid() % step;
+    unsigned step = full() ? 1 : 23, first = 1 + (unsigned)getpid() % step;
     struct broker asked = {.pid = guarded.run};
     struct broker_counts before;
 
@@ -181,7 +246,7 @@ static void test_after_every_store(void **state)
 
 static void test_after_stores_of_the_next(void **state)
 {
-    uint64_t step = full() ? 17 : 173, deaths = 0, died = 1;
+    uint64_t step = full() ? 17 : 251, deaths = 0, died = 1;
 
     (void)state;
     for (uint64_t first = 100; died > 0; first += step)

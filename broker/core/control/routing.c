@@ -125,6 +125,10 @@ static void handle(struct broker *broker, struct route_mail *mail)
     case ROUTE_LETTER_DONE:
         pass_on(broker, mail, mail->origin);
         return;
+    case ROUTE_LETTER_ASK:
+        mail->origin = mail->queue;
+        pass_on(broker, mail, mail->to);
+        return;
     case ROUTE_LETTER_KNOWN:
         pass_on(broker, mail, mail->to);
         return;

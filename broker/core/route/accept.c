@@ -385,11 +385,19 @@ static uint64_t origin_of(const struct route_mail *mail)
 }
 
 /* It came before ipcd was killed, and its origin does not know. */
-static bool came_before(const struct queue *queue, const struct route_mail *mail)
+static bool came_before(const struct queue *queue, struct route_mail *mail)
 {
     const struct origin wanted = {.queue = origin_of(mail), .number = mail->number};
+    const struct origin *letter =
+        queue->n_letters ? bsearch(&wanted, queue->letters, queue->n_letters, sizeof(wanted), by_origin)
+                         : NULL;
 
-    return queue->n_letters && bsearch(&wanted, queue->letters, queue->n_letters, sizeof(wanted), by_origin);
+    if (!letter)
+        return false;
+    mail->to = queue->id;
+    mail->offset = letter->offset;
+    mail->arrived = letter->arrived;
+    return true;
 }
 
 int queue_accept_letter(struct queue *queue, struct route_mail *mail)
@@ -431,16 +439,10 @@ int queue_accept_letter(struct queue *queue, struct route_mail *mail)
 #ifdef IPC_PLANT_LETTER_EARLY
     result = list_record(queue, record, offset, &attributes, expiry(queue, &attributes));
 #endif
-    if (attributes.not_before > queue->router->boot_ns) { /* its origin will know before it is due */
-        result = list_record(queue, record, offset, &attributes, expiry(queue, &attributes));
-        if (result < 0)
-            return result;
-    } else {
-        mail->to = queue->id;
-        mail->offset = offset;
-        mail->arrived = number;
-    }
-    file_commit(&queue->file, offset, &(struct record_state){.kind = RECORD_WAITING});
+    mail->to = queue->id;
+    mail->offset = offset;
+    mail->arrived = number;
+    file_commit(&queue->file, offset, &(struct record_state){.kind = RECORD_WAITING, .slot = SLOT_ARRIVED});
     account(queue, record);
     return 0;
 }
@@ -448,10 +450,24 @@ int queue_accept_letter(struct queue *queue, struct route_mail *mail)
 void queue_letter_known(struct queue *queue, const struct route_mail *mail)
 {
     struct record *record = file_find(&queue->file, mail->offset, mail->arrived);
+    struct record_state state = record ? record_load(record) : (struct record_state){0};
     struct attributes attributes;
 
-    if (!record || record_load(record).kind != RECORD_WAITING)
+    if (state.kind != RECORD_WAITING || state.slot != SLOT_ARRIVED)
         return;
+    if (mail->result == -EAGAIN) {
+        const struct origin letter = {record->origin, record->position, mail->offset, mail->arrived};
+
+        queue->torn |= !letter_ask(queue, &letter);
+        return;
+    }
+    if (mail->result < 0) {
+        atomic_store_explicit(&record->not_before, 0, memory_order_relaxed);
+        queue_forget(queue, mail->offset, record, state);
+        return;
+    }
+    state.slot = 0;
+    record_store(record, &state);
     (void)record_attributes(record, &attributes);
     if (list_record(queue, record, mail->offset, &attributes, expiry(queue, &attributes)) < 0)
         queue->torn = true;

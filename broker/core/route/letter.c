@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Messages on their way to another queue. The original counts as delivered to nobody (SLOT_LEAVING) until the other queue
- * has committed the copy; who is killed in between finds it waiting, and the other queue knows if it has it.
+ * has committed the copy, and the copy is not delivered (SLOT_ARRIVED) until the original is done with. A router that
+ * finds such a copy asks for that.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -113,6 +114,8 @@ static void leave(struct queue *queue, struct record *record, struct route_mail 
     state.slot = slot;
     record_store(record, &state);
     queue->delayed -= queue_is_delayed(queue, record);
+    if (slot == SLOT_DYING) /* and may come back, to try again */
+        atomic_store_explicit(&record->not_before, 0, memory_order_relaxed);
     queue->waiting--;
     queue->unacked++;
     router_queue_dirty(queue);
@@ -190,6 +193,43 @@ static int by_number(void *data, uint64_t offset, struct record *record)
     if (record->number == wanted->number)
         wanted->offset = offset;
     return 1;
+}
+
+bool letter_ask(struct queue *queue, const struct origin *letter)
+{
+    struct route_mail *mail = route_mail_new(ROUTE_LETTER_ASK, queue->id, 0);
+
+    if (!mail)
+        return false;
+    mail->to = letter->queue;
+    mail->number = letter->number;
+    mail->offset = letter->offset;
+    mail->arrived = letter->arrived;
+    router_mail(queue->router, mail);
+    return true;
+}
+
+void letter_asked(struct router *router, struct queue *queue, struct route_mail *mail)
+{
+    struct entry entry = {.number = mail->number};
+    int result = queue ? file_each(&queue->file, mail->number - 1, by_number, &entry) : 0;
+
+    if (entry.offset) {
+        struct record *record = file_record(&queue->file, entry.offset);
+        struct record_state state = record_load(record);
+
+        result = 0;
+        if (state.kind == RECORD_WAITING) {
+            queue->dead += state.slot == SLOT_DYING;
+            queue_forget(queue, entry.offset, record, state);
+        } else if (state.kind == RECORD_DELIVERED) {
+            result = state.slot >= SLOT_DYING ? -EAGAIN : -EEXIST;
+        }
+    }
+    mail->result = result < 0 && result != -EEXIST ? -EAGAIN : result;
+    mail->kind = ROUTE_LETTER_KNOWN;
+    mail->to = mail->origin;
+    router_mail(router, mail);
 }
 
 static void come_home(struct queue *queue, const struct route_mail *mail)

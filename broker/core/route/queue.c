@@ -192,7 +192,7 @@ static void count(struct queue *queue, const struct record *record, bool waiting
         queue->owners[i].messages++;
 }
 
-static int note_letter(struct queue *queue, const struct record *record)
+static int note_letter(struct queue *queue, uint64_t offset, const struct record *record)
 {
     uint32_t n = queue->n_letters;
 
@@ -203,7 +203,8 @@ static int note_letter(struct queue *queue, const struct record *record)
             return -ENOMEM;
         queue->letters = grown;
     }
-    queue->letters[queue->n_letters++] = (struct origin){.queue = record->origin, .number = record->position};
+    queue->letters[queue->n_letters++] = (struct origin){
+        .queue = record->origin, .number = record->position, .offset = offset, .arrived = record->number};
     return 0;
 }
 
@@ -225,10 +226,31 @@ static int found_dying(struct queue *queue, uint64_t offset, const struct record
 
     state.kind = RECORD_WAITING;
     record_store(file_record(&queue->file, offset), &state);
+    atomic_store_explicit(&file_record(&queue->file, offset)->not_before, 0, memory_order_relaxed);
     if (!router_timer(queue, TIMER_BURY, queue->router->boot_ns, entry))
         return -ENOMEM;
     count(queue, head, true);
     return 0;
+}
+
+/* The queue that it comes from may have it, too. (A port that comes again to what it had diverted finds it here.) */
+static bool is_unknown(const struct record *head, struct record_state state)
+{
+#ifdef IPC_PLANT_LETTER_TRUSTED
+    return false;
+#endif
+    return state.kind == RECORD_WAITING && state.slot == SLOT_ARRIVED && !(head->origin >> 63);
+}
+
+static void ask_for_letters(struct queue *queue)
+{
+    for (uint32_t i = 0; i < queue->n_letters; i++) {
+        const struct record *record =
+            file_find(&queue->file, queue->letters[i].offset, queue->letters[i].arrived);
+
+        if (record && is_unknown(record, record_load(record)) && !letter_ask(queue, &queue->letters[i]))
+            queue->torn = true;
+    }
 }
 
 static int found(void *data, uint64_t offset, const struct record *head, bool in_order)
@@ -239,8 +261,12 @@ static int found(void *data, uint64_t offset, const struct record *head, bool in
     struct port *port = state.kind == RECORD_DELIVERED ? holder(queue, &state, &delivery) : NULL;
     int result;
 
-    if (head->flags & RECORD_LETTER && note_letter(queue, head) < 0)
+    if (head->flags & RECORD_LETTER && note_letter(queue, offset, head) < 0)
         return -ENOMEM;
+    if (is_unknown(head, state)) {
+        count(queue, head, true);
+        return 0;
+    }
     decided(queue, head);
     if (state.slot == SLOT_DYING)
         return found_dying(queue, offset, head, state);
@@ -340,6 +366,7 @@ bool queue_scan(struct queue *queue)
     if (result > 0)
         return true;
     letters_sort(queue);
+    ask_for_letters(queue);
     queue->scanning = false;
     go_on(queue, &queue->producers);
     return false;
@@ -351,7 +378,7 @@ static int found_again(void *data, uint64_t offset, struct record *record)
 
     struct record_state state = record_load(record);
 
-    return state.kind == RECORD_WAITING && state.slot != SLOT_DYING
+    return state.kind == RECORD_WAITING && state.slot != SLOT_DYING && state.slot != SLOT_ARRIVED
                ? found_waiting(queue, offset, record, true)
                : 0;
 }
@@ -361,6 +388,7 @@ void queue_mend(struct queue *queue)
     clear_lists(queue);
     queue->delayed = 0;
     queue->torn = file_each(&queue->file, 0, found_again, queue) < 0;
+    ask_for_letters(queue);
     if (queue->torn)
         router_retry_soon(queue->router);
     router_queue_dirty(queue);

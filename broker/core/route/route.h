@@ -59,7 +59,9 @@ enum route_kind {
     ROUTE_DO,           /* wish; -> ROUTE_DID */
     ROUTE_LETTER,       /* a message of another queue; -> ROUTE_LETTER_DONE with the result */
     ROUTE_LETTER_DONE,  /* on its way back to the router that sent it: its own again */
-    ROUTE_LETTER_KNOWN, /* and to where it was accepted, mail.to: its origin has let go of it, so it may be delivered */
+    ROUTE_LETTER_KNOWN, /* and to where it was accepted, mail.to: its origin has let go of it, so it may be delivered; result:
+                           see router.h */
+    ROUTE_LETTER_ASK, /* from there, of one that an earlier ipcd accepted, to its origin, mail.to: -> ROUTE_LETTER_KNOWN */
     ROUTE_STOP, /* of routers_stop() */
     /* From a router. */
     ROUTE_QUEUE_GONE, /* if it is: nothing of it or its ports is mapped or used any more; no ROUTE_PORT_GONE follows */

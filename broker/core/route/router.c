@@ -264,10 +264,10 @@ static bool hold_mail(struct router *router, struct queue *queue, struct route_m
 {
     struct route_mail **last = &queue->held_mail;
 
-    if (!queue->scanning ||
-        (mail->kind != ROUTE_QUEUE_REMOVE && mail->kind != ROUTE_DO && mail->kind != ROUTE_LETTER))
+    if (!queue->scanning || (mail->kind != ROUTE_QUEUE_REMOVE && mail->kind != ROUTE_DO &&
+                             mail->kind != ROUTE_LETTER && mail->kind != ROUTE_LETTER_ASK))
         return false;
-    if (queue->trouble)
+    if (queue->trouble && mail->kind != ROUTE_LETTER_ASK)
         return refuse_mail(router, queue, mail);
     while (*last)
         last = &(*last)->next;
@@ -347,6 +347,9 @@ static void on_mail(struct router *router, struct route_mail *mail)
         return;
     case ROUTE_LETTER_DONE:
         letter_done(router, mail);
+        return;
+    case ROUTE_LETTER_ASK:
+        letter_asked(router, queue, mail);
         return;
     case ROUTE_LETTER_KNOWN:
         if (queue)

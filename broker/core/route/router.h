@@ -25,6 +25,8 @@
 #define SLOT_LEAVING UINT16_MAX
 /* The same if it becomes a dead letter, and while it waits for that: a router that takes over is to know. */
 #define SLOT_DYING   (UINT16_MAX - 1u)
+/* One that came from another queue, and waits for that to let go of it. */
+#define SLOT_ARRIVED (UINT16_MAX - 2u)
 
 /* What a timer is for; with the queue's number above it, struct heap_item.extra. */
 enum timer_kind {
@@ -102,9 +104,10 @@ struct owner {
 };
 #define OWNERS_MAX 32u
 
-/* Where a letter came from. */
+/* Where a letter came from, and the record that it is here. */
 struct origin {
     uint64_t queue, number;
+    uint64_t offset, arrived;
 };
 
 /* Message ids that were accepted, by the low half of their hash: places in the file's ring. */
@@ -220,7 +223,7 @@ enum verdict { VERDICT_ACCEPTED, VERDICT_HOLD, VERDICT_NO_ROOM, VERDICT_BROKEN }
 enum verdict queue_accept(struct queue *queue, struct port *port, const struct lane_record *in);
 /* A letter from another queue. Returns 0 or a negative errno. */
 int queue_accept_letter(struct queue *queue, struct route_mail *mail);
-/* Its origin knows that it is here. */
+/* Its origin knows that it is here, or (mail.result is -EEXIST) keeps it, or (-EAGAIN) is to be asked again. */
 void queue_letter_known(struct queue *queue, const struct route_mail *mail);
 /* What became of a message that was diverted to the dead-letter queue. */
 void queue_diverted(struct queue *queue, struct port *port, int result);
@@ -282,6 +285,9 @@ bool letter_divert(struct queue *queue, struct port *port, struct record *record
 /* To the queue `to`; 0: where a dead letter came from. False: it does not say where, or there is no memory. */
 bool letter_move(struct queue *queue, struct record *record, uint64_t to, void *work);
 void letter_done(struct router *router, struct route_mail *mail);
+/* Has the queue that it comes from let go of it? False if out of memory. And what that answers (queue may be NULL). */
+bool letter_ask(struct queue *queue, const struct origin *letter);
+void letter_asked(struct router *router, struct queue *queue, struct route_mail *mail);
 
 /* ---- look.c ---- */
 void look_do(struct queue *queue, struct route_mail *mail);

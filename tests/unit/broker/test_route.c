@@ -55,6 +55,7 @@ struct stage {
     int files[8];
     uint64_t dead_letter[8];
     bool keeps_answers;       /* to letters */
+    bool drops_letters;       /* and questions about them */
     struct route_mail *mails; /* that were not letters */
     uint64_t next_port;
 };
@@ -115,7 +116,13 @@ static void pump(struct stage *stage, int timeout_ms)
     (void)poll(&wait, 1, timeout_ms);
     (void)!read(stage->event_fd, &count, sizeof(count));
     while ((mail = routers_receive(stage->routers))) {
-        if (mail->kind == ROUTE_LETTER) {
+        if (stage->drops_letters && (mail->kind == ROUTE_LETTER || mail->kind == ROUTE_LETTER_ASK)) {
+            route_mail_free(mail);
+        } else if (mail->kind == ROUTE_LETTER_ASK) {
+            mail->origin = mail->queue;
+            mail->queue = mail->to;
+            routers_send(stage->routers, mail);
+        } else if (mail->kind == ROUTE_LETTER) {
             uint64_t from = mail->queue, to = mail->to ? mail->to : mail->dead ? stage->dead_letter[from] : 0;
 
             if (!to && *mail->target)
@@ -923,6 +930,87 @@ static void test_letter_waits_for_origin(void **state)
     close_port(stage, &producer);
 }
 
+/* ipcd is killed when the letter is here and its origin does not know, and the next one before they have talked. */
+static void test_letter_and_two_deaths(void **state)
+{
+    struct stage *stage = *state;
+    struct client producer, consumer, undertaker;
+    struct client *clients[] = {&producer, &consumer, &undertaker};
+    struct got got;
+
+    stage->dead_letter[1] = 2;
+    new_queue(stage, 1);
+    new_queue(stage, 2);
+    open_port(stage, &producer, 1, false, 0);
+    open_port(stage, &consumer, 1, true, 1);
+    open_port(stage, &undertaker, 2, true, 10);
+    put_number(&producer, NULL, 1);
+    got = want(stage, &consumer);
+    stage->keeps_answers = true;
+    ack(&consumer, IPC_ACK_REFUSE, got.delivery, got.delivery, 0, IPC_ACK_DEAD);
+    route_mail_free(wait_mail(stage, ROUTE_LETTER_DONE));
+    stage->drops_letters = true;
+    restart(stage, clients, 3, 1);
+    settle(stage, &stage->stats[2].waiting, 1);
+    settle_mail(stage);
+    assert_false(get(&undertaker, &got));
+    stage->keeps_answers = stage->drops_letters = false;
+    restart(stage, clients, 3, 1);
+    got = want(stage, &undertaker);
+    assert_int_equal(got.value, 1);
+    ack(&undertaker, IPC_ACK_DONE, got.delivery, got.delivery, 0, 0);
+    settle(stage, &stage->stats[1].waiting, 0);
+    settle(stage, &stage->stats[2].unacked, 0);
+    restart(stage, clients, 3, 1);
+    settle(stage, &stage->stats[2].waiting, 0);
+    settle_mail(stage);
+    assert_false(get(&undertaker, &got));
+    close_port(stage, &undertaker);
+    close_port(stage, &consumer);
+    close_port(stage, &producer);
+}
+
+/* A message is moved, and ipcd killed before its origin knows that it has arrived: whoever asks first, one of the two has it. */
+static void test_move_and_death(void **state)
+{
+    struct stage *stage = *state;
+    struct client producer, consumer, *clients[] = {&producer, &consumer};
+    struct route_mail *mail;
+    struct got got;
+
+    for (uint64_t from = 1; from <= 3; from += 2) {
+        bool kept = from == 3; /* somebody has been given it at its origin before it was asked */
+
+        new_queue(stage, from);
+        new_queue(stage, from + 1);
+        open_port(stage, &producer, from, false, 0);
+        put_number(&producer, NULL, 1);
+        settle(stage, &stage->stats[from].waiting, 1);
+        stage->keeps_answers = true;
+        mail = route_mail_new(ROUTE_DO, from, 0);
+        mail->wish = (struct route_wish){.operation = 2, .target = from + 1, .priority = -1};
+        routers_send(stage->routers, mail);
+        route_mail_free(wait_mail(stage, ROUTE_LETTER_DONE));
+        stage->keeps_answers = false;
+        open_port(stage, &consumer, kept ? from : from + 1, true, 10);
+        stage->drops_letters = kept;
+        restart(stage, clients, 2, 1);
+        got = want(stage, &consumer);
+        assert_int_equal(got.value, 1);
+        if (kept) {
+            stage->drops_letters = false;
+            restart(stage, clients, 2, 1);
+        }
+        settle(stage, &stage->stats[kept ? from + 1 : from].waiting, 0);
+        ack(&consumer, IPC_ACK_DONE, got.delivery, got.delivery, 0, 0);
+        settle(stage, &stage->stats[consumer.queue].unacked, 0);
+        assert_int_equal(atomic_load(&stage->stats[from].bytes) + atomic_load(&stage->stats[from + 1].bytes),
+                         0);
+        close_port(stage, &consumer);
+        close_port(stage, &producer);
+    }
+}
+
 static void test_ids_and_keys(void **state)
 {
     struct stage *stage = *state;
@@ -1297,6 +1385,8 @@ int main(void)
         CASE(test_priority_and_delay),
         CASE(test_refuse_and_dead_letters),
         CASE(test_letter_waits_for_origin),
+        CASE(test_letter_and_two_deaths),
+        CASE(test_move_and_death),
         CASE(test_ids_and_keys),
         CASE(test_key_comes_back),
         CASE(test_full),
