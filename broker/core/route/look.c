@@ -15,6 +15,7 @@
 #define LETTERS_MAX  64u
 
 struct work {
+    struct list link; /* router.works */
     struct router *router;
     struct queue *queue;     /* while looking */
     struct route_mail *mail; /* the wish, which becomes the answer */
@@ -171,6 +172,7 @@ static void answer(struct work *work)
     }
     mail->kind = ROUTE_DID;
     router_mail(work->router, mail);
+    list_remove(&work->link);
     free(work);
 }
 
@@ -190,6 +192,7 @@ void look_do(struct queue *queue, struct route_mail *mail)
     }
     *work = (struct work){
         .router = queue->router, .queue = queue, .mail = mail, .shown = work->shown, .looking = true};
+    list_append(&queue->router->works, &work->link);
     mail->result = 0;
     mail->done = mail->next_number = 0;
     if (work->shown)
@@ -213,4 +216,16 @@ void look_letter_done(void *data, int result)
     }
     work->letters--;
     answer(work);
+}
+
+void look_drop(struct router *router)
+{
+    list_for_each_safe(node, &router->works)
+    {
+        struct work *work = list_entry(node, struct work, link);
+
+        route_mail_free(work->mail);
+        route_mail_free(work->shown);
+        free(work);
+    }
 }

@@ -693,6 +693,7 @@ static void router_done(struct router *router)
         list_for_each_safe(consumer, &queue->consumers) port_drop(list_entry(consumer, struct port, link));
         queue_free(queue);
     }
+    look_drop(router);
     while ((mail = mailbox_take(&router->in)))
         route_mail_free(mail);
     while ((mail = mailbox_take(&router->out)))
@@ -715,6 +716,7 @@ static int router_start(struct routers *routers, struct router *router)
 
     router->routers = routers;
     list_init(&router->all);
+    list_init(&router->works);
     list_init(&router->active);
     list_init(&router->rung);
     list_init(&router->dirty);

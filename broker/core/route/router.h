@@ -155,6 +155,7 @@ struct router {
     struct mailbox in, out;
     struct hash queues, ports;
     struct list all, active, dirty;
+    struct list works;                     /* orders that wait for letters */
     struct list rung;                      /* ports whose bells are to be emptied */
     struct heap boot_timers, lease_timers; /* CLOCK_BOOTTIME, CLOCK_MONOTONIC */
     size_t boot_before, lease_before;      /* how many they were after the last sweep */
@@ -292,5 +293,7 @@ void letter_asked(struct router *router, struct queue *queue, struct route_mail 
 /* ---- look.c ---- */
 void look_do(struct queue *queue, struct route_mail *mail);
 void look_letter_done(void *data, int result);
+/* The thread has stopped: what waits for letters is not answered any more. */
+void look_drop(struct router *router);
 
 #endif
