@@ -63,7 +63,7 @@ SEGMENTS_KEPT        proc-reconnect       a reconnected connection takes a segme
 NET_UNCOUNTED        hostile-words        a sleeper that nobody woke does not count that
 REPLY_TO_ANY         proc-service         a reply is handed to a call that it does not belong to
 REPLY_WRONG_CALL     proc-service         a server replies to another call than that which it was handed
-RETRY_UNASKED        proc-broker-service  a call is made again that the caller did not say may be
+RETRY_UNASKED        proc-service         a call is made again that the caller did not say may be
 JOIN_MISSED          fault-broker         a pairing that could not be made for want of memory is forgotten
 POISON_UNSEEN        fault-takeover       a request that kills each ipcd is worked on without end
 REFUSAL_UNTOLD       proc-restart         ipcd does not hear of a descriptor that ipcd-run could not keep
@@ -82,7 +82,7 @@ NUMBERS_BACK         hostile-words        the number of a record goes back
 REASON_OVERWRITTEN   hostile-words        a reader that lies is told that it was slow
 CURSOR_UNCHECKED     hostile-words        the cursor of a reader is taken as it is
 RING_BLOCKS          hostile-bells        a full bell holds up whoever rings it
-DRAIN_WITHOUT_END    hostile-bells        a bell rung without end keeps its reader from reading
+DRAIN_WITHOUT_END    unit-lane-wait       a bell rung without end keeps its reader from reading
 SPOILED_ALWAYS       hostile-bells        bells that are shut down are asked for without end
 '
 

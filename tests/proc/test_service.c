@@ -335,6 +335,41 @@ static void test_stream_that_is_not_taken(void **state)
     servers_end(&server, 1);
 }
 
+static void test_answers_in_another_order(void **state)
+{
+    static const unsigned order[] = {1, 0, 2};
+    ipc_connection *serving = connection_new(), *calling = connection_new();
+    struct ipc_request *requests[3];
+    uint32_t numbers[3];
+    ipc_call *calls[3];
+    struct ipc_reply reply;
+    ipc_server *server;
+    (void)state;
+    EXPECT_EQ(ipc_server_open(&server, serving, SERVICE, NULL, NULL), 0);
+    ipc_client *client = client_new(calling, 0);
+    for (uint32_t i = 0; i < 3; i++)
+        EXPECT_EQ(ipc_call_start(&calls[i], client, &i, sizeof(i), NULL), 0);
+    for (uint32_t i = 0; i < 3; i++) {
+        ssize_t got;
+        do { /* one thread is both sides: each has to hear of the other */
+            EXPECT_EQ(ipc_call_next(calls[0], &reply, 0), -EAGAIN);
+            got = ipc_server_receive(server, &numbers[i], sizeof(*numbers), &requests[i], 1000000);
+        } while (got == -ETIMEDOUT);
+        EXPECT_EQ(got, sizeof(*numbers));
+    }
+    for (unsigned i = 0; i < 3; i++)
+        EXPECT_EQ(ipc_request_reply(requests[order[i]], &numbers[order[i]], sizeof(*numbers), NULL), 0);
+    for (uint32_t i = 3; i-- > 0;) {
+        EXPECT_EQ(ipc_call_next(calls[i], &reply, IPC_FOREVER), 1);
+        EXPECT(reply.size == sizeof(i) && memcmp(reply.data, &i, sizeof(i)) == 0);
+        ipc_call_free(calls[i]);
+    }
+    client_end(client);
+    EXPECT(!ipc_server_close(server));
+    ipc_connection_close(calling);
+    ipc_connection_close(serving);
+}
+
 /* Many at a time, answered in order, and with a ring that is full all the time. */
 static void calls_at_a_time(unsigned servers, uint32_t ring_size, uint32_t total, unsigned flags)
 {
@@ -883,6 +918,7 @@ int main(int argc, char **argv)
         SERVICE_CASE(test_sizes),
         SERVICE_CASE(test_headers_and_errors),
         SERVICE_CASE(test_stream),
+        SERVICE_CASE(test_answers_in_another_order),
         SERVICE_CASE(test_stream_that_is_not_taken),
         SERVICE_CASE(test_many_calls_one_server),
         SERVICE_CASE(test_full_lanes),

@@ -37,7 +37,7 @@ int segment_memfd(const char *name)
     if (fd < 0)
         return fd;
 #ifdef IPC_PLANT_MODE_OPEN
-    return fchmod(fd, 0777) < 0 ? -errno : fd_steal(&fd);
+    return fchmod(fd, 0666) < 0 ? -errno : fd_steal(&fd);
 #endif
     /* The mode is what keeps other users from opening it read-write again through /proc. */
     if (fchmod(fd, 0600) < 0)
