@@ -120,6 +120,15 @@ void tool_parse_header(struct argp_state *state, char *text, struct ipc_header *
 
 /* ---- errors ------------------------------------------------------------------------------------------------- */
 
+static char *fail_buffer;
+static size_t fail_buffer_size;
+
+void tool_fail_into(char *buffer, size_t size)
+{
+    fail_buffer = buffer;
+    fail_buffer_size = size;
+}
+
 int tool_fail(int status, const char *what, const char *format, ...)
 {
     _cleanup_free_ char *text = NULL;
@@ -129,6 +138,10 @@ int tool_fail(int status, const char *what, const char *format, ...)
     va_end(arguments);
     if (size < 0)
         text = NULL;
+    if (fail_buffer) {
+        snprintf(fail_buffer, fail_buffer_size, "%s: %s", what, text ? text : "");
+        return status;
+    }
     fflush(stdout); /* in the order in which it happened */
     /* One write, so that lines of several processes do not mix. */
     _cleanup_free_ char *line = NULL;

@@ -56,6 +56,7 @@ int cmd_queue(struct tool *tool, int argc, char **argv);
 int cmd_clients(struct tool *tool, int argc, char **argv);
 int cmd_quota(struct tool *tool, int argc, char **argv);
 int cmd_events(struct tool *tool, int argc, char **argv);
+int cmd_doctor(struct tool *tool, int argc, char **argv);
 int cmd_policy(struct tool *tool, int argc, char **argv);
 int cmd_pub(struct tool *tool, int argc, char **argv);
 int cmd_sub(struct tool *tool, int argc, char **argv);
@@ -70,6 +71,9 @@ int cmd_bench(struct tool *tool, int argc, char **argv);
 
 /* Say on stderr "ipcctl: WHAT: text" and return the status. Control bytes in it are escaped. */
 int tool_fail(int status, const char *what, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* From now on what tool_fail() says goes there instead; NULL: to stderr again. */
+void tool_fail_into(char *buffer, size_t size);
 
 /* Say why a call of libipc or of the admin client failed: the sentence if there is one, else the errno's text.
  * Returns the status that belongs to the error. */

@@ -21,6 +21,7 @@ static const struct {
     {"clients", cmd_clients, "sessions, and what each user takes"},
     {"quota", cmd_quota, "who uses most of each limit, and what each may have"},
     {"events", cmd_events, "who came, went, died, was denied or over a limit"},
+    {"doctor", cmd_doctor, "whether a broker runs here as it should, and what to do if not"},
     {"policy", cmd_policy, "who may do what, and which rule says so"},
     {"pub", cmd_pub, "publish messages from arguments or from stdin"},
     {"sub", cmd_sub, "print the messages of topics"},

@@ -644,8 +644,8 @@ static void test_usage(void **state)
     assert_int_equal(run.status, 2);
     assert_string_equal(run.err, "ipcctl: stauts: there is no such command; did you mean `ipcctl status'?\n");
     done(&run);
-    static const char *const commands[] = {"status", "ls",  "clients", "quota",
-                                           "pub",    "sub", "bench",   "queue"};
+    static const char *const commands[] = {"status", "ls",  "clients", "quota", "events",
+                                           "doctor", "pub", "sub",     "bench", "queue"};
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
         RUN(&run, -1, commands[i], "--help");
         assert_fine(&run);

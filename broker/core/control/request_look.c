@@ -649,6 +649,10 @@ void request_status(struct broker *broker, struct session *session, uint64_t id)
     status.descriptors_max = quota->config->total[LIMIT_DESCRIPTORS] + IPC_CORE_FDS_BASE;
     status.refused = quota->refused;
     status.denied = broker->denied;
+    status.memory_limit = quota->config->memory_limit == UINT64_MAX ? 0 : quota->config->memory_limit;
+    status.segment_bytes_max = quota->config->total[LIMIT_SEGMENT_BYTES];
+    status.queue_bytes_max = quota->config->total_queue_bytes;
+    status.lowered = quota->config->lowered;
     status.ended_badly = broker->ended_badly;
     status.membarrier = broker->options.membarrier;
     status.guardian = (char *)(uintptr_t)guardian;
