@@ -129,7 +129,7 @@ static void bob(void *argument)
     EXPECT_EQ(ipc_consumer_open(&consumer, connection, "plant.queue", NULL, &error), 0);
     /* It is alice's, and nobody is an administrator here. */
     EXPECT_EQ(ipc_queue_set(connection, "plant.queue", &settings, &error), -EACCES);
-    EXPECT_TEXT(error.text, "may not change or look into queue plant.queue");
+    EXPECT_TEXT(error.text, "may not change or look into queue plant.queue of uid 1001");
     /* Nor by way of a queue of his own. */
     settings.dead_letter = "plant.queue";
     settings.given = IPC_QUEUE_DEAD_LETTER;
@@ -139,6 +139,36 @@ static void bob(void *argument)
     publisher = publisher_new(connection, "tools.b", 4096, 0);
     publisher_end(publisher);
     ipc_connection_close(connection);
+}
+
+/* What a tool prints, to this user. */
+static void run_tool(char *text, size_t size, const char *arguments)
+{
+    char command[512];
+    snprintf(command, sizeof(command), "%s %s 2>&1", getenv("IPCCTL_BIN"), arguments);
+    FILE *out = popen(command, "re");
+    EXPECT(out != NULL);
+    text[fread(text, 1, size - 1, out)] = '\0';
+    pclose(out);
+}
+
+/* A tool has the rights of its user: who administers nothing sees what is his, and what he may use. */
+static void look_around(void)
+{
+    char text[8192];
+
+    run_tool(text, sizeof(text), "ls --timeout=0");
+    EXPECT_TEXT(text, "plant.public.a");
+    EXPECT(!strstr(text, "plant.secret") && !strstr(text, "plant.queue"));
+    run_tool(text, sizeof(text), "clients --json --timeout=0");
+    EXPECT_TEXT(text, "\"uid\": 1003");
+    EXPECT(!strstr(text, "\"uid\": 1001"));
+    run_tool(text, sizeof(text), "policy test 1003 publish plant.secret.a --timeout=0");
+    EXPECT_TEXT(text, "denied: no rule");
+    run_tool(text, sizeof(text), "policy test 1001 publish plant.secret.a --timeout=0");
+    EXPECT_TEXT(text, "uid 1003 may ask about itself only");
+    run_tool(text, sizeof(text), "queue purge plant.queue --timeout=0");
+    EXPECT_TEXT(text, "may not change or look into queue plant.queue of uid 1001");
 }
 
 /* May subscribe to all, and gets what she may have. */
@@ -162,6 +192,7 @@ static void carol(void *argument)
     ipc_client_close(client);
     EXPECT_EQ(ipc_client_open(&client, connection, "plant.secret.service", NULL, &error), -EACCES);
     EXPECT_TEXT(error.text, "may not call service plant.secret.service");
+    look_around();
     subscription_end(all);
     ipc_connection_close(connection);
 }

@@ -19,6 +19,9 @@
 #include "broker/core/util/log.h"
 #include "proto/name.h"
 
+/* The name that stands for the broker itself. */
+#define ADMINISTERED "ipcd"
+
 /* Read once, when a rule could depend on them. Returns 0, or a negative errno: then nothing is allowed. */
 static int load_groups(struct session *session)
 {
@@ -72,7 +75,7 @@ bool access_allows(struct broker *broker, struct session *session, enum verb ver
 
 bool access_administers(struct broker *broker, struct session *session)
 {
-    return access_allows(broker, session, VERB_ADMINISTER, "ipcd");
+    return access_allows(broker, session, VERB_ADMINISTER, ADMINISTERED);
 }
 
 static bool deny(struct broker *broker, struct session *session, uint64_t id, const char *format, ...)
@@ -112,8 +115,9 @@ bool access_explain(const struct broker *broker, const struct identity *identity
     return allowed;
 }
 
-bool access_check(struct broker *broker, struct session *session, uint64_t id, enum verb verb,
-                  const char *name)
+/* `whose` is put behind the name. */
+static bool check(struct broker *broker, struct session *session, uint64_t id, enum verb verb,
+                  const char *name, const char *whose)
 {
     struct identity identity;
     char why[256];
@@ -126,8 +130,23 @@ bool access_check(struct broker *broker, struct session *session, uint64_t id, e
     if (policy_allows(policy_of(broker), &identity, verb, name))
         return true;
     (void)access_explain(broker, &identity, verb, name, why, sizeof(why));
-    return deny(broker, session, id, "uid %" PRIu32 " may not %s %.200s: %s", identity.uid, verb_phrase(verb),
-                name, why);
+    return deny(broker, session, id, "uid %" PRIu32 " may not %s %.200s%s: %s", identity.uid,
+                verb_phrase(verb), name, whose, why);
+}
+
+bool access_check(struct broker *broker, struct session *session, uint64_t id, enum verb verb,
+                  const char *name)
+{
+    return check(broker, session, id, verb, name, "");
+}
+
+bool access_check_of(struct broker *broker, struct session *session, uint64_t id, enum verb verb,
+                     const char *name, uint32_t owner)
+{
+    char whose[32];
+
+    (void)snprintf(whose, sizeof(whose), " of uid %" PRIu32, owner);
+    return check(broker, session, id, verb, name, whose);
 }
 
 bool access_check_pattern(struct broker *broker, struct session *session, uint64_t id, const char *pattern)
@@ -165,6 +184,7 @@ void request_policy(struct broker *broker, struct session *session, uint64_t id,
     const struct identity identity = {policy->uid, policy->n_gids ? policy->gids[0] : 0,
                                       policy->gids + (policy->n_gids > 0),
                                       policy->n_gids - (policy->n_gids > 0)};
+    bool own = identity.uid == session->peer.uid;
     enum verb verb = verb_from_word(policy->verb);
     const char *wrong = ipc_name_check(policy->name, false);
     Ipc__Control__Decision decision = IPC__CONTROL__DECISION__INIT;
@@ -174,6 +194,14 @@ void request_policy(struct broker *broker, struct session *session, uint64_t id,
         session_fail(broker, session, id, -EINVAL,
                      wrong ? "the name is not valid: %s" : "there is no verb '%.40s'",
                      wrong ? wrong : policy->verb);
+        return;
+    }
+    if (!own && !access_administers(broker, session)) {
+        deny(broker, session, id,
+             "uid %" PRIu32
+             " may ask about itself only: no rule of the policy lets it administer " ADMINISTERED
+             " ([rule NAME] in ipcd.conf(5))",
+             session->peer.uid);
         return;
     }
     decision.allowed = access_explain(broker, &identity, verb, policy->name, why, sizeof(why));
@@ -195,8 +223,11 @@ static bool has_forbidden(struct broker *broker, struct session *session, enum v
     struct identity identity;
     const struct policy *policy = policy_of(broker);
 
-    if (identify(session, &identity) < 0)
-        return false;
+    if (identify(session, &identity) < 0) { /* for want of memory: nothing is allowed to whom nobody knows */
+        *ret_verb = VERB_COUNT;
+        *ret_name = "";
+        return true;
+    }
     list_for_each(node, &session->lanes)
     {
         const struct lane *lane = list_entry(node, struct lane, by_session);
@@ -242,6 +273,8 @@ static bool has_forbidden(struct broker *broker, struct session *session, enum v
 /* Who reads a lane that it may not read: what is written from now on goes to another lane, without it. */
 static void revoke_readers(struct broker *broker)
 {
+    char text[320];
+
     list_for_each_safe(node, &broker->pairings)
     {
         struct pairing *pairing = list_entry(node, struct pairing, link);
@@ -250,6 +283,10 @@ static void revoke_readers(struct broker *broker)
         if (!subscription || subscription->kind != IPC__CONTROL__KIND__KIND_TOPIC ||
             access_allows(broker, subscription->session, VERB_SUBSCRIBE, pairing->lane->topic->name))
             continue;
+        (void)snprintf(text, sizeof(text),
+                       "the policy was changed: uid %" PRIu32 " may not subscribe to topic %.200s any more",
+                       subscription->session->peer.uid, pairing->lane->topic->name);
+        session_event(broker, subscription->session, EVENT_DENIED, text);
         lane_renew(broker, pairing->lane);
         pairing_detach(broker, pairing, IPC_REASON_DENIED);
     }
@@ -267,9 +304,15 @@ void access_revoke(struct broker *broker)
 
         if (session->state != SESSION_OPEN || !has_forbidden(broker, session, &verb, &name))
             continue;
-        (void)snprintf(text, sizeof(text),
-                       "the policy was changed: uid %" PRIu32 " may not %s %.200s any more",
-                       session->peer.uid, verb_phrase(verb), name);
+        if (verb == VERB_COUNT)
+            (void)snprintf(text, sizeof(text),
+                           "the broker could not find out the groups of uid %" PRIu32
+                           " to apply its policy: connect again",
+                           session->peer.uid);
+        else
+            (void)snprintf(text, sizeof(text),
+                           "the policy was changed: uid %" PRIu32 " may not %s %.200s any more",
+                           session->peer.uid, verb_phrase(verb), name);
         session_end(broker, session, IPC_REASON_DENIED, text);
     }
 }

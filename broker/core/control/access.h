@@ -14,6 +14,10 @@ bool access_allows(struct broker *broker, struct session *session, enum verb ver
 bool access_check(struct broker *broker, struct session *session, uint64_t id, enum verb verb,
                   const char *name);
 
+/* The same for something that another user made, who is named. */
+bool access_check_of(struct broker *broker, struct session *session, uint64_t id, enum verb verb,
+                     const char *name, uint32_t owner);
+
 /* May it subscribe to a pattern, or a name? Of a pattern it gets only what access_allows(). */
 bool access_check_pattern(struct broker *broker, struct session *session, uint64_t id, const char *pattern);
 

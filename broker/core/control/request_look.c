@@ -37,7 +37,7 @@
 
 struct page {
     const Ipc__Control__List *wish;
-    const struct session *asker;
+    struct session *asker;
     bool administrator; /* it sees what is others', too */
     unsigned part;      /* which row of the record at hand */
     Ipc__Control__Item items[ITEMS_MAX];
@@ -348,68 +348,101 @@ static void show_shared(struct page *page, Ipc__Control__Item *item, struct shar
     page->n_words += item->n_holders + item->n_waiters;
 }
 
-static bool may_see(const struct page *page, uint32_t uid)
+/* What is whose, and with what a verb lets others see its name. */
+struct label {
+    uint64_t id;
+    const char *name; /* NULL: none that is anybody's business */
+    uint32_t uid;
+    enum verb verbs[2];
+    bool shown;
+};
+
+static struct label label_of_lane(const struct lane *lane, uint64_t id)
 {
-    return page->administrator || page->asker->peer.uid == uid;
+    return (struct label){id,
+                          lane->topic->name,
+                          lane->writer.uid,
+                          {VERB_PUBLISH, VERB_SUBSCRIBE},
+                          lane->kind == IPC__CONTROL__KIND__KIND_TOPIC};
 }
 
-/* The record at a node of the kind's list: its number, and whether it is to be shown. */
-static uint64_t identify(struct broker *broker, const struct page *page, struct list *node, bool *ret_wanted)
+static struct label label_of(struct broker *broker, unsigned kind, struct list *node)
 {
-    const char *pattern = page->wish->pattern, *name = NULL;
-    bool shown = true;
-    uint64_t id = 0;
+    const struct subscription *subscription;
+    const struct session *session;
+    const struct pairing *pairing;
+    const struct shared *shared;
+    const struct queue *queue;
+    const struct event *event;
+    const struct lane *lane;
+    const struct user *user;
+    const struct port *port;
 
-    switch (page->wish->kind) {
+    switch (kind) {
     case IPC__CONTROL__LIST_KIND__LIST_SESSIONS:
-        id = list_entry(node, struct session, link)->peer.session;
-        shown = may_see(page, list_entry(node, struct session, link)->peer.uid);
-        break;
+        session = list_entry(node, struct session, link);
+        return (struct label){session->peer.session, NULL, session->peer.uid, {0}, true};
     case IPC__CONTROL__LIST_KIND__LIST_TOPICS:
-        id = list_entry(node, struct lane, link)->id;
-        name = list_entry(node, struct lane, link)->topic->name;
-        shown = list_entry(node, struct lane, link)->kind == IPC__CONTROL__KIND__KIND_TOPIC;
-        break;
-    case IPC__CONTROL__LIST_KIND__LIST_SUBSCRIPTIONS:
-        id = list_entry(node, struct subscription, link)->id;
-        name = list_entry(node, struct subscription, link)->pattern;
-        shown = list_entry(node, struct subscription, link)->kind == IPC__CONTROL__KIND__KIND_TOPIC;
-        break;
-    case IPC__CONTROL__LIST_KIND__LIST_SERVICES:
-        id = list_entry(node, struct subscription, link)->id;
-        name = list_entry(node, struct subscription, link)->pattern;
-        shown = shows_service(broker, list_entry(node, struct subscription, link));
-        break;
+        lane = list_entry(node, struct lane, link);
+        return label_of_lane(lane, lane->id);
     case IPC__CONTROL__LIST_KIND__LIST_PAIRINGS:
-        id = list_entry(node, struct pairing, link)->id;
-        name = list_entry(node, struct pairing, link)->lane->topic->name;
-        shown = list_entry(node, struct pairing, link)->lane->kind == IPC__CONTROL__KIND__KIND_TOPIC;
-        break;
+        pairing = list_entry(node, struct pairing, link);
+        return label_of_lane(pairing->lane, pairing->id);
+    case IPC__CONTROL__LIST_KIND__LIST_SUBSCRIPTIONS:
+        subscription = list_entry(node, struct subscription, link);
+        return (struct label){subscription->id,
+                              subscription->pattern,
+                              subscription->session->peer.uid,
+                              {VERB_PUBLISH, VERB_SUBSCRIBE},
+                              subscription->kind == IPC__CONTROL__KIND__KIND_TOPIC};
+    case IPC__CONTROL__LIST_KIND__LIST_SERVICES:
+        subscription = list_entry(node, struct subscription, link);
+        return (struct label){subscription->id,
+                              subscription->pattern,
+                              subscription->session->peer.uid,
+                              {VERB_CALL, VERB_SERVE},
+                              shows_service(broker, subscription)};
     case IPC__CONTROL__LIST_KIND__LIST_QUEUES:
-        id = list_entry(node, struct queue, link)->id;
-        name = list_entry(node, struct queue, link)->row->name;
-        break;
+        queue = list_entry(node, struct queue, link);
+        return (struct label){queue->id, queue->row->name, queue->row->uid, {VERB_SEND, VERB_RECEIVE}, true};
     case IPC__CONTROL__LIST_KIND__LIST_SEGMENTS:
-        id = list_entry(node, struct shared, link)->id;
-        name = list_entry(node, struct shared, link)->row->name;
-        break;
+        shared = list_entry(node, struct shared, link);
+        return (struct label){
+            shared->id, shared->row->name, shared->row->uid, {VERB_ATTACH, VERB_ATTACH}, true};
     case IPC__CONTROL__LIST_KIND__LIST_PORTS:
-        id = list_entry(node, struct port, link)->id;
-        if (list_entry(node, struct port, link)->queue)
-            name = list_entry(node, struct port, link)->queue->row->name;
-        break;
+        port = list_entry(node, struct port, link);
+        return (struct label){port->id,
+                              port->queue ? port->queue->row->name : NULL,
+                              port->row->uid,
+                              {VERB_SEND, VERB_RECEIVE},
+                              true};
     case IPC__CONTROL__LIST_KIND__LIST_EVENTS:
-        id = list_entry(node, struct event, link)->sequence;
-        shown = may_see(page, list_entry(node, struct event, link)->peer.uid);
-        break;
+        event = list_entry(node, struct event, link);
+        return (struct label){event->sequence, NULL, event->peer.uid, {0}, true};
     default:
-        id = (uint64_t)list_entry(node, struct user, link)->uid + 1;
-        shown = may_see(page, list_entry(node, struct user, link)->uid);
-        break;
+        user = list_entry(node, struct user, link);
+        return (struct label){(uint64_t)user->uid + 1, NULL, user->uid, {0}, true};
     }
-    *ret_wanted = shown &&
-                  (!name || !*pattern || strcmp(name, pattern) == 0 || ipc_name_match(pattern, name));
-    return id;
+}
+
+/* Who does not administer the broker sees what is its own, and names with which it may do something. */
+static bool may_see(struct broker *broker, const struct page *page, const struct label *label)
+{
+    struct session *asker = page->asker;
+
+    return page->administrator || asker->peer.uid == label->uid ||
+           (label->name && (access_allows(broker, asker, label->verbs[0], label->name) ||
+                            access_allows(broker, asker, label->verbs[1], label->name)));
+}
+
+static bool is_wanted(struct broker *broker, const struct page *page, const struct label *label)
+{
+    const char *pattern = page->wish->pattern;
+
+    return label->shown &&
+           (!label->name || !*pattern || strcmp(label->name, pattern) == 0 ||
+            ipc_name_match(pattern, label->name)) &&
+           may_see(broker, page, label);
 }
 
 static void show(struct broker *broker, struct page *page, Ipc__Control__Item *item, struct list *node)
@@ -521,7 +554,6 @@ static struct list *start_after(struct broker *broker, const struct page *page, 
 {
     uint64_t after = page->wish->after;
     struct list *node = find(broker, page->wish->kind, after);
-    bool wanted;
 
     if (page->wish->kind == IPC__CONTROL__LIST_KIND__LIST_EVENTS)
         return events_after(&broker->events, after);
@@ -533,7 +565,8 @@ static struct list *start_after(struct broker *broker, const struct page *page, 
     }
     if (node)
         return node;
-    for (node = head->next; node != head && identify(broker, page, node, &wanted) <= after; node = node->next)
+    for (node = head->next; node != head && label_of(broker, page->wish->kind, node).id <= after;
+         node = node->next)
         broker->work++;
     return node;
 }
@@ -598,15 +631,15 @@ void request_list(struct broker *broker, struct session *session, uint64_t id, c
     page.read_left = READ_MAX;
     node = start_after(broker, &page, head);
     for (work = broker->work; node != head; node = node->next) {
-        bool wanted;
-        uint64_t item = identify(broker, &page, node, &wanted);
+        const struct label label = label_of(broker, list->kind, node);
 
-        if (broker->work - work > WORK_MAX || (wanted && !add(broker, &page, node, item))) {
+        if (broker->work - work > WORK_MAX ||
+            (is_wanted(broker, &page, &label) && !add(broker, &page, node, label.id))) {
             message.next = last;
             break;
         }
         broker->work++;
-        last = item;
+        last = label.id;
     }
     message.items = page.pointers;
     message.n_items = page.n;

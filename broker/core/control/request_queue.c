@@ -51,7 +51,8 @@ static struct queue *own_queue(struct broker *broker, struct session *session, u
         return NULL;
     }
     /* Whose it is does not need to be an administrator. */
-    return session->peer.uid == queue->row->uid || access_check(broker, session, id, VERB_ADMINISTER, name)
+    return session->peer.uid == queue->row->uid ||
+                   access_check_of(broker, session, id, VERB_ADMINISTER, name, queue->row->uid)
                ? queue
                : NULL;
 }

@@ -9,9 +9,11 @@
 
 #include "tests/proc/test_broker_raw.h"
 
+#include "broker/core/control/access.h"
 #include "broker/core/control/budget.h"
 #include "broker/core/control/loop.h"
 #include "broker/core/control/recover.h"
+#include "broker/core/control/registry.h"
 #include "broker/core/util/listener.h"
 #include "broker/core/util/log.h"
 
@@ -300,6 +302,25 @@ static void test_a_listing_goes_in_slices(void **state)
     assert_true(pages >= 3);
 }
 
+/* For want of memory, say, when the next ipcd applies its policy: nothing is allowed to whom it cannot know. */
+static void test_whose_groups_cannot_be_read_is_ended(void **state)
+{
+    struct session *session;
+
+    hello(&innocent, INNOCENT);
+    hello(&hostile[0], HOSTILE);
+    session = list_entry(core->sessions.next, struct session, link);
+    assert_int_equal(session->peer.uid, INNOCENT);
+    access_revoke(core);
+    assert_int_equal(session->state, SESSION_OPEN);
+    session->groups_known = false;
+    close(session->fd);
+    session->fd = open("/dev/null", O_RDWR | O_CLOEXEC); /* which is asked for them in vain */
+    access_revoke(core);
+    assert_int_equal(session->state, SESSION_ENDED);
+    assert_int_equal(list_entry(core->sessions.next, struct session, link)->peer.uid, HOSTILE);
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, start, stop)
@@ -308,6 +329,7 @@ int main(void)
         CASE(test_a_walk_is_paid_for),
         CASE(test_a_listing_goes_in_slices),
         CASE(test_a_flood_delays_nobody_else),
+        CASE(test_whose_groups_cannot_be_read_is_ended),
     };
 
     if (geteuid() != 0) {
