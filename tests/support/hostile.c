@@ -11,6 +11,7 @@
 
 struct hostile hostile;
 const char *hostile_argument;
+rlim_t hostile_files;
 static unsigned descriptors_before;
 
 static struct broker as_broker(void)
@@ -42,6 +43,8 @@ static void exec_ipcd(void)
     EXPECT_EQ(dup2(log, STDERR_FILENO), STDERR_FILENO);
     snprintf(notify, sizeof(notify), "%s/notify", raw->folder);
     setenv("NOTIFY_SOCKET", notify, 1);
+    if (hostile_files)
+        EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &(const struct rlimit){hostile_files, hostile_files}), 0);
     hostile_become(WHO_BROKER);
     execl(program, "ipcd", "--address", raw->address, "--config", raw->config, "--log-level", "info",
           hostile_argument, NULL);

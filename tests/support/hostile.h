@@ -23,6 +23,7 @@ struct hostile {
 };
 extern struct hostile hostile;
 extern const char *hostile_argument; /* one more for ipcd, or NULL */
+extern rlim_t hostile_files;         /* that ipcd may have open; 0: as many as we */
 
 /* Start ipcd, all of `uid` being the same user or each another; `config` (or NULL) is added to ipcd.conf. */
 void hostile_start(bool same_uid, const char *config);
