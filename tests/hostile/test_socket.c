@@ -4,6 +4,7 @@
  * every type at the wrong time; every field of the frame. After each, a pair of another user goes on as if nothing was.
  */
 #include "tests/support/hostile.h"
+#include "tests/support/queue.h"
 
 enum value { ZERO, ONE, MINUS, MAX, NONE, OTHER, TEXT };
 enum outcome { ANSWER, FAILS, ENDS, QUIET };
@@ -124,12 +125,136 @@ static const struct row rows[] = {
     {TYPE(DETACH), "reason", ONE, NULL, QUIET, 0},
     {TYPE(DETACH), "reason", MINUS, NULL, QUIET, 0},
     {TYPE(DETACH), "reason", MAX, NULL, QUIET, 0},
+
+    {TYPE(QUEUE_CREATE), "queue", TEXT, "", FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "queue", TEXT, "\x01", FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "queue", TEXT, "a.*", FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "queue", TEXT, name_256, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "queue", TEXT, long_name, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "queue", TEXT, "attack.queue", FAILS, EEXIST},
+    {TYPE(QUEUE_CREATE), "queue", TEXT, "victim.queue", FAILS, EEXIST},
+    {TYPE(QUEUE_CREATE), "settings", ZERO, NULL, ANSWER, TYPE(DONE)},
+    {TYPE(QUEUE_CREATE), "may_exist", ONE, NULL, ANSWER, TYPE(DONE)},
+    {TYPE(QUEUE_CREATE), "settings.given", ZERO, NULL, ANSWER, TYPE(DONE)},
+    {TYPE(QUEUE_CREATE), "settings.given", MAX, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "settings.messages_max", ZERO, NULL, ANSWER, TYPE(DONE)},
+    {TYPE(QUEUE_CREATE), "settings.messages_max", MAX, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "settings.bytes_max", ZERO, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "settings.bytes_max", ONE, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "settings.bytes_max", MAX, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "settings.message_size_max", ZERO, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "settings.message_size_max", ONE, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "settings.message_size_max", MAX, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "settings.full", ONE, NULL, ANSWER, TYPE(DONE)},
+    {TYPE(QUEUE_CREATE), "settings.full", MINUS, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "settings.full", MAX, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "settings.class_", ONE, NULL, ANSWER, TYPE(DONE)},
+    {TYPE(QUEUE_CREATE), "settings.class_", MINUS, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "settings.class_", MAX, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "settings.ttl_ns", MAX, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "settings.delay_ns", MAX, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "settings.lease_ns", MAX, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "settings.attempts_max", MAX, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "settings.dead_letter", TEXT, "", ANSWER, TYPE(DONE)},
+    {TYPE(QUEUE_CREATE), "settings.dead_letter", TEXT, "\x01", FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "settings.dead_letter", TEXT, "attack.none", FAILS, ENOENT},
+    {TYPE(QUEUE_CREATE), "settings.dead_letter", TEXT, name_256, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "settings.dedup_window", MAX, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "settings.dedup_window_ns", MAX, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_CREATE), "settings.paused", ONE, NULL, ANSWER, TYPE(DONE)},
+
+    {TYPE(QUEUE_SET), "queue", TEXT, "", FAILS, EINVAL},
+    {TYPE(QUEUE_SET), "queue", TEXT, "attack.none", FAILS, ENOENT},
+    {TYPE(QUEUE_SET), "queue", TEXT, "victim.queue", FAILS, EACCES},
+    {TYPE(QUEUE_SET), "settings", ZERO, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_SET), "settings.class_", ONE, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_SET), "settings.message_size_max", MAX, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_SET), "settings.dedup_window", ONE, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_SET), "settings.full", MAX, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_SET), "settings.dead_letter", TEXT, "attack.queue", FAILS, ELOOP},
+
+    {TYPE(QUEUE_REMOVE), "queue", TEXT, "", FAILS, EINVAL},
+    {TYPE(QUEUE_REMOVE), "queue", TEXT, long_name, FAILS, EINVAL},
+    {TYPE(QUEUE_REMOVE), "queue", TEXT, "attack.none", FAILS, ENOENT},
+    {TYPE(QUEUE_REMOVE), "queue", TEXT, "victim.queue", FAILS, EACCES},
+    {TYPE(QUEUE_REMOVE), "if_empty", ONE, NULL, ANSWER, TYPE(DONE)},
+
+    {TYPE(QUEUE_DO), "queue", TEXT, "", FAILS, EINVAL},
+    {TYPE(QUEUE_DO), "queue", TEXT, "attack.none", FAILS, ENOENT},
+    {TYPE(QUEUE_DO), "queue", TEXT, "victim.queue", FAILS, EACCES},
+    {TYPE(QUEUE_DO), "operation", ONE, NULL, ANSWER, TYPE(QUEUE_DID)},
+    {TYPE(QUEUE_DO), "operation", MINUS, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_DO), "operation", MAX, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_DO), "target", TEXT, "victim.queue", ANSWER, TYPE(QUEUE_DID)},
+    {TYPE(QUEUE_DO), "target", TEXT, "\x01", ANSWER, TYPE(QUEUE_DID)},
+    {TYPE(QUEUE_DO), "after", MAX, NULL, ANSWER, TYPE(QUEUE_DID)},
+    {TYPE(QUEUE_DO), "count_max", MAX, NULL, ANSWER, TYPE(QUEUE_DID)},
+    {TYPE(QUEUE_DO), "priority_plus_1", MAX, NULL, FAILS, EINVAL},
+    {TYPE(QUEUE_DO), "older_than_ns", MAX, NULL, ANSWER, TYPE(QUEUE_DID)},
+    {TYPE(QUEUE_DO), "attempts_min", MAX, NULL, ANSWER, TYPE(QUEUE_DID)},
+    {TYPE(QUEUE_DO), "header", TEXT, "\x01\xff", ANSWER, TYPE(QUEUE_DID)},
+    {TYPE(QUEUE_DO), "header", TEXT, long_name, FAILS, EINVAL},
+    {TYPE(QUEUE_DO), "value", ZERO, NULL, ANSWER, TYPE(QUEUE_DID)},
+    {TYPE(QUEUE_DO), "payload_max", MAX, NULL, ANSWER, TYPE(QUEUE_DID)},
+
+    {TYPE(PORT_OPEN), "queue", TEXT, "", FAILS, EINVAL},
+    {TYPE(PORT_OPEN), "queue", TEXT, "attack.none", FAILS, ENOENT},
+    {TYPE(PORT_OPEN), "queue", TEXT, "victim.queue", ANSWER, TYPE(PORT_OPENED)},
+    {TYPE(PORT_OPEN), "role", ONE, NULL, ANSWER, TYPE(PORT_OPENED)},
+    {TYPE(PORT_OPEN), "role", MINUS, NULL, FAILS, EINVAL},
+    {TYPE(PORT_OPEN), "role", MAX, NULL, FAILS, EINVAL},
+    {TYPE(PORT_OPEN), "ring_size", ONE, NULL, ANSWER, TYPE(PORT_OPENED)},
+    {TYPE(PORT_OPEN), "ring_size", MAX, NULL, FAILS, EINVAL},
+    {TYPE(PORT_OPEN), "prefetch", MAX, NULL, FAILS, EINVAL},
+    {TYPE(PORT_OPEN), "bell", ONE, NULL, ANSWER, TYPE(PORT_OPENED)},
+
+    {TYPE(PORT_CLOSE), "port", ZERO, NULL, FAILS, ENOENT},
+    {TYPE(PORT_CLOSE), "port", MAX, NULL, FAILS, ENOENT},
+    {TYPE(PORT_CLOSE), "port", NONE, NULL, FAILS, ENOENT},
+    {TYPE(PORT_CLOSE), "port", OTHER, NULL, FAILS, ENOENT},
+    {TYPE(PORT_BELL), "port", ZERO, NULL, FAILS, ENOENT},
+    {TYPE(PORT_BELL), "port", MAX, NULL, FAILS, ENOENT},
+    {TYPE(PORT_BELL), "port", NONE, NULL, FAILS, ENOENT},
+    {TYPE(PORT_BELL), "port", OTHER, NULL, FAILS, ENOENT},
+
+    {TYPE(SEGMENT_OPEN), "name", TEXT, "", FAILS, EINVAL},
+    {TYPE(SEGMENT_OPEN), "name", TEXT, "a.*", FAILS, EINVAL},
+    {TYPE(SEGMENT_OPEN), "name", TEXT, name_256, FAILS, EINVAL},
+    {TYPE(SEGMENT_OPEN), "name", TEXT, "victim.segment", FAILS, EACCES},
+    {TYPE(SEGMENT_OPEN), "size", ZERO, NULL, FAILS, EINVAL},
+    {TYPE(SEGMENT_OPEN), "size", ONE, NULL, ANSWER, TYPE(SEGMENT_OPENED)},
+    {TYPE(SEGMENT_OPEN), "size", MAX, NULL, FAILS, EINVAL},
+    {TYPE(SEGMENT_OPEN), "permits", ZERO, NULL, ANSWER, TYPE(SEGMENT_OPENED)},
+    {TYPE(SEGMENT_OPEN), "permits", MAX, NULL, FAILS, EINVAL},
+    {TYPE(SEGMENT_OPEN), "create", ZERO, NULL, FAILS, ENOENT},
+    {TYPE(SEGMENT_OPEN), "exclusive", ONE, NULL, ANSWER, TYPE(SEGMENT_OPENED)},
+    {TYPE(SEGMENT_OPEN), "mode", MAX, NULL, FAILS, EINVAL},
+    {TYPE(SEGMENT_OPEN), "keep", ONE, NULL, ANSWER, TYPE(SEGMENT_OPENED)},
+
+    {TYPE(SEGMENT_CLOSE), "attachment", ZERO, NULL, FAILS, ENOENT},
+    {TYPE(SEGMENT_CLOSE), "attachment", MAX, NULL, FAILS, ENOENT},
+    {TYPE(SEGMENT_CLOSE), "attachment", NONE, NULL, FAILS, ENOENT},
+    {TYPE(SEGMENT_CLOSE), "attachment", OTHER, NULL, FAILS, ENOENT},
+    {TYPE(SEGMENT_CLOSE), "remove", TEXT, "\x01", FAILS, EINVAL},
+    {TYPE(SEGMENT_CLOSE), "remove", TEXT, "attack.none", FAILS, ENOENT},
+    {TYPE(SEGMENT_CLOSE), "remove", TEXT, "victim.segment", FAILS, EACCES},
+
+    {TYPE(POLICY), "uid", MAX, NULL, ANSWER, TYPE(DECISION)},
+    {TYPE(POLICY), "gids", ZERO, NULL, ANSWER, TYPE(DECISION)},
+    {TYPE(POLICY), "verb", TEXT, "", FAILS, EINVAL},
+    {TYPE(POLICY), "verb", TEXT, "\x01\xff", FAILS, EINVAL},
+    {TYPE(POLICY), "name", TEXT, "", FAILS, EINVAL},
+    {TYPE(POLICY), "name", TEXT, "\x01", FAILS, EINVAL},
+    {TYPE(POLICY), "name", TEXT, name_256, FAILS, EINVAL},
 };
 #define ROWS (sizeof(rows) / sizeof(rows[0]))
 
-static const unsigned requests[] = {TYPE(HELLO),   TYPE(ADVERTISE), TYPE(UNADVERTISE), TYPE(SUBSCRIBE),
-                                    TYPE(BELL),    TYPE(LIST),      TYPE(UNSUBSCRIBE), TYPE(STATUS),
-                                    TYPE(CONFIRM), TYPE(DETACH),    TYPE(GOODBYE)};
+static const unsigned requests[] = {
+    TYPE(HELLO),     TYPE(ADVERTISE),    TYPE(UNADVERTISE), TYPE(SUBSCRIBE),    TYPE(BELL),
+    TYPE(LIST),      TYPE(UNSUBSCRIBE),  TYPE(STATUS),      TYPE(CONFIRM),      TYPE(DETACH),
+    TYPE(GOODBYE),   TYPE(QUEUE_CREATE), TYPE(QUEUE_SET),   TYPE(QUEUE_REMOVE), TYPE(QUEUE_DO),
+    TYPE(PORT_OPEN), TYPE(PORT_CLOSE),   TYPE(PORT_BELL),   TYPE(SEGMENT_OPEN), TYPE(SEGMENT_CLOSE),
+    TYPE(POLICY)};
 #define REQUESTS (sizeof(requests) / sizeof(requests[0]))
 
 /* The pair that is attacked, and what the attacker has of its own. */
@@ -137,14 +262,17 @@ static struct {
     ipc_connection *out, *in;
     ipc_publisher *publisher;
     ipc_subscription *subscription;
-    uint64_t lane, subscription_id, pairing, sent;
+    ipc_producer *producer;
+    ipc_consumer *consumer;
+    ipc_segment *segment;
+    uint64_t lane, subscription_id, pairing, port, sent;
 } victim;
 static struct {
     struct raw_client client;
-    uint64_t lane, subscription, pairing;
+    uint64_t lane, subscription, pairing, port, attachment;
 } attacker;
 
-static uint64_t number_of(unsigned kind)
+static uint64_t number_of(unsigned kind, size_t n)
 {
     Ipc__Control__List list = IPC__CONTROL__LIST__INIT;
     static struct raw_client looker;
@@ -152,7 +280,7 @@ static uint64_t number_of(unsigned kind)
     list.kind = (Ipc__Control__ListKind)kind;
     raw_send(&looker, TYPE(LIST), &list.base);
     const Ipc__Control__Page *page = hostile_wait(&looker, TYPE(PAGE));
-    EXPECT_EQ(page->n_items, 1);
+    EXPECT_EQ(page->n_items, n);
     uint64_t id = page->items[0]->id;
     raw_goodbye(&looker);
     return id;
@@ -162,6 +290,8 @@ static void exchange_one(void)
 {
     publish_numbers(victim.publisher, victim.sent, victim.sent + 1, 64);
     receive_numbers(victim.subscription, victim.sent, victim.sent + 1, 64);
+    send_numbers(victim.producer, victim.sent, victim.sent + 1, 64);
+    receive_acked(victim.consumer, victim.sent, victim.sent + 1);
     victim.sent++;
 }
 
@@ -176,30 +306,128 @@ static int setup(void **state)
     victim.in = hostile_connection(WHO_PEER);
     victim.publisher = publisher_new(victim.out, "victim.topic", 4096, 0);
     victim.subscription = subscription_new(victim.in, "victim.*", IPC_START_NEXT, IPC_SLOW_BLOCK, 0);
+    struct ipc_segment_options segment = IPC_SEGMENT_OPTIONS_INIT;
+    segment.bytes = 4096;
+    segment.flags = IPC_SEGMENT_CREATE;
+    EXPECT_EQ(ipc_segment_open(&victim.segment, victim.out, "victim.segment", &segment, NULL), 0);
+    queue_new(victim.out, "victim.queue", NULL);
+    victim.producer = producer_new(victim.out, "victim.queue");
+    victim.consumer = consumer_new(victim.in, "victim.queue", 0);
     EXPECT_EQ(ipc_publisher_wait_readers(victim.publisher, 1, IPC_FOREVER), 1);
     EXPECT_EQ(ipc_subscription_wait_writers(victim.subscription, 1, IPC_FOREVER), 1);
-    victim.lane = number_of(IPC__CONTROL__LIST_KIND__LIST_TOPICS);
-    victim.subscription_id = number_of(IPC__CONTROL__LIST_KIND__LIST_SUBSCRIPTIONS);
-    victim.pairing = number_of(IPC__CONTROL__LIST_KIND__LIST_PAIRINGS);
+    victim.lane = number_of(IPC__CONTROL__LIST_KIND__LIST_TOPICS, 1);
+    victim.subscription_id = number_of(IPC__CONTROL__LIST_KIND__LIST_SUBSCRIPTIONS, 1);
+    victim.pairing = number_of(IPC__CONTROL__LIST_KIND__LIST_PAIRINGS, 1);
+    victim.port = number_of(IPC__CONTROL__LIST_KIND__LIST_PORTS, 2);
     return 0;
 }
 
-static int teardown(void **state)
+/* A message of that type as a good client would send it. */
+union any {
+    ProtobufCMessage base;
+    Ipc__Control__Hello hello;
+    Ipc__Control__Advertise advertise;
+    Ipc__Control__Subscribe subscribe;
+    Ipc__Control__List list;
+    Ipc__Control__Confirm confirm;
+    Ipc__Control__Detach detach;
+    Ipc__Control__Unadvertise unadvertise;
+    Ipc__Control__Unsubscribe unsubscribe;
+    Ipc__Control__Bell bell;
+    Ipc__Control__QueueCreate queue_create;
+    Ipc__Control__QueueSet queue_set;
+    Ipc__Control__QueueRemove queue_remove;
+    Ipc__Control__QueueDo queue_do;
+    Ipc__Control__PortOpen port_open;
+    Ipc__Control__PortClose port_close;
+    Ipc__Control__SegmentOpen segment_open;
+    Ipc__Control__SegmentClose segment_close;
+    Ipc__Control__Policy policy;
+};
+static Ipc__Control__QueueSettings settings;
+static uint32_t gids[] = {0, 1};
+#define TEXT_OF(text) ((char *)(uintptr_t)(text))
+
+static void good_message(union any *any, unsigned type)
 {
-    struct ipc_event event;
-    exchange_one();
-    /* Nobody left the pair on the way: each side had one peer of its own, and never lost it. */
-    while (ipc_connection_next_event(victim.in, &event) > 0)
-        EXPECT(event.kind != IPC_EVENT_ENDED &&
-               (event.kind != IPC_EVENT_WRITER_LEFT || event.peer.uid != hostile.uid[WHO_PEER]));
-    while (ipc_connection_next_event(victim.out, &event) > 0)
-        EXPECT(event.kind != IPC_EVENT_ENDED &&
-               (event.kind != IPC_EVENT_READER_LEFT || event.peer.uid != hostile.uid[WHO_PEER]));
-    subscription_end(victim.subscription);
-    publisher_end(victim.publisher);
-    ipc_connection_close(victim.in);
-    ipc_connection_close(victim.out);
-    return hostile_teardown(state);
+    protobuf_c_message_init(ipc_frame_descriptor((uint16_t)type), any);
+    switch (type) {
+    case TYPE(HELLO):
+        any->hello.version_min = any->hello.version_max = IPC_CONTROL_VERSION;
+        any->hello.fingerprint = IPC_LAYOUT_FINGERPRINT;
+        any->hello.name = TEXT_OF("attacker");
+        break;
+    case TYPE(ADVERTISE):
+        any->advertise.topic = TEXT_OF("attack.topic");
+        any->advertise.ring_size = 4096;
+        break;
+    case TYPE(SUBSCRIBE):
+        any->subscribe.pattern = TEXT_OF("attack.none");
+        break;
+    case TYPE(UNADVERTISE):
+        any->unadvertise.lane = attacker.lane;
+        break;
+    case TYPE(UNSUBSCRIBE):
+    case TYPE(BELL):
+        any->bell.subscription = attacker.subscription;
+        break;
+    case TYPE(CONFIRM):
+        any->confirm.notice = (Ipc__Control__Type)TYPE(LANE_ADD);
+        any->confirm.pairing = attacker.pairing;
+        break;
+    case TYPE(DETACH):
+        any->detach.pairing = attacker.pairing;
+        break;
+    case TYPE(QUEUE_CREATE):
+        any->queue_create.queue = TEXT_OF("attack.new");
+        any->queue_create.settings = &settings;
+        break;
+    case TYPE(QUEUE_SET):
+        any->queue_set.queue = TEXT_OF("attack.queue");
+        any->queue_set.settings = &settings;
+        break;
+    case TYPE(QUEUE_REMOVE):
+    case TYPE(QUEUE_DO):
+    case TYPE(PORT_OPEN):
+        any->queue_remove.queue = TEXT_OF("attack.queue"); /* the first field of each */
+        break;
+    case TYPE(PORT_CLOSE):
+    case TYPE(PORT_BELL):
+        any->port_close.port = attacker.port;
+        break;
+    case TYPE(SEGMENT_OPEN):
+        any->segment_open.name = TEXT_OF("attack.fresh");
+        any->segment_open.size = 4096;
+        any->segment_open.create = true;
+        break;
+    case TYPE(SEGMENT_CLOSE):
+        any->segment_close.attachment = attacker.attachment;
+        break;
+    case TYPE(POLICY):
+        any->policy.uid = hostile.uid[WHO_ATTACKER];
+        any->policy.gids = gids;
+        any->policy.n_gids = 1;
+        any->policy.verb = TEXT_OF("publish");
+        any->policy.name = TEXT_OF("attack.topic");
+        break;
+    default:
+        break;
+    }
+}
+
+/* A good request about that name. Returns the type of its answer. */
+static unsigned attacker_do(unsigned type, const char *name)
+{
+    union any any;
+    int got;
+    ipc__control__queue_settings__init(&settings);
+    good_message(&any, type);
+    any.queue_remove.queue = TEXT_OF(name); /* the first field of each */
+    raw_send(&attacker.client, type, &any.base);
+    do
+        got = raw_recv(&attacker.client, 0);
+    while (got >= (int)TYPE(READER_ADD)); /* notices */
+    return (unsigned)got;
 }
 
 /* A session that has one of everything: a lane, a subscription, and a pairing as the victim's reader. */
@@ -217,6 +445,14 @@ static void attacker_begin(bool hello)
     held_cell_open(&cell, &attacker.client, NULL);
     attacker.pairing = cell.pairing;
     held_cell_close(&cell);
+    /* The queues that an attacker before left behind are its user's. */
+    attacker_do(TYPE(QUEUE_REMOVE), "attack.new");
+    attacker_do(TYPE(QUEUE_CREATE), "attack.queue");
+    if (attacker_do(TYPE(PORT_OPEN), "attack.queue") == TYPE(PORT_OPENED))
+        attacker.port = ((const Ipc__Control__PortOpened *)attacker.client.frame.message)->port;
+    if (attacker_do(TYPE(SEGMENT_OPEN), "attack.segment") == TYPE(SEGMENT_OPENED))
+        attacker.attachment =
+            ((const Ipc__Control__SegmentOpened *)attacker.client.frame.message)->attachment;
 }
 
 static void attacker_end(void)
@@ -224,75 +460,73 @@ static void attacker_end(void)
     raw_disconnect(&attacker.client);
 }
 
-/* A message of that type as a good client would send it. */
-union any {
-    ProtobufCMessage base;
-    Ipc__Control__Hello hello;
-    Ipc__Control__Advertise advertise;
-    Ipc__Control__Subscribe subscribe;
-    Ipc__Control__List list;
-    Ipc__Control__Confirm confirm;
-    Ipc__Control__Detach detach;
-    Ipc__Control__Unadvertise unadvertise;
-    Ipc__Control__Unsubscribe unsubscribe;
-    Ipc__Control__Bell bell;
-};
-
-static void good_message(union any *any, unsigned type)
+/* What stays when its sessions are gone. */
+static void attacker_clean(void)
 {
-    protobuf_c_message_init(ipc_frame_descriptor((uint16_t)type), any);
-    switch (type) {
-    case TYPE(HELLO):
-        any->hello.version_min = any->hello.version_max = IPC_CONTROL_VERSION;
-        any->hello.fingerprint = IPC_LAYOUT_FINGERPRINT;
-        any->hello.name = (char *)(uintptr_t) "attacker";
-        break;
-    case TYPE(ADVERTISE):
-        any->advertise.topic = (char *)(uintptr_t) "attack.topic";
-        any->advertise.ring_size = 4096;
-        break;
-    case TYPE(SUBSCRIBE):
-        any->subscribe.pattern = (char *)(uintptr_t) "attack.none";
-        break;
-    case TYPE(UNADVERTISE):
-        any->unadvertise.lane = attacker.lane;
-        break;
-    case TYPE(UNSUBSCRIBE):
-    case TYPE(BELL):
-        any->bell.subscription = attacker.subscription;
-        break;
-    case TYPE(CONFIRM):
-        any->confirm.notice = (Ipc__Control__Type)TYPE(LANE_ADD);
-        any->confirm.pairing = attacker.pairing;
-        break;
-    case TYPE(DETACH):
-        any->detach.pairing = attacker.pairing;
-        break;
-    default:
-        break;
-    }
+    hostile_hello(&attacker.client, WHO_ATTACKER, "attacker");
+    (void)attacker_do(TYPE(QUEUE_REMOVE), "attack.new");
+    (void)attacker_do(TYPE(QUEUE_REMOVE), "attack.queue");
+    Ipc__Control__SegmentClose close = IPC__CONTROL__SEGMENT_CLOSE__INIT;
+    close.remove = TEXT_OF("attack.fresh");
+    raw_send(&attacker.client, TYPE(SEGMENT_CLOSE), &close.base);
+    (void)raw_recv(&attacker.client, 0);
+    attacker_end();
+}
+
+static int teardown(void **state)
+{
+    struct ipc_event event;
+    exchange_one();
+    /* Nobody left the pair on the way: each side had one peer of its own, and never lost it. */
+    while (ipc_connection_next_event(victim.in, &event) > 0)
+        EXPECT(event.kind != IPC_EVENT_ENDED &&
+               (event.kind != IPC_EVENT_WRITER_LEFT || event.peer.uid != hostile.uid[WHO_PEER]));
+    while (ipc_connection_next_event(victim.out, &event) > 0)
+        EXPECT(event.kind != IPC_EVENT_ENDED &&
+               (event.kind != IPC_EVENT_READER_LEFT || event.peer.uid != hostile.uid[WHO_PEER]));
+    subscription_end(victim.subscription);
+    publisher_end(victim.publisher);
+    ipc_producer_close(victim.producer);
+    ipc_consumer_close(victim.consumer);
+    EXPECT_EQ(ipc_queue_remove(victim.out, "victim.queue", 0, NULL), 0);
+    ipc_connection_close(victim.in);
+    ipc_connection_close(victim.out);
+    attacker_clean();
+    return hostile_teardown(state);
 }
 
 static uint64_t id_of_other(const char *field)
 {
     return strcmp(field, "lane") == 0           ? victim.lane
            : strcmp(field, "subscription") == 0 ? victim.subscription_id
+           : strcmp(field, "port") == 0         ? victim.port
+           : strcmp(field, "attachment") == 0   ? 1 /* the first one is the victim's */
                                                 : victim.pairing;
 }
 
 static void set_field(union any *any, const struct row *row)
 {
+    bool inner = strncmp(row->field, "settings.", 9) == 0;
+    const ProtobufCMessage *message = inner ? &settings.base : &any->base;
     const ProtobufCFieldDescriptor *field =
-        protobuf_c_message_descriptor_get_field_by_name(any->base.descriptor, row->field);
+        protobuf_c_message_descriptor_get_field_by_name(message->descriptor, row->field + (inner ? 9 : 0));
     EXPECT(field != NULL);
-    void *at = (char *)any + field->offset;
+    void *at = (char *)(uintptr_t)message + field->offset;
+    if (inner)
+        settings.given = 1u << field->id;
     uint64_t value = row->value == ONE     ? 1
                      : row->value == MINUS ? UINT64_MAX
                      : row->value == MAX   ? UINT64_MAX
                      : row->value == NONE  ? NEVER
                      : row->value == OTHER ? id_of_other(row->field)
                                            : 0;
-    switch (field->type) {
+    switch (field->label == PROTOBUF_C_LABEL_REPEATED ? PROTOBUF_C_TYPE_MESSAGE : field->type) {
+    case PROTOBUF_C_TYPE_MESSAGE: /* without it */
+        *(size_t *)(field->quantifier_offset ? (char *)any + field->quantifier_offset : at) = 0;
+        break;
+    case PROTOBUF_C_TYPE_BYTES:
+        ((ProtobufCBinaryData *)at)->len = 0;
+        break;
     case PROTOBUF_C_TYPE_STRING:
         *(char **)at = (char *)(uintptr_t)row->text;
         break;
@@ -344,6 +578,7 @@ static void test_every_field(void **state)
         union any any;
         watchdog(60, row->field);
         attacker_begin(row->type != TYPE(HELLO));
+        ipc__control__queue_settings__init(&settings);
         good_message(&any, row->type);
         set_field(&any, row);
         if (row->type == TYPE(CONFIRM) || row->type == TYPE(DETACH))

@@ -17,6 +17,7 @@
 #include "broker/core/control/request.h"
 #include "broker/core/control/session.h"
 #include "broker/core/util/log.h"
+#include "broker/core/util/text.h"
 #include "proto/name.h"
 
 /* The name that stands for the broker itself. */
@@ -188,12 +189,12 @@ void request_policy(struct broker *broker, struct session *session, uint64_t id,
     enum verb verb = verb_from_word(policy->verb);
     const char *wrong = ipc_name_check(policy->name, false);
     Ipc__Control__Decision decision = IPC__CONTROL__DECISION__INIT;
-    char why[256];
+    char why[256], quoted[40];
 
+    text_quote(quoted, sizeof(quoted), policy->verb);
     if (verb == VERB_COUNT || wrong) {
         session_fail(broker, session, id, -EINVAL,
-                     wrong ? "the name is not valid: %s" : "there is no verb '%.40s'",
-                     wrong ? wrong : policy->verb);
+                     wrong ? "the name is not valid: %s" : "there is no verb '%s'", wrong ? wrong : quoted);
         return;
     }
     if (!own && !access_administers(broker, session)) {

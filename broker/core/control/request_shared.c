@@ -193,7 +193,12 @@ void request_segment_open(struct broker *broker, struct session *session, uint64
 static int remove_named(struct broker *broker, struct session *session, uint64_t id, const char *name)
 {
     struct shared *shared = registry_shared_named(broker, name);
+    const char *wrong = ipc_name_check(name, false);
 
+    if (wrong) {
+        session_fail(broker, session, id, -EINVAL, "the segment's name is not valid: %s", wrong);
+        return -EINVAL;
+    }
     if (!shared) {
         session_fail(broker, session, id, -ENOENT, "there is no shared segment %.200s", name);
         return -ENOENT;
