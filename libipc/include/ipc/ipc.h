@@ -34,6 +34,7 @@
 
 #include <ipc/connection.h>
 #include <ipc/error.h>
+#include <ipc/mq.h>
 #include <ipc/queue.h>
 #include <ipc/segment.h>
 #include <ipc/service.h>
