@@ -13,7 +13,7 @@ SOURCE, BUILD = os.environ["IPC_SOURCE_DIR"], os.environ["IPC_BUILD_DIR"]
 IPCCTL = os.environ.get("IPCCTL_BIN") or f"{BUILD}/tools/ipcctl"
 HELPER = f"{BUILD}/tests/proc/mqueue_helper"
 TRANSPORTS, PATTERNS = ("shm", "mq", "zmq"), ("topic", "queue", "service")
-COUNT, CALLS, SIZE, PATIENCE = 300, 20, 32, 120
+COUNT, CALLS, SIZE, PATIENCE = 300, 8, 32, 120
 ZMQ = {
     ("topic", "write"): "for i in range(n): c.publish(name, body(i), headers={'h': 'v'})",
     ("topic", "read"): "s = c.subscribe(name, timeout=120)\nprint('ready', flush=True)\nshow(s)",
@@ -64,16 +64,16 @@ class Cell:
         return out
 
     def mq(self, direction, mode):
-        """A program that knows mqueues alone, which the gateway makes."""
+        """A program at an mqueue that the gateway makes, with envelopes."""
         queue = f"/{self.name}-{mode}-{os.getpid()}"
         service = self.pattern == "service"
         self.bindings.append(f"{self.name}.{mode}")
         ipcctl("bind", "mq", self.bindings[-1], f"direction={direction}", f"mqueue={queue}", f"{self.pattern}={self.name}",
-               "messages=8", f"message-size={4 * SIZE}", *([f"reply={queue}-reply", "timeout=1m"] if service else []))
-        if mode == "serve":
-            return self.start(HELPER, mode, queue, f"{queue}-reply", str(CALLS))
-        if mode == "call":
-            return self.start(HELPER, mode, queue, f"{queue}-reply", "0", str(CALLS))
+               "form=enveloped", "messages=8", "message-size=512", *([f"reply={queue}-reply", "timeout=1m"] if service else []))
+        if mode == "eserve":
+            return self.start(HELPER, mode, queue, f"{queue}-reply", str(CALLS), "1")
+        if mode == "ecall":
+            return self.start(HELPER, mode, queue, f"{queue}-reply", "0", str(CALLS), "4")
         return self.start(HELPER, mode, queue, "0", str(COUNT), str(SIZE))
 
     def zmq(self, role):
@@ -83,7 +83,7 @@ class Cell:
     def read(self):
         """Start who receives or serves. Nothing is sent before a subscriber is there."""
         if self.reader == "mq":
-            return self.mq(*{"service": ("serve", "serve")}.get(self.pattern, ("out", "receive")))
+            return self.mq(*{"service": ("serve", "eserve")}.get(self.pattern, ("out", "ereceive")))
         if self.reader == "zmq":
             child = self.zmq("read")
             if self.pattern == "topic" and child.stdout.readline() != "ready\n":
@@ -100,7 +100,7 @@ class Cell:
     def write(self):
         """Send or call. Returns what was answered, one item of JSON a line."""
         if self.writer == "mq":
-            return self.wait(self.mq(*{"service": ("call", "call")}.get(self.pattern, ("in", "send"))))
+            return self.wait(self.mq(*{"service": ("call", "ecall")}.get(self.pattern, ("in", "esend"))))
         if self.writer == "zmq":
             return self.wait(self.zmq("write"))
         if self.pattern == "service":
@@ -124,7 +124,7 @@ class Cell:
         if self.pattern == "service":
             wanted = [[f"re:{body(i)}", None] for i in range(CALLS)]
         else:
-            wanted = [[body(i), None if self.writer == "mq" else "v"] for i in range(COUNT)]
+            wanted = [[body(i), "v"] for i in range(COUNT)]
         if items != wanted:
             differs = next((pair for pair in zip(items, wanted) if pair[0] != pair[1]), None)
             raise RuntimeError(f"{len(items)} of {len(wanted)} came; the first that differs, and what was sent: {differs}")

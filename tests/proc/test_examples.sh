@@ -57,6 +57,12 @@ private "$run" --private -- bash -c \
     '"$0/hello_subscribe" & "$0/hello_publish" && wait $!' "$examples"
 expect "hello_publish and hello_subscribe" 0 "greetings: hello, from hello_publish"
 
+# shellcheck disable=SC2016
+private "$run" --private --gateway=mq -- bash -c '
+    "$1" bind mq direction=serve form=enveloped "mqueue=$2" "reply=$2-done" service=upper &&
+    "$1" bind mq direction=call form=enveloped "mqueue=$2-ask" "reply=$2-for-*" service=upper && "$0" "$2"' \
+    "$examples/mqueue_service" "${IPCCTL_BIN:-$build_dir/tools/ipcctl}" "/ipct-$$-upper"
+expect mqueue_service 0 "one -> ONE" "five -> FIVE"
 private "$run" --private -- "$examples/last_value"
 expect last_value 0 "the last temperature: 21.5"
 private "$run" --private -- "$examples/wildcards"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * ipcd-mq: programs that only know mqueues (mqueue_helper.c) take part in topics and queues.
+ * ipcd-mq: programs that only know mqueues (mqueue_helper.c), in the raw form and with envelopes.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -365,7 +365,7 @@ static void test_mqueue_serves(void **state)
         ipc_call_free(calls[i]);
     }
     EXPECT_EQ(wait_child(child), 0);
-    /* Too large for the mqueue; and nobody there who answers: the answer that comes too late is not the next one's. */
+    /* Too large for the mqueue; and nobody there who reads: what was not read in time is taken back. */
     memset(text, 'x', 300);
     EXPECT_EQ(ipc_client_call(client, text, 300, buffer, sizeof(buffer), &how, &reply), -EREMOTEIO);
     EXPECT_TEXT(reply.text, "larger than a message");
@@ -375,13 +375,361 @@ static void test_mqueue_serves(void **state)
     EXPECT(late == -ETIMEDOUT || late == -EREMOTEIO);
     while (gateway_wait_state(connection, "mq", "s", "").held != 0)
         continue;
-    if (gateway_wait_state(connection, "mq", "s", "").sent == 304) {
-        how.timeout_ns = SECONDS(60);
-        child = HELPER("serve", "/work", "/done", "2");
-        EXPECT_EQ(ipc_client_call(client, "next", 4, buffer, sizeof(buffer), &how, NULL), 7);
-        EXPECT(memcmp(buffer, "re:next", 7) == 0);
-        EXPECT_EQ(wait_child(child), 0);
+    how.timeout_ns = SECONDS(60);
+    child = HELPER("serve", "/work", "/done", "1");
+    EXPECT_EQ(ipc_client_call(client, "next", 4, buffer, sizeof(buffer), &how, NULL), 7);
+    EXPECT(memcmp(buffer, "re:next", 7) == 0);
+    EXPECT_EQ(wait_child(child), 0);
+    ipc_client_close(client);
+    gateway_process_stop(&gateway);
+    ipc_connection_close(connection);
+}
+
+/* The program that serves is this test. */
+struct program {
+    mqd_t requests, replies;
+};
+
+static struct program program_here(const char *requests, const char *replies)
+{
+    struct program here = {mq_open(mqueue(requests), O_RDONLY | O_CLOEXEC),
+                           mq_open(mqueue(replies), O_WRONLY | O_CLOEXEC)};
+    EXPECT(here.requests >= 0 && here.replies >= 0);
+    return here;
+}
+
+static void program_end(struct program here)
+{
+    mq_close(here.requests);
+    mq_close(here.replies);
+}
+
+static ipc_call *call_start(ipc_client *client, const char *text)
+{
+    struct ipc_call_options how = IPC_CALL_OPTIONS_INIT;
+    ipc_call *call;
+    how.timeout_ns = SECONDS(60);
+    how.flags = IPC_CALL_WAIT;
+    EXPECT_EQ(ipc_call_start(&call, client, text, strlen(text), &how), 0);
+    return call;
+}
+
+/* The client sends a call when it knows a server: let it, until the program has one. */
+static void wait_request(ipc_client *client, struct program here)
+{
+    struct pollfd wanted[2] = {{.fd = here.requests, .events = POLLIN},
+                               {.fd = ipc_client_fd(client), .events = POLLIN}};
+    EXPECT(wanted[1].fd >= 0);
+    do {
+        EXPECT(ipc_client_dispatch(client, 0) >= 0);
+        EXPECT(poll(wanted, 2, -1) > 0);
+    } while (!wanted[0].revents);
+}
+
+static void call_answered(ipc_call *call, const char *text)
+{
+    struct ipc_reply reply;
+    EXPECT_EQ(ipc_call_next(call, &reply, IPC_FOREVER), 1);
+    EXPECT(reply.size == strlen(text) && memcmp(reply.data, text, reply.size) == 0);
+    ipc_call_free(call);
+}
+
+static void call_lost(ipc_call *call)
+{
+    EXPECT_EQ(ipc_call_next(call, NULL, IPC_FOREVER), -EPIPE);
+    ipc_call_free(call);
+}
+
+/* The gateway is killed while a call is with the program, and while one was not read yet: no answer goes to another. */
+static void test_raw_server_over_a_kill(void **state)
+{
+    ipc_connection *connection = connection_new();
+    ipc_client *client;
+    char text[256];
+    (void)state;
+    start("[bind s]\ndirection = serve\nmqueue = %s\nreply = %s\nservice = echo\ntimeout = 60s\n" SMALL,
+          mqueue("work"), mqueue("done"));
+    EXPECT_EQ(ipc_client_open(&client, connection, "echo", NULL, NULL), 0);
+    struct program here = program_here("work", "done");
+    ipc_call *first = call_start(client, "first");
+    wait_request(client, here);
+    EXPECT_EQ(mq_receive(here.requests, text, sizeof(text), NULL), 5);
+    gateway_process_kill(&gateway);
+    call_lost(first);
+    gateway_process_again(&gateway);
+    ipc_call *second = call_start(client, "second");
+    EXPECT_EQ(mq_send(here.replies, "re:first", 8, 0), 0);
+    wait_request(client, here);
+    EXPECT_EQ(mq_receive(here.requests, text, sizeof(text), NULL), 6);
+    EXPECT_EQ(mq_send(here.replies, "re:second", 9, 0), 0);
+    call_answered(second, "re:second");
+    /* Not read: taken back. */
+    ipc_call *third = call_start(client, "third");
+    wait_request(client, here);
+    gateway_process_kill(&gateway);
+    call_lost(third);
+    gateway_process_again(&gateway);
+    ipc_call *fourth = call_start(client, "fourth");
+    wait_request(client, here);
+    EXPECT_EQ(mq_receive(here.requests, text, sizeof(text), NULL), 6);
+    EXPECT(memcmp(text, "fourth", 6) == 0);
+    EXPECT_EQ(mq_send(here.replies, "re:fourth", 9, 0), 0);
+    call_answered(fourth, "re:fourth");
+    program_end(here);
+    ipc_client_close(client);
+    gateway_process_stop(&gateway);
+    ipc_connection_close(connection);
+}
+
+/* ---- in envelopes ------------------------------------------------------------------------------------------ */
+
+static ipc_mq *end_new(mqd_t fd)
+{
+    ipc_mq *end;
+    EXPECT_EQ(ipc_mq_open(&end, fd, NULL), 0);
+    return end;
+}
+
+static void expect_header(const struct ipc_queue_message *message, const char *name, const char *wanted)
+{
+    const void *value;
+    size_t size;
+    EXPECT_EQ(ipc_queue_message_header(message, name, &value, &size), 0);
+    EXPECT(size == strlen(wanted) && memcmp(value, wanted, size) == 0);
+}
+
+static void test_envelopes_inwards(void **state)
+{
+    static char buffer[5001], wanted[5001];
+    ipc_connection *connection = connection_new();
+    struct ipc_mq_message message = IPC_MQ_MESSAGE_INIT;
+    const struct ipc_header forged = {"identity", "root", 4};
+    struct ipc_queue_message got;
+    (void)state;
+    queue_new(connection, "work", NULL);
+    queue_new(connection, "dead", NULL);
+    start(
+        "[bind in]\ndirection = in\nform = enveloped\nmqueue = %s\nqueue = work\nidentity = press\ndead-letter = dead\n"
+        "key = k\nttl = 1h\ngather-max = 8K\n" SMALL,
+        mqueue("in"));
+    ipc_consumer *consumer = consumer_new(connection, "work", 0), *dead = consumer_new(connection, "dead", 0);
+    pid_t child = HELPER("esend", "/in", "0", "300", "5000"); /* 27 pieces each */
+    for (unsigned long number = 0; number < 300; number++) {
+        EXPECT_EQ(ipc_consumer_receive(consumer, buffer, sizeof(buffer), &got, IPC_FOREVER), 5000);
+        number_text(wanted, number, 5000);
+        EXPECT(memcmp(buffer, wanted, 5000) == 0);
+        expect_header(&got, "h", "v");
+        expect_header(&got, "identity", "press");
+        EXPECT(got.key_size == 1 && memcmp(got.key, "k", 1) == 0);
+        EXPECT_EQ(ipc_consumer_ack(consumer, got.delivery), 0);
     }
+    EXPECT_EQ(wait_child(child), 0);
+    /* What it says of itself goes along; but whose it is says the binding. */
+    mqd_t fd = mq_open(mqueue("in"), O_WRONLY | O_CLOEXEC);
+    EXPECT(fd >= 0);
+    ipc_mq *end = end_new(fd);
+    message.data = "body";
+    message.data_size = 4;
+    message.name = "work";
+    message.id = "id";
+    message.id_size = 2;
+    message.key = "own";
+    message.key_size = 3;
+    message.reply_to = "dead";
+    message.content_type = "text/plain";
+    message.headers = &forged;
+    message.header_count = 1;
+    message.priority = 4;
+    EXPECT_EQ(ipc_mq_send(end, &message, IPC_FOREVER), 0);
+    EXPECT_EQ(ipc_consumer_receive(consumer, buffer, sizeof(buffer), &got, IPC_FOREVER), 4);
+    expect_header(&got, "identity", "press");
+    EXPECT_TEXT(got.reply_to, "dead");
+    EXPECT_TEXT(got.content_type, "text/plain");
+    EXPECT(got.id_size == 2 && got.key_size == 3 && got.priority == 4);
+    EXPECT_EQ(ipc_consumer_ack(consumer, got.delivery), 0);
+    /* No envelope; for another name; too large. Each becomes a dead letter, as it came. */
+    HELPER_DONE("say", "/in", "hello");
+    EXPECT_EQ(ipc_consumer_receive(dead, buffer, sizeof(buffer), &got, IPC_FOREVER), 5);
+    EXPECT(memcmp(buffer, "hello", 5) == 0);
+    expect_header(&got, "mqueue", mqueue("in"));
+    expect_header(&got, "reason", "it is no envelope of a version that is known");
+    message.name = "elsewhere";
+    EXPECT_EQ(ipc_mq_send(end, &message, IPC_FOREVER), 0);
+    EXPECT(ipc_consumer_receive(dead, buffer, sizeof(buffer), &got, IPC_FOREVER) > 0);
+    expect_header(&got, "reason", "it is for another name than that of its binding");
+    HELPER_DONE("esend", "/in", "0", "1", "9000");
+    EXPECT(ipc_consumer_receive(dead, buffer, sizeof(buffer), &got, IPC_FOREVER) > 0);
+    expect_header(&got, "reason", "its pieces are more than gather-max");
+    receive_nothing(consumer);
+    ipc_mq_close(end);
+    mq_close(fd);
+    consumer_end(consumer);
+    consumer_end(dead);
+    gateway_process_stop(&gateway);
+    ipc_connection_close(connection);
+}
+
+static void test_envelopes_outwards(void **state)
+{
+    const struct ipc_header header = {"h", "v", 1};
+    static char text[5001];
+    ipc_connection *connection = connection_new();
+    struct ipc_send how = IPC_SEND_INIT;
+    struct ipc_publish publish = IPC_PUBLISH_INIT;
+    struct iovec piece = {text, 5000};
+    struct ipc_mq_message got;
+    (void)state;
+    queue_new(connection, "work", NULL);
+    start("[bind q]\ndirection = out\nform = enveloped\noversize = split\nmqueue = %s\nqueue = work\n" SMALL
+          "[bind t]\ndirection = out\nform = enveloped\nmqueue = %s\ntopic = plant.*\n" SMALL,
+          mqueue("q"), mqueue("t"));
+    ipc_producer *producer = producer_new(connection, "work");
+    how.headers = publish.headers = &header;
+    how.header_count = publish.header_count = 1;
+    pid_t child = HELPER("ereceive", "/q", "0", "300", "5000");
+    for (unsigned long number = 0; number < 300; number++) {
+        number_text(text, number, 5000);
+        EXPECT_EQ(ipc_producer_sendv(producer, &piece, 1, &how, IPC_FOREVER, NULL), 0);
+    }
+    EXPECT_EQ(wait_child(child), 0);
+    how.id = "id";
+    how.id_size = 2;
+    how.reply_to = "answers";
+    piece.iov_len = 4;
+    EXPECT_EQ(ipc_producer_sendv(producer, &piece, 1, &how, IPC_FOREVER, NULL), 0);
+    mqd_t fd = mq_open(mqueue("q"), O_RDONLY | O_CLOEXEC);
+    EXPECT(fd >= 0);
+    ipc_mq *end = end_new(fd);
+    EXPECT_EQ(ipc_mq_receive(end, &got, IPC_FOREVER), 0);
+    EXPECT_TEXT(got.name, "work");
+    EXPECT_TEXT(got.reply_to, "answers");
+    EXPECT_EQ(got.attempt, 1);
+    EXPECT(got.data_size == 4 && got.id_size == 2 && memcmp(got.id, "id", 2) == 0);
+    ipc_mq_close(end);
+    mq_close(fd);
+    producer_end(producer);
+    /* Of a pattern, the name tells which topic it was. Nobody split this one. */
+    ipc_publisher *publisher = publisher_new(connection, "plant.7", 0, 0);
+    EXPECT_EQ(ipc_publisher_wait_readers(publisher, 1, IPC_FOREVER), 1);
+    piece.iov_len = 256;
+    EXPECT_EQ(ipc_publisher_publishv(publisher, &piece, 1, &publish), 0);
+    piece.iov_len = 4;
+    EXPECT_EQ(ipc_publisher_publishv(publisher, &piece, 1, &publish), 0);
+    fd = mq_open(mqueue("t"), O_RDONLY | O_CLOEXEC);
+    EXPECT(fd >= 0);
+    end = end_new(fd);
+    EXPECT_EQ(ipc_mq_receive(end, &got, IPC_FOREVER), 0);
+    EXPECT_TEXT(got.name, "plant.7");
+    EXPECT(got.data_size == 4 && got.header_count == 1);
+    EXPECT_EQ(gateway_wait_state(connection, "mq", "t", "open").dropped, 1);
+    ipc_mq_close(end);
+    mq_close(fd);
+    publisher_end(publisher);
+    gateway_process_stop(&gateway);
+    ipc_connection_close(connection);
+}
+
+/* Several calls at a time from an mqueue to an mqueue, answered the last first; and whom a reply may go to. */
+static void test_envelopes_call(void **state)
+{
+    ipc_connection *connection = connection_new();
+    struct ipc_mq_message request = IPC_MQ_MESSAGE_INIT, got;
+    const struct mq_attr attributes = {.mq_maxmsg = 4, .mq_msgsize = 256};
+    (void)state;
+    start(
+        "[bind c]\ndirection = call\nform = enveloped\nmqueue = %s\nreply = %s-*\nservice = echo\ntimeout = 60s\n" SMALL
+        "[bind s]\ndirection = serve\nform = enveloped\nmqueue = %s\nreply = %s\nservice = echo\ntimeout = 60s\n" SMALL,
+        mqueue("calls"), mqueue("answers"), mqueue("work"), mqueue("done"));
+    pid_t server = HELPER("eserve", "/work", "/done", "600", "4");
+    pid_t one = HELPER("ecall", "/calls", "/answers-1", "0", "300", "8");
+    pid_t two = HELPER("ecall", "/calls", "/answers-2", "0", "300", "8");
+    EXPECT_EQ(wait_child(one), 0);
+    EXPECT_EQ(wait_child(two), 0);
+    EXPECT_EQ(wait_child(server), 0);
+    EXPECT_EQ(gateway_wait_state(connection, "mq", "s", "open").dropped, 0);
+    /* A reply that would go elsewhere. */
+    mqd_t fd = mq_open(mqueue("calls"), O_WRONLY | O_CLOEXEC);
+    EXPECT(fd >= 0);
+    ipc_mq *end = end_new(fd);
+    request.kind = IPC_MQ_REQUEST;
+    request.id = "1";
+    request.id_size = 1;
+    request.reply_to = mqueue("done");
+    EXPECT_EQ(ipc_mq_send(end, &request, IPC_FOREVER), 0);
+    while (gateway_wait_state(connection, "mq", "c", "").bad != 1)
+        continue;
+    EXPECT_TEXT(gateway_wait_state(connection, "mq", "c", "").error, "does not allow");
+    /* An error of the service is a reply with its code. */
+    char name[64];
+    snprintf(name, sizeof(name), "%s", mqueue("answers-3"));
+    mqd_t replies = mq_open(name, O_RDONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600, &attributes);
+    EXPECT(replies >= 0);
+    ipc_mq *answers = end_new(replies);
+    struct program here = program_here("work", "done");
+    ipc_mq *in = end_new(here.requests), *out = end_new(here.replies);
+    request.reply_to = name;
+    EXPECT_EQ(ipc_mq_send(end, &request, IPC_FOREVER), 0);
+    EXPECT_EQ(ipc_mq_receive(in, &got, IPC_FOREVER), 0);
+    got.kind = IPC_MQ_REPLY;
+    got.code = 7;
+    got.text = "not today";
+    EXPECT_EQ(ipc_mq_send(out, &got, IPC_FOREVER), 0);
+    EXPECT_EQ(ipc_mq_receive(answers, &got, IPC_FOREVER), 0);
+    EXPECT_EQ(got.code, 7);
+    EXPECT_TEXT(got.text, "not today");
+    EXPECT(got.id_size == 1 && memcmp(got.id, "1", 1) == 0);
+    ipc_mq_close(in);
+    ipc_mq_close(out);
+    ipc_mq_close(answers);
+    ipc_mq_close(end);
+    program_end(here);
+    mq_close(replies);
+    EXPECT_EQ(mq_unlink(name), 0);
+    mq_close(fd);
+    gateway_process_stop(&gateway);
+    ipc_connection_close(connection);
+}
+
+/* An answer to a call of a gateway that was killed is nobody's. */
+static void test_envelope_of_before(void **state)
+{
+    ipc_connection *connection = connection_new();
+    struct ipc_mq_message got;
+    unsigned char id[255];
+    ipc_client *client;
+    (void)state;
+    start(
+        "[bind s]\ndirection = serve\nform = enveloped\nmqueue = %s\nreply = %s\nservice = echo\ntimeout = 60s\n" SMALL,
+        mqueue("work"), mqueue("done"));
+    EXPECT_EQ(ipc_client_open(&client, connection, "echo", NULL, NULL), 0);
+    struct program here = program_here("work", "done");
+    ipc_mq *in = end_new(here.requests), *out = end_new(here.replies);
+    ipc_call *first = call_start(client, "first");
+    wait_request(client, here);
+    EXPECT_EQ(ipc_mq_receive(in, &got, IPC_FOREVER), 0);
+    size_t id_size = got.id_size;
+    memcpy(id, got.id, id_size);
+    gateway_process_kill(&gateway);
+    call_lost(first);
+    gateway_process_again(&gateway);
+    ipc_call *second = call_start(client, "second");
+    wait_request(client, here);
+    EXPECT_EQ(ipc_mq_receive(in, &got, IPC_FOREVER), 0);
+    EXPECT(got.data_size == 6 && got.id_size == id_size && memcmp(id, got.id, id_size) != 0);
+    struct ipc_mq_message stale = IPC_MQ_MESSAGE_INIT;
+    stale.kind = IPC_MQ_REPLY;
+    stale.id = id;
+    stale.id_size = id_size;
+    stale.data = "re:first";
+    stale.data_size = 8;
+    EXPECT_EQ(ipc_mq_send(out, &stale, IPC_FOREVER), 0);
+    got.kind = IPC_MQ_REPLY;
+    EXPECT_EQ(ipc_mq_send(out, &got, IPC_FOREVER), 0);
+    call_answered(second, "second");
+    EXPECT_EQ(gateway_wait_state(connection, "mq", "s", "open").dropped, 1);
+    ipc_mq_close(in);
+    ipc_mq_close(out);
+    program_end(here);
     ipc_client_close(client);
     gateway_process_stop(&gateway);
     ipc_connection_close(connection);
@@ -683,6 +1031,11 @@ int main(void)
         CASE(test_drop),
         CASE(test_mqueue_calls),
         CASE(test_mqueue_serves),
+        CASE(test_raw_server_over_a_kill),
+        CASE(test_envelopes_inwards),
+        CASE(test_envelopes_outwards),
+        CASE(test_envelopes_call),
+        CASE(test_envelope_of_before),
         CASE(test_bind_at_run_time),
         CASE(test_limits),
         CASE(test_opens_later),

@@ -169,6 +169,10 @@ int gateway_made(struct gateway *gateway, const char *name);
 void gateway_unmade(struct gateway *gateway, const char *name); /* it was not */
 bool gateway_has_made(const struct gateway *gateway, const char *name);
 
+/* A mark of a binding, which outlives the process if that is killed, and ends with an orderly end. */
+void gateway_mark(struct gateway_binding *binding, bool on);
+bool gateway_is_marked(const struct gateway_binding *binding);
+
 /* Hand the connection's events to the kind: after calls on publishers and subscriptions. */
 void gateway_take_events(struct gateway *gateway);
 

@@ -179,6 +179,30 @@ static void unlock(struct gateway *gateway)
     gateway->lock_fd = fd_close(gateway->lock_fd);
 }
 
+/* Marks are bytes of the file that is locked, by the binding's id: bindings come and go. */
+static off_t mark_of(const struct gateway_binding *binding)
+{
+    uint32_t hash = 2166136261;
+
+    for (const char *at = binding->id; *at; at++)
+        hash = (hash ^ (unsigned char)*at) * 16777619;
+    return hash & 0xffff;
+}
+
+void gateway_mark(struct gateway_binding *binding, bool on)
+{
+    const char byte = on;
+
+    (void)!pwrite(binding->gateway->lock_fd, &byte, 1, mark_of(binding));
+}
+
+bool gateway_is_marked(const struct gateway_binding *binding)
+{
+    char byte = 0;
+
+    return pread(binding->gateway->lock_fd, &byte, 1, mark_of(binding)) == 1 && byte;
+}
+
 /* Take over the configured bindings, and those that a gateway before us made at run time. */
 static int adopt(struct gateway *gateway, struct gateway_config *config, struct gateway_config *state)
 {

@@ -25,6 +25,8 @@ struct slot {
     unsigned priority;
     uint64_t ticket;
     size_t size;
+    unsigned char
+        *whole; /* of an envelope that came in pieces: `size` bytes; NULL: they are in the slot's place */
 };
 
 struct inbound {
@@ -32,6 +34,10 @@ struct inbound {
     struct mqueue mqueue;
     ipc_producer *producer;
     ipc_publisher *publisher;
+    ipc_producer *dead;            /* NULL: what cannot be handed on is dropped */
+    ipc_mq *envelopes;             /* NULL: the raw form */
+    struct ipc_mq_message message; /* that of the slot with index shown - 1; 0: of none */
+    size_t shown;
     struct gateway_source answers; /* the producer's descriptor */
     struct gateway_timer again;
     uint64_t patient_until_ns; /* with a topic's readers; 0: they have room */
@@ -53,31 +59,93 @@ static char *bytes_of(struct inbound *in, size_t index)
 
 static void settle(struct inbound *in)
 {
-    while (in->tail < in->unsent && slot_at(in, in->tail)->state == SLOT_DONE)
-        in->tail++;
+    while (in->tail < in->unsent && slot_at(in, in->tail)->state == SLOT_DONE) {
+        free(slot_at(in, in->tail)->whole);
+        slot_at(in, in->tail++)->whole = NULL;
+    }
     in->binding->counters.held = in->head - in->tail;
 }
 
-/* A header with the identity that the binding states, if it does. */
-static size_t headers_of(const struct inbound *in, struct ipc_header headers[1])
+static const void *data_of(struct inbound *in, size_t index)
+{
+    const struct slot *slot = slot_at(in, index);
+
+    return slot->whole ? (const void *)slot->whole : bytes_of(in, index);
+}
+
+/* The message in a slot. An envelope in it was unpacked before: it is good, and there is memory for it. */
+static const struct ipc_mq_message *show(struct inbound *in, size_t index)
+{
+    const struct ipc_mq_message none = IPC_MQ_MESSAGE_INIT;
+
+    if (in->shown != index + 1 && in->envelopes) {
+        (void)ipc_mq_unpack(in->envelopes, data_of(in, index), slot_at(in, index)->size, &in->message);
+    } else if (!in->envelopes) {
+        in->message = none;
+        in->message.data = data_of(in, index);
+        in->message.data_size = slot_at(in, index)->size;
+    }
+    in->shown = index + 1;
+    return &in->message;
+}
+
+/* ---- what cannot be handed on ---------------------------------------------------------------------------- */
+
+static int send_dead(struct inbound *in, const void *data, size_t size, const char *reason)
 {
     const struct mq_settings *settings = in->binding->settings;
+    const struct ipc_header headers[] = {{"reason", reason, strlen(reason)},
+                                         {"mqueue", settings->mqueue, strlen(settings->mqueue)}};
+    struct iovec piece = {(void *)(uintptr_t)data, size};
+    struct ipc_send how = IPC_SEND_INIT;
+    struct ipc_refusal refusal;
 
-    headers[0] = (struct ipc_header){"identity", settings->identity, strlen(settings->identity)};
-    return settings->identity[0] ? 1 : 0;
+    (void)ipc_producer_dispatch(in->dead);
+    while (ipc_producer_next_refusal(in->dead, &refusal) > 0) {
+        in->binding->counters.dead--;
+        in->binding->counters.dropped++;
+    }
+    how.headers = headers;
+    how.header_count = 2;
+    return ipc_producer_sendv(in->dead, &piece, 1, &how, 0, NULL);
 }
+
+static void drop(struct inbound *in, const void *data, size_t size, const char *reason)
+{
+    int result = in->dead ? send_dead(in, data, size, reason) : -ENOENT;
+
+    if (result == 0)
+        in->binding->counters.dead++;
+    else
+        in->binding->counters.dropped++;
+    gateway_binding_say(in->binding, "%s: %s%s%s", result == 0 ? "a dead letter" : "dropped", reason,
+                        result < 0 && in->dead ? "; and no dead letter: " : "",
+                        result < 0 && in->dead ? strerror(-result) : "");
+}
+
+/* ---- handing on ------------------------------------------------------------------------------------------ */
 
 static int send_to_queue(struct inbound *in, size_t index)
 {
+    const struct mq_settings *settings = in->binding->settings;
+    const struct ipc_mq_message *message = show(in, index);
     struct slot *slot = slot_at(in, index);
-    struct iovec piece = {bytes_of(in, index), slot->size};
-    struct ipc_header headers[1];
+    struct iovec piece = {(void *)(uintptr_t)message->data, message->data_size};
+    struct ipc_header headers[IPC_MAX_HEADERS + 1];
     struct ipc_send how = IPC_SEND_INIT;
     int result;
 
     how.priority = slot->priority < MQ_PRIORITY_MAX ? slot->priority : MQ_PRIORITY_MAX;
     how.headers = headers;
-    how.header_count = headers_of(in, headers);
+    how.header_count = mq_headers_in(settings, message, headers);
+    how.content_type = message->content_type;
+    how.reply_to = message->reply_to;
+    how.ttl_ns = message->ttl_ns ? message->ttl_ns : settings->ttl_ns;
+    how.delay_ns = message->delay_ns;
+    how.id = message->id;
+    how.id_size = message->id_size;
+    how.key = message->key ? message->key : settings->key[0] ? settings->key : NULL;
+    how.key_size = message->key ? message->key_size : strlen(settings->key);
     result = ipc_producer_sendv(in->producer, &piece, 1, &how, 0, &slot->ticket);
     if (result == 0)
         slot->state = SLOT_SENT;
@@ -87,15 +155,17 @@ static int send_to_queue(struct inbound *in, size_t index)
 /* Readers that block get a while, in which others are served; then those that still have not read are detached. */
 static int send_to_topic(struct inbound *in, size_t index)
 {
+    const struct ipc_mq_message *message = show(in, index);
     struct slot *slot = slot_at(in, index);
-    struct iovec piece = {bytes_of(in, index), slot->size};
-    struct ipc_header headers[1];
+    struct iovec piece = {(void *)(uintptr_t)message->data, message->data_size};
+    struct ipc_header headers[IPC_MAX_HEADERS + 1];
     struct ipc_publish how = IPC_PUBLISH_INIT;
     uint64_t now_ns = in->patient_until_ns ? time_monotonic_ns() : 0;
     int result;
 
     how.headers = headers;
-    how.header_count = headers_of(in, headers);
+    how.header_count = mq_headers_in(in->binding->settings, message, headers);
+    how.content_type = message->content_type;
     how.flags = in->patient_until_ns && now_ns >= in->patient_until_ns ? 0 : IPC_PUBLISH_REJECT;
     result = ipc_publisher_publishv(in->publisher, &piece, 1, &how);
     if (result == -EAGAIN) {
@@ -111,18 +181,24 @@ static int send_to_topic(struct inbound *in, size_t index)
     return result;
 }
 
-/* Too large for the queue, or the queue is gone: such a message will not be taken. True if the binding goes on. */
+/* Too large for the queue, or nothing that it can hold, or the queue is gone: such a message will not be taken. True if the
+ * binding goes on. */
 static bool give_up(struct inbound *in, size_t index, int result)
 {
     struct gateway_binding *binding = in->binding;
 
     if (gateway_is_over(binding->gateway, result))
         return false;
-    if (result == -EMSGSIZE || result == -E2BIG) {
-        binding->counters.dropped++;
-        slot_at(in, index)->state = SLOT_DONE;
-        gateway_binding_say(binding, "a message of %zu bytes is larger than its target allows: dropped",
-                            slot_at(in, index)->size);
+    if (result == -EMSGSIZE || result == -E2BIG || result == -EINVAL) {
+        struct slot *slot = slot_at(in, index);
+        char why[GATEWAY_WHY_SIZE];
+
+        (void)snprintf(why, sizeof(why),
+                       result == -EINVAL ? "%zu bytes with an envelope that makes no sense to its target"
+                                         : "%zu bytes are more than its target allows",
+                       slot->size);
+        drop(in, data_of(in, index), slot->size, why);
+        slot->state = SLOT_DONE;
         return true;
     }
     gateway_binding_fail(binding, "messages cannot be handed on: %s", strerror(-result));
@@ -156,12 +232,11 @@ static void refuse(struct inbound *in, const struct ipc_refusal *refusal)
         if (slot->state != SLOT_SENT || slot->ticket != refusal->ticket)
             continue;
         in->binding->counters.refused++;
-        gateway_binding_say(in->binding, "refused, and %s: %s",
-                            settings->refused == MQ_REFUSED_DROP ? "dropped" : "held", refusal->text);
         if (settings->refused == MQ_REFUSED_DROP) {
-            in->binding->counters.dropped++;
+            drop(in, data_of(in, i), slot->size, refusal->text);
             slot->state = SLOT_DONE;
         } else {
+            gateway_binding_say(in->binding, "refused, and held: %s", refusal->text);
             slot->state = SLOT_REFUSED;
             in->refused++;
             gateway_timer_set(in->binding->gateway, &in->again, time_monotonic_ns() + AGAIN_NS);
@@ -200,6 +275,64 @@ static void wait_on(struct inbound *in)
     (void)mqueue_watch(&in->mqueue, room ? EPOLLIN : 0);
 }
 
+/* NULL, or why a message cannot be for this binding. */
+static const char *wrong_for(const struct mq_settings *settings, const struct ipc_mq_message *message)
+{
+    const char *name = settings->queue[0] ? settings->queue : settings->topic;
+
+    if (message->kind != IPC_MQ_MESSAGE)
+        return "it is a request or a reply, and no message";
+    return message->name && strcmp(message->name, name) != 0
+               ? "it is for another name than that of its binding"
+               : NULL;
+}
+
+/* A message that was gathered from pieces needs a place of its own. */
+static int keep_whole(struct inbound *in, struct slot *slot)
+{
+    ssize_t size = ipc_mq_pack(&in->message, NULL, 0);
+
+    slot->whole = malloc((size_t)size);
+    if (!slot->whole)
+        return -ENOMEM;
+    slot->size = (size_t)ipc_mq_pack(&in->message, slot->whole, (size_t)size);
+    return 0;
+}
+
+/* Look into what was just received into the next slot. True if it holds a message now. */
+static bool take_envelope(struct inbound *in)
+{
+    struct slot *slot = slot_at(in, in->head);
+    struct ipc_mq_stats before, after;
+    const char *wrong;
+    int result;
+
+    (void)ipc_mq_stats(in->envelopes, &before);
+    result = ipc_mq_unpack(in->envelopes, bytes_of(in, in->head), slot->size, &in->message);
+    (void)ipc_mq_stats(in->envelopes, &after);
+    in->shown = result == 1 ? in->head + 1 : 0;
+    if (after.incomplete > before.incomplete) {
+        in->binding->counters.dropped += after.incomplete - before.incomplete;
+        gateway_binding_say(in->binding, "dropped: a message of which not all pieces came");
+    }
+    if (result == 0)
+        return false;
+    in->binding->counters.received++;
+    if (result == 1 && after.pieces > before.pieces)
+        result = keep_whole(in, slot);
+    wrong = result == -EMSGSIZE ? "its pieces are more than gather-max"
+            : result == -ENOMEM ? "there is no memory for it"
+            : result < 0        ? "it is no envelope of a version that is known"
+                                : wrong_for(in->binding->settings, &in->message);
+    if (!wrong)
+        return true;
+    in->binding->counters.bad++;
+    drop(in, data_of(in, in->head), slot->size, wrong);
+    free(slot->whole);
+    slot->whole = NULL;
+    return false;
+}
+
 static void on_message(struct gateway_source *source, uint32_t events)
 {
     struct mqueue *mqueue = source->context;
@@ -220,8 +353,11 @@ static void on_message(struct gateway_source *source, uint32_t events)
         }
         slot->size = (size_t)size;
         slot->state = SLOT_UNSENT;
+        if (!in->envelopes)
+            in->binding->counters.received++;
+        else if (!take_envelope(in))
+            continue;
         in->head++;
-        in->binding->counters.received++;
         int result = send_on(in);
 
         if (result == -EIO)
@@ -306,6 +442,7 @@ int in_bind(struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE])
 {
     const struct mq_settings *settings = binding->settings;
     struct inbound *in = calloc(1, sizeof(*in));
+    struct ipc_error error = {.text = ""};
     int result;
 
     if (!in)
@@ -317,6 +454,13 @@ int in_bind(struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE])
     result = open_target(in, why);
     if (result == 0)
         result = mqueue_open(&in->mqueue, binding, settings->mqueue, O_RDONLY, on_message, why);
+    if (result == 0 && settings->form == MQ_ENVELOPED)
+        result = mq_end_open(&in->envelopes, &in->mqueue, why);
+    if (result == 0 && settings->dead_letter[0])
+        result = mq_why(
+            why, settings->dead_letter,
+            ipc_producer_open(&in->dead, binding->gateway->connection, settings->dead_letter, NULL, &error),
+            &error);
     if (result == 0) {
         in->bytes = malloc(SLOTS * in->mqueue.message_size);
         result = in->bytes ? mqueue_watch(&in->mqueue, EPOLLIN) : -ENOMEM;
@@ -334,6 +478,10 @@ void in_unbind(struct gateway_binding *binding)
     gateway_unwatch(binding->gateway, &in->answers);
     (void)ipc_producer_close(in->producer);
     (void)ipc_publisher_close(in->publisher);
+    (void)ipc_producer_close(in->dead);
+    (void)ipc_mq_close(in->envelopes);
+    for (size_t i = 0; i < SLOTS; i++)
+        free(in->slots[i].whole);
     free(in->bytes);
     free(in);
 }

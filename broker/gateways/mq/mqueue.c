@@ -143,6 +143,23 @@ int mqueue_open(struct mqueue *mqueue, struct gateway_binding *binding, const ch
     return 0;
 }
 
+int mqueue_find(struct mqueue *mqueue, struct gateway_binding *binding, const char *name,
+                void (*ready)(struct gateway_source *source, uint32_t events))
+{
+    struct mq_attr attributes;
+    mqd_t fd = mq_open(name, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+
+    *mqueue = (struct mqueue){.source = {.fd = -1}};
+    if (fd < 0)
+        return -errno;
+    (void)mq_getattr(fd, &attributes);
+    *mqueue = (struct mqueue){.source = {.fd = fd, .ready = ready, .context = mqueue},
+                              .binding = binding,
+                              .messages = (size_t)attributes.mq_maxmsg,
+                              .message_size = (size_t)attributes.mq_msgsize};
+    return 0;
+}
+
 void mqueue_close(struct mqueue *mqueue)
 {
     if (mqueue->source.fd < 0 || !mqueue->binding)

@@ -14,13 +14,16 @@
 struct outbound {
     struct gateway_binding *binding;
     struct mqueue mqueue;
+    ipc_mq *envelopes; /* NULL: the raw form */
+    struct mq_headers headers;
     ipc_consumer *consumer;
     ipc_subscription *subscription;
     struct gateway_source input;
     struct ipc_queue_message taken[MQ_BURST]; /* of a queue: [next, count) wait to be sent */
     size_t next, count;
     char *buffer; /* of a topic: capacity bytes, in which `held` are a message */
-    size_t capacity, size;
+    size_t capacity;
+    struct ipc_message message;
     bool held, detached;
 };
 
@@ -30,22 +33,45 @@ static bool is_full(int error)
 }
 
 /* 0: the mqueue has it; 1: it is full and the message dropped; -EAGAIN: it is full; another negative errno. */
-static int put(struct outbound *out, const void *data, size_t size, unsigned priority)
+static int put(struct outbound *out, const struct ipc_mq_message *message)
 {
     const struct mq_settings *settings = out->binding->settings;
     struct gateway_counters *counters = &out->binding->counters;
+    int result;
 
-    if (mq_send(out->mqueue.source.fd, data, size, priority) == 0) {
+    if (out->envelopes)
+        result = ipc_mq_send(out->envelopes, message, 0);
+    else
+        result = mq_send(out->mqueue.source.fd, message->data, message->data_size, message->priority) == 0
+                     ? 0
+                     : -errno;
+    if (result == 0) {
         counters->sent++;
-        counters->bytes += size;
-        return 0;
+        counters->bytes += message->data_size;
     }
-    if (!is_full(errno))
-        return -errno;
+    if (result == 0 || !is_full(-result))
+        return result;
     if (settings->full == MQ_FULL_WAIT)
         return -EAGAIN;
     counters->dropped++;
     return 1;
+}
+
+/* Bytes that it takes in an mqueue, if that is more than one of its messages holds, and it is not to be split; else 0. */
+static size_t too_large(const struct outbound *out, const struct ipc_mq_message *message)
+{
+    const struct mq_settings *settings = out->binding->settings;
+    size_t size = message->data_size;
+
+    if (settings->oversize == MQ_OVERSIZE_SPLIT)
+        return 0;
+    if (out->envelopes) {
+        ssize_t packed = ipc_mq_pack(message, NULL, 0);
+
+        if (packed > 0)
+            size = (size_t)packed;
+    }
+    return size > out->mqueue.message_size ? size : 0;
 }
 
 /* Messages are taken, or what is there waits for room. */
@@ -61,7 +87,7 @@ static void wait_on(struct outbound *out, bool full)
 
 /* ---- of a queue ------------------------------------------------------------------------------------------ */
 
-static int refuse(struct outbound *out, const struct ipc_queue_message *message)
+static int refuse(struct outbound *out, const struct ipc_queue_message *message, size_t size)
 {
     const struct mq_settings *settings = out->binding->settings;
     struct ipc_nack how = IPC_NACK_INIT;
@@ -71,13 +97,35 @@ static int refuse(struct outbound *out, const struct ipc_queue_message *message)
         out->binding->counters.dropped++;
         return ipc_consumer_ack(out->consumer, message->delivery);
     }
-    (void)snprintf(reason, sizeof(reason), "%zu bytes are more than the %zu of mqueue %.64s", message->size,
+    (void)snprintf(reason, sizeof(reason), "%zu bytes are more than the %zu of mqueue %.64s", size,
                    out->mqueue.message_size, settings->mqueue);
     how.flags = IPC_NACK_DEAD;
     how.reason = reason;
     out->binding->counters.dead++;
     gateway_binding_say(out->binding, "a dead letter: %s", reason);
     return ipc_consumer_nack(out->consumer, message->delivery, message->delivery, &how);
+}
+
+static struct ipc_mq_message envelope_of_queue(struct outbound *out, const struct ipc_queue_message *message)
+{
+    struct ipc_mq_message to = IPC_MQ_MESSAGE_INIT;
+
+    to.priority = message->priority;
+    to.data = message->data;
+    to.data_size = message->size;
+    if (!out->envelopes)
+        return to;
+    to.name = ((const struct mq_settings *)out->binding->settings)->queue;
+    to.id = message->id;
+    to.id_size = message->id ? message->id_size : 0;
+    to.key = message->key;
+    to.key_size = message->key ? message->key_size : 0;
+    to.reply_to = message->reply_to;
+    to.content_type = message->content_type;
+    to.headers = out->headers.headers;
+    to.header_count = mq_headers_out(&out->headers, message->fields, message->fields_size);
+    to.attempt = message->attempt;
+    return to;
 }
 
 /* 0; -EAGAIN the mqueue is full; another negative errno: of the consumer or the mqueue. */
@@ -88,10 +136,13 @@ static int send_taken(struct outbound *out)
     while (out->next < out->count && result == 0) {
         const struct ipc_queue_message *message = &out->taken[out->next];
 
-        if (message->size > out->mqueue.message_size) {
-            result = refuse(out, message);
+        const struct ipc_mq_message envelope = envelope_of_queue(out, message);
+        size_t size = too_large(out, &envelope);
+
+        if (size > 0) {
+            result = refuse(out, message, size);
         } else {
-            result = put(out, message->data, message->size, message->priority);
+            result = put(out, &envelope);
             if (result >= 0)
                 result = ipc_consumer_ack(out->consumer, message->delivery);
         }
@@ -147,24 +198,38 @@ static int join(struct outbound *out, struct ipc_error *error)
 static int receive(struct outbound *out)
 {
     for (;;) {
-        struct ipc_message message;
-        ssize_t size = ipc_subscription_receive(out->subscription, out->buffer, out->capacity, &message, 0);
+        ssize_t size =
+            ipc_subscription_receive(out->subscription, out->buffer, out->capacity, &out->message, 0);
 
         if (size != -EMSGSIZE) {
             if (size >= 0) {
-                out->binding->counters.dropped += message.lost;
-                out->size = (size_t)size;
+                out->binding->counters.dropped += out->message.lost;
                 out->held = true;
             }
             return size < 0 ? (int)size : 0;
         }
-        char *larger = realloc(out->buffer, message.size);
+        char *larger = realloc(out->buffer, out->message.size);
 
         if (!larger)
             return -ENOMEM;
         out->buffer = larger;
-        out->capacity = message.size;
+        out->capacity = out->message.size;
     }
+}
+
+static struct ipc_mq_message envelope_of_topic(struct outbound *out)
+{
+    struct ipc_mq_message to = IPC_MQ_MESSAGE_INIT;
+
+    to.data = out->message.data;
+    to.data_size = out->message.size;
+    if (!out->envelopes)
+        return to;
+    to.name = out->message.topic;
+    to.content_type = out->message.content_type;
+    to.headers = out->headers.headers;
+    to.header_count = mq_headers_out(&out->headers, out->message.fields, out->message.fields_size);
+    return to;
 }
 
 static int from_topic(struct outbound *out)
@@ -176,12 +241,15 @@ static int from_topic(struct outbound *out)
             break;
         if (result < 0)
             return result;
-        if (out->size > out->mqueue.message_size) {
+        const struct ipc_mq_message envelope = envelope_of_topic(out);
+        size_t size = too_large(out, &envelope);
+
+        if (size > 0) {
             out->binding->counters.dropped++;
-            gateway_binding_say(out->binding, "dropped: %zu bytes are more than the %zu of its mqueue",
-                                out->size, out->mqueue.message_size);
+            gateway_binding_say(out->binding, "dropped: %zu bytes are more than the %zu of its mqueue", size,
+                                out->mqueue.message_size);
         } else {
-            result = put(out, out->buffer, out->size, 0);
+            result = put(out, &envelope);
         }
         if (result < 0)
             return result;
@@ -257,6 +325,8 @@ int out_bind(struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE])
     out->mqueue.source.fd = -1;
     out->input = (struct gateway_source){.fd = -1, .ready = on_input, .context = out};
     result = mqueue_open(&out->mqueue, binding, settings->mqueue, O_WRONLY, on_room, why);
+    if (result == 0 && settings->form == MQ_ENVELOPED)
+        result = mq_end_open(&out->envelopes, &out->mqueue, why);
     if (result < 0)
         return result;
     if (settings->topic[0])
@@ -281,6 +351,7 @@ void out_unbind(struct gateway_binding *binding)
     gateway_unwatch(binding->gateway, &out->input);
     (void)ipc_consumer_close(out->consumer);
     (void)ipc_subscription_close(out->subscription);
+    (void)ipc_mq_close(out->envelopes);
     free(out->buffer);
     free(out);
 }

@@ -3,7 +3,8 @@
  * A program at two mqueues serves a service: calls go into one, and it puts its answers into the other. In the raw form
  * nothing says which answer is whose, so one call is with it at a time; the others wait in their clients' lanes. If a call's
  * time is up, its client is told, and the answer that is still to come is waited for, for `timeout` at most: it would be
- * taken for that of the next.
+ * taken for that of the next. A call that the program has not read is taken back. That one is with it is marked, so that
+ * after this process was killed, or the binding opened again, its answer is waited for as well.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +19,7 @@
 struct servant {
     struct gateway_binding *binding;
     struct mqueue requests, replies;
+    mqd_t back; /* by which requests are taken back; -1: they may not be read */
     ipc_server *server;
     struct gateway_source calls;
     struct ipc_request *request; /* NULL: none is open */
@@ -25,7 +27,7 @@ struct servant {
     bool out;                    /* the program has one to answer, whether the request is still open or not */
     struct gateway_timer late;
     uint64_t give_up_ns;
-    char *reply;
+    char *reply, *taken;
 };
 
 static void wait_on(struct servant *servant)
@@ -40,12 +42,31 @@ static void wait_on(struct servant *servant)
 static void forget(struct servant *servant)
 {
     servant->request = NULL;
+    if (servant->out)
+        gateway_mark(servant->binding, false);
     servant->unsent = servant->out = false;
     gateway_timer_set(servant->binding->gateway, &servant->late, 0);
     wait_on(servant);
 }
 
-/* In *servant->request, or the one after it: the time is up. */
+/* Empty an mqueue. True if something was in it. */
+static bool drain(struct servant *servant, mqd_t mqueue, char *buffer, size_t size)
+{
+    bool any = false;
+
+    while (mqueue >= 0 && mq_receive(mqueue, buffer, size, NULL) >= 0) {
+        servant->binding->counters.dropped++;
+        any = true;
+    }
+    return any;
+}
+
+static bool take_back(struct servant *servant)
+{
+    return drain(servant, servant->back, servant->taken, servant->requests.message_size);
+}
+
+/* The time of *servant->request is up, or that of the answer after it. */
 static void on_late(struct gateway_timer *timer)
 {
     struct servant *servant = (void *)((char *)timer - offsetof(struct servant, late));
@@ -57,7 +78,7 @@ static void on_late(struct gateway_timer *timer)
         servant->binding->counters.refused++;
         gateway_binding_say(servant->binding, "a call was not answered in time");
     }
-    if (!servant->out || time_monotonic_ns() >= servant->give_up_ns)
+    if (!servant->out || take_back(servant) || time_monotonic_ns() >= servant->give_up_ns)
         forget(servant);
     else {
         gateway_timer_set(servant->binding->gateway, &servant->late, servant->give_up_ns);
@@ -72,12 +93,14 @@ static void send_request(struct servant *servant)
     uint64_t deadline_ns = request->deadline_ns, now_ns = time_monotonic_ns();
 
     servant->give_up_ns = now_ns + settings->timeout_ns;
+    gateway_mark(servant->binding, true);
     if (mq_send(servant->requests.source.fd, request->data, request->size, 0) == 0) {
         servant->binding->counters.sent++;
         servant->binding->counters.bytes += request->size;
         servant->unsent = false;
         servant->out = true;
     } else if (errno == EAGAIN || errno == EINTR) {
+        gateway_mark(servant->binding, false);
         servant->unsent = true;
     } else {
         gateway_binding_fail(servant->binding, "calls cannot be handed on: %s", strerror(errno));
@@ -161,6 +184,7 @@ int serve_bind(struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE])
     struct servant *servant = calloc(1, sizeof(*servant));
     struct ipc_server_options options = IPC_SERVER_OPTIONS_INIT;
     struct ipc_error error = {.text = ""};
+    bool settled;
     int result;
 
     if (!servant)
@@ -168,25 +192,37 @@ int serve_bind(struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE])
     binding->open = servant;
     servant->binding = binding;
     servant->late.due = on_late;
-    servant->requests.source.fd = servant->replies.source.fd = -1;
+    servant->requests.source.fd = servant->replies.source.fd = servant->back = -1;
     result = mqueue_open(&servant->requests, binding, settings->mqueue, O_WRONLY, on_room, why);
     if (result == 0)
         result = mqueue_open(&servant->replies, binding, settings->reply, O_RDONLY, on_reply, why);
     if (result < 0)
         return result;
     servant->reply = malloc(servant->replies.message_size);
-    if (!servant->reply)
+    servant->taken = malloc(servant->requests.message_size);
+    if (!servant->reply || !servant->taken)
         return mq_why(why, settings->reply, -ENOMEM, NULL);
-    /* Answers to calls of a gateway before us would be taken for those of ours. */
-    while (mq_receive(servant->replies.source.fd, servant->reply, servant->replies.message_size, NULL) >= 0)
-        binding->counters.dropped++;
+    servant->back = mq_open(settings->mqueue, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    /* Answers to calls of before would be taken for those of ours. */
+    settled = take_back(servant);
+    settled = drain(servant, servant->replies.source.fd, servant->reply, servant->replies.message_size) ||
+              settled;
+    if (settled)
+        gateway_mark(binding, false);
+    servant->out = gateway_is_marked(binding);
+    if (servant->out) {
+        servant->give_up_ns = time_monotonic_ns() + settings->timeout_ns;
+        gateway_timer_set(gateway, &servant->late, servant->give_up_ns);
+        gateway_binding_say(binding, "the program may have a call of before: its answer is waited for");
+    }
     options.spin_max_ns = 0;
     options.block_max_ns = CLIENT_NS;
     result = ipc_server_open(&servant->server, gateway->connection, settings->service, &options, &error);
     if (result == 0) {
         servant->calls = (struct gateway_source){
             .fd = ipc_server_fd(servant->server), .ready = on_call, .context = servant};
-        result = servant->calls.fd < 0 ? servant->calls.fd : gateway_watch(gateway, &servant->calls, EPOLLIN);
+        result = servant->calls.fd < 0 ? servant->calls.fd
+                                       : gateway_watch(gateway, &servant->calls, servant->out ? 0 : EPOLLIN);
     }
     if (result == 0)
         result = mqueue_watch(&servant->replies, EPOLLIN);
@@ -202,6 +238,9 @@ void serve_unbind(struct gateway_binding *binding)
     mqueue_close(&servant->replies);
     gateway_unwatch(binding->gateway, &servant->calls);
     (void)ipc_server_close(servant->server);
+    if (servant->back >= 0)
+        (void)mq_close(servant->back);
     free(servant->reply);
+    free(servant->taken);
     free(servant);
 }
