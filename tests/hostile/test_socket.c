@@ -239,7 +239,7 @@ static const struct row rows[] = {
     {TYPE(SEGMENT_CLOSE), "remove", TEXT, "attack.none", FAILS, ENOENT},
     {TYPE(SEGMENT_CLOSE), "remove", TEXT, "victim.segment", FAILS, EACCES},
 
-    {TYPE(POLICY), "uid", MAX, NULL, ANSWER, TYPE(DECISION)},
+    {TYPE(POLICY), "uid", MAX, NULL, FAILS, EACCES},
     {TYPE(POLICY), "gids", ZERO, NULL, ANSWER, TYPE(DECISION)},
     {TYPE(POLICY), "verb", TEXT, "", FAILS, EINVAL},
     {TYPE(POLICY), "verb", TEXT, "\x01\xff", FAILS, EINVAL},
