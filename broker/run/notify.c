@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
@@ -67,6 +68,8 @@ void notify_parse(const char *text, struct notify_news *ret)
             ret->stopping = true;
         else if (strcmp(line, "WATCHDOG=1") == 0)
             ret->watchdog = true;
+        else if (strncmp(line, "EXTEND_TIMEOUT_USEC=", 20) == 0)
+            ret->extend_us = strtoull(line + 20, NULL, 10);
         else if (strncmp(line, "STATUS=", 7) == 0)
             text_clean(ret->status, sizeof(ret->status), line + 7);
         text += size + (text[size] == '\n');

@@ -28,7 +28,8 @@ struct notify_news {
     bool store, remove; /* the names' descriptors */
     bool refused;       /* which could not be kept */
     pid_t sender;
-    char status[256]; /* empty: nothing new */
+    uint64_t extend_us; /* so much more time to stop in; 0: nothing new */
+    char status[256];   /* empty: nothing new */
 };
 
 /* Returns 0 or a negative errno. */

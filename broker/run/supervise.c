@@ -374,6 +374,10 @@ static void on_notify(struct supervisor *supervisor)
             (void)sd_notify(0, "WATCHDOG=1");
         if (news.stopping)
             (void)sd_notify(0, "STOPPING=1");
+        if (news.extend_us && supervisor->kill_at_ns && supervisor->told_to_stop) {
+            supervisor->kill_at_ns = time_monotonic_ns() + news.extend_us * 1000 + PATIENCE_NS;
+            (void)sd_notifyf(0, "EXTEND_TIMEOUT_USEC=%" PRIu64, news.extend_us + PATIENCE_NS / 1000);
+        }
         if (!news.ready || supervisor->ready)
             continue;
         supervisor->ready = true;

@@ -192,7 +192,9 @@ void port_news(struct port *port)
         next = notice->next;
         pthread_mutex_lock(&connection->lock);
         if (!port->over) {
-            port->over = notice->reason == IPC_REASON_DENIED ? -EACCES : -EIDRM;
+            port->over = notice->reason == IPC_REASON_DENIED     ? -EACCES
+                         : notice->reason == IPC_REASON_SHUTDOWN ? -EPIPE /* soon */
+                                                                 : -EIDRM;
             event_add(connection, IPC_EVENT_QUEUE_ENDED, notice->reason, NULL, port->queue);
         }
         notice_free(connection, notice);

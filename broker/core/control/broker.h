@@ -36,6 +36,7 @@ struct broker {
     /* The loop. */
     int epoll_fd, listen_fd, signal_fd, watchdog_fd, retry_fd, reserve_fd, worker_fd, routers_fd;
     bool stopping;
+    uint64_t drain_until_ns; /* 0: it does not stop yet, or at once */
     bool retry_armed, retry_later;
     bool listen_paused;
     bool missed;                       /* some subscription did */

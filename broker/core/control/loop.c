@@ -17,6 +17,7 @@
 #include <ipc/error.h>
 
 #include "broker/core/control/accept.h"
+#include "broker/core/control/drain.h"
 #include "broker/core/control/lane.h"
 #include "broker/core/control/notice.h"
 #include "broker/core/control/pairing.h"
@@ -85,7 +86,7 @@ static void on_signal(struct broker *broker)
     }
     log_write(LOG_STOPPED, NULL, "stopping: signal %s from pid %u",
               info.ssi_signo == SIGTERM ? "TERM" : "INT", info.ssi_pid);
-    broker->stopping = true;
+    broker->stopping = broker->drain_until_ns || !drain_begin(broker); /* asked twice: at once */
 }
 
 static void drain(int fd)
@@ -176,8 +177,9 @@ static bool idle(const struct broker *broker)
 /* How long the loop may sleep, in milliseconds. */
 static int patience(const struct broker *broker)
 {
-    uint64_t deadline_ns = session_deadline_ns(broker), now_ns;
+    uint64_t deadline_ns = session_deadline_ns(broker), look_ns = drain_deadline_ns(broker), now_ns;
 
+    deadline_ns = look_ns < deadline_ns ? look_ns : deadline_ns;
     if (!idle(broker))
         return 0;
     if (deadline_ns == UINT64_MAX)
@@ -210,7 +212,7 @@ int loop_run(struct broker *broker)
 {
     int result = 0;
 
-    while (!broker->stopping && result == 0)
+    while (!broker->stopping && !drain_is_over(broker) && result == 0)
         result = loop_round(broker);
     if (result == 0)
         stop(broker);

@@ -290,14 +290,21 @@ void registry_port_free(struct broker *broker, struct port *port)
 
 void registry_port_end(struct broker *broker, struct port *port, unsigned reason)
 {
-    struct route_mail *mail = port->end_mail;
-
     atomic_store_explicit(&port->row->closed, (uint8_t)(reason + 1), memory_order_release);
     leave_session(port);
     if (!port->queue) {
         registry_port_free(broker, port);
         return;
     }
+    registry_port_retire(broker, port, reason);
+}
+
+void registry_port_retire(struct broker *broker, struct port *port, unsigned reason)
+{
+    struct route_mail *mail = port->end_mail;
+
+    if (!mail) /* it ends already */
+        return;
     port->end_mail = NULL;
     mail->port.id = port->id;
     mail->reason = reason;
@@ -317,7 +324,7 @@ void registry_port_gone(struct broker *broker, struct port *port, int result)
     if (result < 0)
         log_write(LOG_SYSTEM, NULL, "queue %s cannot use port %" PRIu64 " of session %" PRIu64 ": %s",
                   port->queue->row->name, port->id, port->row->session, strerror(-result));
-    registry_port_queue_gone(broker, port, IPC_REASON_LIMIT);
+    registry_port_queue_gone(broker, port, result < 0 ? IPC_REASON_LIMIT : IPC_REASON_SHUTDOWN);
 }
 
 void registry_port_queue_gone(struct broker *broker, struct port *port, unsigned reason)

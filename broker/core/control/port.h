@@ -29,6 +29,9 @@ int registry_port_make_bell(struct broker *broker, struct port *port, struct ref
 /* Its session is done with it. It is freed now, or when its router is done with it, too. */
 void registry_port_end(struct broker *broker, struct port *port, unsigned reason);
 
+/* Nothing more is taken by it: what is in its lane is, and then the session is told. */
+void registry_port_retire(struct broker *broker, struct port *port, unsigned reason);
+
 /* Its router is done with it; result < 0: it could not begin with it. */
 void registry_port_gone(struct broker *broker, struct port *port, int result);
 

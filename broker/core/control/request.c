@@ -11,6 +11,7 @@
 #include <ipc/error.h>
 
 #include "broker/core/control/access.h"
+#include "broker/core/control/drain.h"
 #include "broker/core/control/notice.h"
 #include "broker/core/control/pairing.h"
 #include "broker/core/control/registry.h"
@@ -72,6 +73,10 @@ void request_hello(struct broker *broker, struct session *session, uint64_t id,
                      ", ipcd %s): use a libipc of the same release",
                      hello->fingerprint, (uint64_t)IPC_LAYOUT_FINGERPRINT, IPCD_VERSION);
         session_end(broker, session, IPC_REASON_PROTOCOL, "another layout of shared memory");
+        return;
+    }
+    if (!hello->admin && drain_refuses(broker, session, id, "sessions")) {
+        session_end(broker, session, IPC_REASON_SHUTDOWN, NULL);
         return;
     }
     if (!access_check_any(broker, session, id)) {

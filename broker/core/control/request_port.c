@@ -13,6 +13,7 @@
 #include <ipc/error.h>
 
 #include "broker/core/control/access.h"
+#include "broker/core/control/drain.h"
 #include "broker/core/control/port.h"
 #include "broker/core/control/queue.h"
 #include "broker/core/control/registry.h"
@@ -185,6 +186,8 @@ void request_port_open(struct broker *broker, struct session *session, uint64_t 
     }
     if (!access_check(broker, session, id,
                       open->role == IPC__CONTROL__ROLE__CONSUMER ? VERB_RECEIVE : VERB_SEND, open->queue))
+        return;
+    if (open->role == IPC__CONTROL__ROLE__PRODUCER && drain_refuses(broker, session, id, "messages"))
         return;
     queue = registry_queue_named(broker, open->queue);
     if (!queue || registry_queue_removing(queue)) {

@@ -241,6 +241,7 @@ void port_gone(struct router *router, struct port *port, bool silent)
         route_mail_free(mail);
         return;
     }
+    queue_publish(queue); /* what was taken from it is seen when it is gone */
     mail->kind = ROUTE_PORT_GONE;
     mail->result = 0;
     router_mail(router, mail);

@@ -48,6 +48,7 @@ static const struct setting {
     {"broker", "address", KIND_PATH, offsetof(struct config, address), 0, 0},
     {"broker", "log-level", KIND_LEVEL, offsetof(struct config, log_level), 0, 0},
     {"broker", "socket-mode", KIND_MODE, offsetof(struct config, socket_mode), 0, 0777},
+    {"broker", "drain", KIND_COUNT, offsetof(struct config, drain), 0, 3600},
     {"broker", "router-threads", KIND_COUNT, offsetof(struct config, router_threads), 1, IPC_MAX_ROUTERS},
 #define SETTING_USER(id, setting, what, bytes, user, total_default, highest, advice) \
  {"limits",                                                                          \

@@ -97,6 +97,7 @@ struct config {
     uint64_t ring_size_max;
     uint64_t queue_bytes, total_queue_bytes; /* memory of the queues of one user, and of all */
     uint64_t router_threads;
+    uint64_t drain;              /* seconds */
     uint64_t memory_limit;       /* of the cgroup, or UINT64_MAX */
     bool lowered;                /* the totals of memory were, below that */
     struct config_queue *queues; /* in the order in which they were first named */

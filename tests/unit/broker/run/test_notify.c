@@ -18,7 +18,8 @@ static void test_lines(void **state)
     assert_false(news.stopping);
     assert_false(news.watchdog);
     assert_string_equal(news.status, "Listening.");
-    notify_parse("STOPPING=1\nWATCHDOG=1\n", &news);
+    notify_parse("STOPPING=1\nWATCHDOG=1\nEXTEND_TIMEOUT_USEC=2500000\n", &news);
+    assert_int_equal(news.extend_us, 2500000);
     assert_true(news.stopping);
     assert_true(news.watchdog);
     assert_string_equal(news.status, "");
