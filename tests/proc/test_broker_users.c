@@ -318,6 +318,29 @@ static void flood_connects(void)
     }
 }
 
+/* To say that a lane goes on in the place of another says nothing about a lane that is somebody else's. */
+static void test_a_lane_does_not_replace_that_of_another(void **state)
+{
+    Ipc__Control__Advertise message = IPC__CONTROL__ADVERTISE__INIT;
+    struct raw_client writer, hostile, reader;
+
+    hello(&writer, INNOCENT);
+    hello(&hostile, HOSTILE);
+    message.target = raw_advertise(&writer, "kept", 4096, true);
+    message.topic = (char *)(uintptr_t) "kept";
+    message.ring_size = 4096;
+    raw_send(&hostile, TYPE(ADVERTISE), &message.base);
+    raw_expect(&hostile, TYPE(ADVERTISED));
+    raw_disconnect(&hostile);
+    raw_goodbye(&writer);
+    raw_settle(&admin);
+    hello(&reader, THIRD);
+    raw_subscribe(&reader, "kept", 1, 0);
+    assert_int_equal(((const Ipc__Control__LaneAdd *)raw_expect(&reader, TYPE(LANE_ADD)))->lane,
+                     message.target);
+    raw_disconnect(&reader);
+}
+
 /* As many requests as the socket takes; what comes back is thrown away unread. Runs until it is killed. */
 static void flood(unsigned kind)
 {
@@ -402,6 +425,7 @@ int main(void)
         CASE(test_a_publisher_fills_only_its_share_of_a_reader, "[limits]\nlanes = 40\n"),
         CASE(test_one_user_does_not_take_all_slots_of_a_lane, NULL),
         CASE(test_who_does_not_confirm_pays, NULL),
+        CASE(test_a_lane_does_not_replace_that_of_another, NULL),
         CASE(test_who_confirms_nothing_at_its_limit_is_ended, "[limits]\nlanes = 10\n"),
         CASE(test_who_says_nothing_is_ended, "[limits]\nhello-timeout = 1\n"),
         CASE(test_a_flood_of_processes,
