@@ -3,7 +3,10 @@
  * A client is killed at every point of its control plane: it connects, advertises, subscribes, publishes, waits and
  * takes all of it back under ptrace, and dies before and after each of its system calls, and after each
  * instruction that changed memory it shares with others. After each death the core has what it had before, and two
- * bystanders, whose topics the victim had joined, have lost nothing and go on.
+ * bystanders, whose topics the victim had joined, have lost nothing and go on. Another one sends to a queue and receives from
+ * it: what it was told is in the queue comes to the next consumer, in order, unless it had begun to acknowledge it.
+ *
+ * IPC_KILL_FULL=1: with queues at each point, too; else at every seventh, from another one in each run.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -23,6 +26,7 @@
 #include <cmocka.h>
 
 #include "tests/support/broker.h"
+#include "tests/support/queue.h"
 
 #define WINDOWS_MAX 12u
 #define WINDOW_SIZE \
@@ -31,19 +35,25 @@
 
 /* ---- the victim ---------------------------------------------------------------------------------------------- */
 
-static void be_victim(void *argument)
+static ipc_connection *connection_of_victim(void)
 {
     struct ipc_connection_options options = IPC_CONNECTION_OPTIONS_INIT;
-    struct ipc_subscription_options reading = IPC_SUBSCRIPTION_OPTIONS_INIT;
     ipc_connection *connection;
-    ipc_subscription *subscription;
-    unsigned char buffer[64];
-    (void)argument;
     if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0)
         _exit(1);
     raise(SIGSTOP);
     options.timeout_ns = IPC_FOREVER;
     EXPECT_EQ(ipc_connection_open(&connection, NULL, &options, NULL), 0);
+    return connection;
+}
+
+static void be_victim(void *argument)
+{
+    struct ipc_subscription_options reading = IPC_SUBSCRIPTION_OPTIONS_INIT;
+    ipc_connection *connection = connection_of_victim();
+    ipc_subscription *subscription;
+    unsigned char buffer[64];
+    (void)argument;
     ipc_publisher *publisher = publisher_new(connection, "victim", 4096, 0);
     reading.start = IPC_START_OLDEST;
     reading.slow = IPC_SLOW_BLOCK;
@@ -58,6 +68,46 @@ static void be_victim(void *argument)
     EXPECT(ipc_subscription_receive(subscription, buffer, sizeof(buffer), NULL, 0) != -EPIPE);
     ipc_subscription_close(subscription);
     ipc_publisher_close(publisher);
+    ipc_connection_close(connection);
+}
+
+#define QUEUE "victim.queue"
+#define SENT  4u
+
+/* How far the victim has come: numbers. */
+struct progress {
+    volatile uint64_t first;     /* of this one's */
+    volatile uint64_t confirmed; /* behind the last that it was told is in the queue */
+    volatile uint64_t acking,
+        acked; /* behind the last that it began to acknowledge, that it was told is taken in */
+};
+static struct progress *progress;
+
+static void be_victim_of_queues(void *argument)
+{
+    ipc_connection *connection = connection_of_victim();
+    ipc_producer *producer = producer_new(connection, QUEUE);
+    struct ipc_queue_message message;
+    uint64_t first = progress->first;
+    (void)argument;
+    send_numbers(producer, first, first + 1, 64);
+    progress->confirmed = first + 1;
+    send_numbers(producer, first + 1, first + SENT, 64);
+    progress->confirmed = first + SENT;
+    ipc_consumer *consumer = consumer_new(connection, QUEUE, 2);
+    EXPECT_EQ(receive_number(consumer, &message), first);
+    progress->acking = first + 1;
+    EXPECT_EQ(ipc_consumer_ack(consumer, message.delivery), 0);
+    EXPECT(ipc_consumer_fd(consumer) >= 0);
+    EXPECT_EQ(receive_number(consumer, &message), first + 1);
+    progress->acking = first + 2;
+    EXPECT_EQ(ipc_consumer_ack(consumer, message.delivery), 0);
+    EXPECT_EQ(receive_number(consumer, &message), first + 2);
+    EXPECT_EQ(ipc_consumer_nack(consumer, message.delivery, message.delivery, NULL), 0);
+    EXPECT_EQ(ipc_consumer_flush(consumer, IPC_FOREVER), 0);
+    progress->acked = first + 2;
+    ipc_consumer_close(consumer);
+    ipc_producer_close(producer);
     ipc_connection_close(connection);
 }
 
@@ -93,11 +143,11 @@ static bool next_stop(void)
     return true;
 }
 
-static void tracee_start(void)
+static void tracee_start(void (*be)(void *))
 {
     char path[64];
     tracee.stops = tracee.window_count = 0;
-    tracee.pid = child_start(be_victim, NULL);
+    tracee.pid = child_start(be, NULL);
     EXPECT_EQ(waitpid(tracee.pid, &tracee.status, 0), tracee.pid);
     EXPECT(WIFSTOPPED(tracee.status));
     EXPECT_EQ(ptrace(PTRACE_SETOPTIONS, tracee.pid, NULL, PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL), 0);
@@ -247,11 +297,32 @@ static void settle(struct bystanders *them, const struct broker_counts *then, un
     } while (memcmp(&now, then, sizeof(now)) != 0 || broker_descriptors() != descriptors);
 }
 
-static void test_kill_everywhere(void **state)
+/* All that the victim may have left in the queue, and then a mark. */
+static void queue_is_right(struct bystanders *them)
+{
+    uint64_t mark = progress->first + SENT, last = 0, number;
+    ipc_producer *producer = producer_new(them->out, QUEUE);
+    ipc_consumer *consumer = consumer_new(them->in, QUEUE, 16);
+    struct ipc_queue_message message;
+    send_numbers(producer, mark, mark + 1, 64);
+    while ((number = receive_number(consumer, &message)) != mark) {
+        EXPECT(number >= progress->acked && number < mark);
+        EXPECT(last ? number == last + 1 : number <= progress->acking);
+        EXPECT_EQ(ipc_consumer_ack(consumer, message.delivery), 0);
+        last = number;
+    }
+    EXPECT(progress->acking == progress->confirmed || last + 1 >= progress->confirmed);
+    EXPECT_EQ(ipc_consumer_ack(consumer, message.delivery), 0);
+    receive_nothing(consumer);
+    ipc_producer_close(producer);
+    ipc_consumer_close(consumer);
+    progress->first = progress->confirmed = progress->acking = progress->acked = mark + 1;
+}
+
+static void kill_everywhere(void (*be)(void *), void (*check)(struct bystanders *), unsigned step)
 {
     struct bystanders them = {.out = connection_new(), .in = connection_new()};
-    unsigned stops = 0, stores = 0;
-    (void)state;
+    unsigned stops = (unsigned)getpid() % step, stores = stops;
     watchdog(280, "killing a client everywhere");
     them.publisher = publisher_new(them.out, "bystander", 4096, 0);
     them.subscription = subscription_new(them.in, "bystander", IPC_START_OLDEST, IPC_SLOW_BLOCK, 0);
@@ -263,17 +334,19 @@ static void test_kill_everywhere(void **state)
     while ((again = broker_descriptors()) != descriptors) /* that of who asked may still be closing */
         descriptors = again;
 
-    for (bool more = true; more; stops += more) {
-        tracee_start();
+    for (bool more = true; more; stops += more ? step : 0) {
+        tracee_start(be);
         more = run_to_stop(stops + 1);
         tracee_end();
         settle(&them, &before, descriptors);
+        check(&them);
     }
-    for (bool more = true; more; stores += more) {
-        tracee_start();
+    for (bool more = true; more; stores += more ? step : 0) {
+        tracee_start(be);
         more = run_to_store(stores + 1);
         tracee_end();
         settle(&them, &before, descriptors);
+        check(&them);
     }
     printf("killed at %u stops of system calls and after %u stores to shared memory\n", stops, stores);
     EXPECT(stops > 100);
@@ -291,8 +364,32 @@ static void test_kill_everywhere(void **state)
     ipc_connection_close(them.in);
 }
 
+static void nothing_more(struct bystanders *them)
+{
+    (void)them;
+}
+
+static void test_kill_everywhere(void **state)
+{
+    (void)state;
+    kill_everywhere(be_victim, nothing_more, 1);
+}
+
+static void test_queues_kill_everywhere(void **state)
+{
+    ipc_connection *connection = connection_new();
+    (void)state;
+    progress = shared_new(sizeof(*progress));
+    progress->first = progress->confirmed = progress->acking = progress->acked = 1;
+    queue_new(connection, QUEUE, NULL);
+    kill_everywhere(be_victim_of_queues, queue_is_right, getenv("IPC_KILL_FULL") ? 1 : 7);
+    EXPECT_EQ(ipc_queue_remove(connection, QUEUE, IPC_QUEUE_IF_EMPTY, NULL), 0);
+    ipc_connection_close(connection);
+    shared_free(progress, sizeof(*progress));
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {CASE(test_kill_everywhere)};
+    const struct CMUnitTest tests[] = {CASE(test_kill_everywhere), CASE(test_queues_kill_everywhere)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
