@@ -125,6 +125,8 @@ static json_t *binding_json(const Ipc__Gateway__Binding *binding)
         const Ipc__Gateway__Peer *peer = binding->peers[i];
         json_t *one = json_object();
         output_set(one, "peer", output_string(peer->name));
+        output_set(one, "identity", output_string(peer->identity));
+        output_set(one, "address", output_string(peer->address));
         output_set(one, "state", output_string(peer->state));
         output_set(one, "received", output_number(peer->received));
         output_set(one, "sent", output_number(peer->sent));
@@ -176,7 +178,7 @@ static const char *target_of(const Ipc__Gateway__Binding *binding)
 
 static const char *outside_of(const Ipc__Gateway__Binding *binding)
 {
-    return *setting_of(binding, "mqueue") ? setting_of(binding, "mqueue") : setting_of(binding, "endpoint");
+    return *setting_of(binding, "mqueue") ? setting_of(binding, "mqueue") : setting_of(binding, "address");
 }
 
 static void show_text(const struct answers *answers, const struct tool *tool)
@@ -202,7 +204,9 @@ static void show_text(const struct answers *answers, const struct tool *tool)
             continue;
         table_add(table, TONE_NAME, "%s", gateway);
         table_add(table, TONE_PLAIN, "%s", binding->id);
-        table_add(table, TONE_PLAIN, "%s", setting_of(binding, "direction"));
+        table_add(table, TONE_PLAIN, "%s",
+                  *setting_of(binding, "direction") ? setting_of(binding, "direction")
+                                                    : setting_of(binding, "endpoint"));
         table_add(table, TONE_PLAIN, "%s", outside_of(binding));
         table_add(table, TONE_NAME, "%s", target_of(binding));
         table_add_count(table, TONE_PLAIN, binding->received);
@@ -218,9 +222,10 @@ static void show_text(const struct answers *answers, const struct tool *tool)
     for (size_t i = 0; i < answers->count; i++) {
         const Ipc__Gateway__Binding *binding = answers->items[i]->binding;
         for (size_t j = 0; binding && j < binding->n_peers; j++)
-            printf("%s%s  peer %s  %s  received %" PRIu64 "  sent %" PRIu64 "  dropped %" PRIu64 "\n",
-                   j == 0 ? "\n" : "", binding->id, binding->peers[j]->name, binding->peers[j]->state,
-                   binding->peers[j]->received, binding->peers[j]->sent, binding->peers[j]->dropped);
+            printf("%s%s  peer %s  %s  %s  received %" PRIu64 "  sent %" PRIu64 "  dropped %" PRIu64 "\n",
+                   j == 0 ? "\n" : "", binding->id, binding->peers[j]->name, binding->peers[j]->identity,
+                   binding->peers[j]->state, binding->peers[j]->received, binding->peers[j]->sent,
+                   binding->peers[j]->dropped);
     }
 }
 

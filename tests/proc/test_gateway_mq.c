@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/pidfd.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -933,19 +932,6 @@ static void test_killed_outwards(void **state)
     ipc_connection_close(connection);
 }
 
-/* Kill ipcd-run and ipcd. */
-static void lose(const struct guarded *guarded)
-{
-    pid_t ipcd = guarded_pid(guarded);
-    struct pollfd gone = {.fd = pidfd_open(ipcd, 0), .events = POLLIN};
-    EXPECT(gone.fd >= 0);
-    EXPECT_EQ(kill(guarded->run, SIGSTOP), 0); /* so that it starts no other */
-    EXPECT_EQ(kill(ipcd, SIGKILL), 0);
-    child_kill(guarded->run);
-    EXPECT_EQ(poll(&gone, 1, -1), 1);
-    close(gone.fd);
-}
-
 /* The broker goes away, and another one comes: the gateway goes on by itself. */
 static void test_broker_goes(void **state)
 {
@@ -965,7 +951,7 @@ static void test_broker_goes(void **state)
     message = receive_text(consumer, "one");
     EXPECT_EQ(ipc_consumer_ack(consumer, message.delivery), 0);
     ipc_connection_close(connection);
-    lose(&guarded);
+    guarded_lose(&guarded);
     guarded_run(&guarded, quiet);
     gateway_process_ready(&gateway);
     connection = connection_new();

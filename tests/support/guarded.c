@@ -2,11 +2,13 @@
 #include "tests/support/guarded.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -145,6 +147,18 @@ void guarded_start(struct guarded *guarded, const char *const *arguments)
     setenv("IPC_ADDRESS", guarded->address, 1);
     guarded_run(guarded, arguments);
     guarded_pid(guarded);
+}
+
+void guarded_lose(const struct guarded *guarded)
+{
+    pid_t ipcd = guarded_pid(guarded);
+    struct pollfd gone = {.fd = pidfd_open(ipcd, 0), .events = POLLIN};
+    EXPECT(gone.fd >= 0);
+    EXPECT_EQ(kill(guarded->run, SIGSTOP), 0); /* so that it starts no other */
+    EXPECT_EQ(kill(ipcd, SIGKILL), 0);
+    child_kill(guarded->run);
+    EXPECT_EQ(poll(&gone, 1, -1), 1);
+    close(gone.fd);
 }
 
 void guarded_stop(struct guarded *guarded)

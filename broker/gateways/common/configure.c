@@ -72,7 +72,7 @@ int gateway_binding_resolve(struct gateway_binding *binding, const struct gatewa
     return result < 0 || !kind->check ? result : kind->check(own, binding->settings, why);
 }
 
-static struct gateway_binding *binding_of(struct gateway_config *config, const char *id)
+struct gateway_binding *gateway_config_binding(struct gateway_config *config, const char *id)
 {
     for (size_t i = 0; i < config->n_bindings; i++)
         if (strcmp(config->bindings[i]->id, id) == 0)
@@ -103,7 +103,7 @@ static void on_section(struct inifile *file, const char *name)
         inifile_mistake(file, "[bind ID]: %s", wrong);
         return;
     }
-    parser->binding = binding_of(parser->config, id);
+    parser->binding = gateway_config_binding(parser->config, id);
     if (!parser->binding)
         inifile_mistake(file, "[bind %s]: there can be %u bindings", id, GATEWAY_BINDINGS_MAX);
     else if (!parser->binding->origin[0])

@@ -42,6 +42,7 @@ struct gateway_setting {
     uint64_t least, most;
     const char *const *words; /* NULL at the end */
     const char *fallback;     /* the default, as text; NULL: it has to be given */
+    const char *doc;          /* of one in [gateway], which is an option of that name as well */
 };
 
 struct gateway_table {
@@ -69,6 +70,7 @@ int gateway_settings_resolve(const struct gateway_table *table, const struct gat
 /* ---- bindings -------------------------------------------------------------------------------------------- */
 
 struct gateway;
+struct gateway_config;
 
 struct gateway_timer {
     uint64_t at_ns; /* CLOCK_MONOTONIC */
@@ -113,11 +115,19 @@ struct gateway_kind {
     struct gateway_table own;   /* of the section [gateway], besides address and log-level */
     struct gateway_table binds; /* of the sections [bind ID] */
 
+    /* Add bindings that are there in any case to what the files and options gave. 0 or a negative errno. NULL: none. */
+    int (*defaults)(struct gateway_config *config);
     /* Do the settings of a binding fit together? 0, or -EINVAL and a sentence. Pure. */
     int (*check)(const void *own, const void *binding, char why[GATEWAY_WHY_SIZE]);
     /* Once, before the first session; and at the end. 0, or a negative errno after it has logged why. NULL: nothing. */
     int (*start)(struct gateway *gateway);
     void (*stop)(struct gateway *gateway);
+    /* With each session, around its bindings. 0, or a negative errno: if the session is not over, that is the end. NULL:
+     * nothing. */
+    int (*open)(struct gateway *gateway);
+    void (*close)(struct gateway *gateway);
+    /* Before each wait. Returns when it wants to be called again at the latest; UINT64_MAX: after the next event. NULL: nothing. */
+    uint64_t (*round)(struct gateway *gateway);
     /* Open a binding: binding->open. 0, or a negative errno and a sentence; then unbind() is called as well. */
     int (*bind)(struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE]);
     /* Close it, whatever of it is there; also when the session is over. */
@@ -127,7 +137,8 @@ struct gateway_kind {
     void (*unmake)(const char *made);
     /* An event of the connection. NULL: nobody wants to know. */
     void (*event)(struct gateway *gateway, const struct ipc_event *event);
-    /* Its limits and the peers of a binding, for LIST: malloc'ed, freed by the caller. NULL: none. */
+    /* Its limits and the peers of a binding, for LIST: malloc'ed, freed by the caller; may bring its counters up to date. NULL:
+     * none. */
     void (*limits)(struct gateway *gateway, Ipc__Gateway__About *about);
     void (*peers)(struct gateway_binding *binding, Ipc__Gateway__Binding *message);
 };
@@ -217,6 +228,8 @@ struct gateway_config {
     size_t n_made;
 };
 
+/* The binding of that id, which is made if there is none. NULL: there are too many, or no memory. */
+struct gateway_binding *gateway_config_binding(struct gateway_config *config, const char *id);
 /* Read a file with its drop-ins, or a state file. Returns the number of mistakes, which were written to `errors`. */
 unsigned gateway_config_load(struct gateway_config *config, const char *path, bool required, FILE *errors);
 unsigned gateway_config_parse(struct gateway_config *config, const char *path, const char *text, size_t size,

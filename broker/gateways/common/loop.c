@@ -94,17 +94,23 @@ int gateway_loop_run(struct gateway *gateway)
     struct epoll_event events[EVENTS_PER_ROUND];
 
     while (!gateway->over && !gateway->stopping) {
+        uint64_t at_ns = gateway->kind->round ? gateway->kind->round(gateway) : UINT64_MAX;
         struct timespec left = {0};
         int n;
 
-        if (gateway->timers) {
-            uint64_t now_ns = time_monotonic_ns(), at_ns = gateway->timers->at_ns;
+        if (gateway->over || gateway->stopping)
+            break;
+        if (gateway->timers && gateway->timers->at_ns < at_ns)
+            at_ns = gateway->timers->at_ns;
+        if (at_ns > 0 && at_ns < UINT64_MAX) {
+            uint64_t now_ns = time_monotonic_ns();
 
             if (at_ns > now_ns)
                 left = (struct timespec){.tv_sec = (time_t)((at_ns - now_ns) / 1000000000),
                                          .tv_nsec = (long)((at_ns - now_ns) % 1000000000)};
         }
-        n = epoll_pwait2(gateway->epoll_fd, events, EVENTS_PER_ROUND, gateway->timers ? &left : NULL, NULL);
+        n = epoll_pwait2(gateway->epoll_fd, events, EVENTS_PER_ROUND, at_ns < UINT64_MAX ? &left : NULL,
+                         NULL);
         if (n < 0 && errno != EINTR)
             return -errno;
         gateway->pending = events;

@@ -28,12 +28,19 @@
 #define RECONNECT_LEAST_MS 20
 #define RECONNECT_MOST_MS  1000
 
-enum option_key { OPTION_CHECK = 256, OPTION_LOG_LEVEL, OPTION_STATE };
+enum option_key {
+    OPTION_CHECK = 256,
+    OPTION_LOG_LEVEL,
+    OPTION_STATE,
+    OPTION_OWN /* and behind it: settings of [gateway] */
+};
 
 struct arguments {
     const char *config_path, *address, *state_path;
     int log_level; /* -1: as configured */
     bool check;
+    const struct gateway_kind *kind;
+    const char *own[GATEWAY_SETTINGS_MAX];
 };
 
 static const struct argp_option options[] = {
@@ -75,9 +82,40 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
         argp_error(state, "what is '%s' for? There are only options", value);
         break;
     default:
-        return ARGP_ERR_UNKNOWN;
+        if (key < OPTION_OWN || key >= OPTION_OWN + (int)arguments->kind->own.count)
+            return ARGP_ERR_UNKNOWN;
+        arguments->own[key - OPTION_OWN] = value;
     }
     return 0;
+}
+
+/* The settings of [gateway] are options, too, which have precedence. */
+static void own_options(const struct gateway_table *own, struct argp_option ret[GATEWAY_SETTINGS_MAX + 8])
+{
+    size_t n = sizeof(options) / sizeof(options[0]) - 1;
+
+    memcpy(ret, options, sizeof(options));
+    for (size_t i = 0; i < own->count; i++, n++)
+        ret[n] = (struct argp_option){.name = own->settings[i].key,
+                                      .key = OPTION_OWN + (int)i,
+                                      .arg = "VALUE",
+                                      .doc = own->settings[i].doc};
+    ret[n] = (struct argp_option){0};
+}
+
+static unsigned give_own(struct gateway_config *config, const struct arguments *arguments)
+{
+    char why[GATEWAY_WHY_SIZE];
+    unsigned mistakes = 0;
+
+    for (size_t i = 0; i < config->kind->own.count; i++) {
+        if (!arguments->own[i] ||
+            gateway_setting_give(&config->kind->own, i, arguments->own[i], &config->given, why) == 0)
+            continue;
+        fprintf(stderr, "%s: --%s\n", config->kind->program, why);
+        mistakes++;
+    }
+    return mistakes;
 }
 
 bool gateway_is_over(struct gateway *gateway, long result)
@@ -269,6 +307,8 @@ static int serve(struct gateway *gateway)
 
     gateway->over = false;
     result = gateway_manage_start(gateway);
+    if (result == 0 && gateway->kind->open)
+        result = gateway->kind->open(gateway);
     for (size_t i = 0; i < gateway->n_bindings && result == 0 && !gateway->over; i++)
         gateway_open_binding(gateway->bindings[i]);
     if (result == 0 && !gateway->over) {
@@ -277,6 +317,8 @@ static int serve(struct gateway *gateway)
     }
     for (size_t i = 0; i < gateway->n_bindings; i++)
         gateway_close_binding(gateway->bindings[i]);
+    if (gateway->kind->close)
+        gateway->kind->close(gateway);
     gateway_manage_stop(gateway);
     gateway->connection = ipc_connection_close(gateway->connection);
     return gateway->over && !gateway->stopping ? 0 : result;
@@ -384,8 +426,9 @@ static int start(struct gateway *gateway, const struct arguments *arguments, str
 
 int gateway_main(const struct gateway_kind *kind, int argc, char **argv)
 {
-    const struct argp parser = {options, parse_option, NULL, kind->doc, NULL, NULL, NULL};
-    struct arguments arguments = {.log_level = -1};
+    struct argp_option all_options[GATEWAY_SETTINGS_MAX + 8];
+    const struct argp parser = {all_options, parse_option, NULL, kind->doc, NULL, NULL, NULL};
+    struct arguments arguments = {.log_level = -1, .kind = kind};
     struct gateway gateway = {.kind = kind, .epoll_fd = -1, .signal_fd = -1, .lock_fd = -1};
     struct gateway_config config, state;
     _cleanup_(freep) char *path = NULL;
@@ -395,6 +438,7 @@ int gateway_main(const struct gateway_kind *kind, int argc, char **argv)
 
     (void)snprintf(version, sizeof(version), "%s %s", kind->program, IPCD_VERSION);
     argp_program_version = version;
+    own_options(&kind->own, all_options);
     (void)argp_parse(&parser, argc, argv, 0, NULL, &arguments);
     gateway_config_init(&config, kind);
     gateway_config_init(&state, kind);
@@ -402,6 +446,11 @@ int gateway_main(const struct gateway_kind *kind, int argc, char **argv)
     path = arguments.config_path ? strdup(arguments.config_path) : inifile_default_path(file);
     if (path)
         mistakes = gateway_config_load(&config, path, arguments.config_path != NULL, stderr);
+    mistakes += give_own(&config, &arguments);
+    if (kind->defaults && kind->defaults(&config) < 0) {
+        fprintf(stderr, "%s: there are too many bindings\n", kind->program);
+        mistakes++;
+    }
     mistakes += gateway_config_resolve(&config, stderr);
     if (arguments.log_level >= 0)
         config.log_level = (uint64_t)arguments.log_level;

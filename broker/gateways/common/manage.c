@@ -36,6 +36,8 @@ static int answer_binding(struct ipc_request *request, struct gateway_binding *b
     int result;
 
     item.binding = &message;
+    if (kind->peers)
+        kind->peers(binding, &message);
     message.id = binding->id;
     message.run_time = !binding->origin[0];
     message.state = (char *)(uintptr_t)(!binding->open ? "waiting" : binding->blocked ? "blocked" : "open");
@@ -61,8 +63,6 @@ static int answer_binding(struct ipc_request *request, struct gateway_binding *b
     message.dead = counters->dead;
     message.held = counters->held;
     message.last_error = binding->error;
-    if (kind->peers)
-        kind->peers(binding, &message);
     result = answer(request, &item, last);
     for (size_t i = 0; i < message.n_peers; i++)
         free(message.peers[i]);

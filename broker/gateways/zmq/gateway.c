@@ -1,75 +1,55 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <systemd/sd-daemon.h>
-
 #include "broker/gateways/zmq/gateway.h"
 
 #include <errno.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/random.h>
-#include <sys/signalfd.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "broker/core/util/fd.h"
 #include "broker/core/util/log.h"
 #include "broker/core/util/text.h"
 
-#define EVENTS_MAX 64
-
-void gateway_fail(struct gateway *gateway, const char *format, ...)
+void session_over(struct zmq_gateway *gateway)
 {
-    char text[512];
-    va_list arguments;
-
-    va_start(arguments, format);
-    (void)vsnprintf(text, sizeof(text), format, arguments);
-    va_end(arguments);
-    if (!gateway->stopping)
-        log_write(LOG_SYSTEM, NULL, "%s", text);
-    gateway->stopping = true;
-    gateway->exit_status = EXIT_FAILURE;
+    gateway->common->over = true;
 }
 
 /* ---- sources --------------------------------------------------------------------------------------------------- */
 
-int source_add(struct gateway *gateway, struct source *source, int fd,
-               void (*ready)(struct gateway *, struct source *))
+static void ready(struct gateway_source *watch, uint32_t events)
 {
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = source};
+    struct source *source = list_entry(watch, struct source, watch);
 
-    source->fd = fd;
-    source->ready = ready;
-    source->added = source->enabled = fd >= 0 && epoll_ctl(gateway->epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0;
-    return fd < 0 ? fd : source->added ? 0 : -errno;
+    (void)events;
+    if (source->ready)
+        source->ready(watch->context, source);
 }
 
-void source_enable(struct gateway *gateway, struct source *source, bool enabled)
+int source_add(struct zmq_gateway *gateway, struct source *source, int fd,
+               void (*when_ready)(struct zmq_gateway *, struct source *))
 {
-    struct epoll_event event = {.events = enabled ? EPOLLIN : 0, .data.ptr = source};
-
-    if (source->enabled == enabled || !source->added)
-        return;
-    source->enabled = enabled;
-    (void)epoll_ctl(gateway->epoll_fd, EPOLL_CTL_MOD, source->fd, &event);
+    source->watch = (struct gateway_source){.fd = fd, .ready = ready, .context = gateway};
+    source->ready = when_ready;
+    return fd < 0 ? fd : gateway_watch(gateway->common, &source->watch, EPOLLIN);
 }
 
-void source_bury(struct gateway *gateway, struct source *source, void *memory)
+void source_enable(struct zmq_gateway *gateway, struct source *source, bool enabled)
 {
-    if (source->added)
-        (void)epoll_ctl(gateway->epoll_fd, EPOLL_CTL_DEL, source->fd, NULL);
-    source->added = false;
+    if (source->watch.watched)
+        (void)gateway_watch(gateway->common, &source->watch, enabled ? EPOLLIN : 0);
+}
+
+void source_bury(struct zmq_gateway *gateway, struct source *source, void *memory)
+{
+    gateway_unwatch(gateway->common, &source->watch);
     source->ready = NULL;
     source->memory = memory;
     source->next_dead = gateway->dead;
     gateway->dead = source;
 }
 
-static void bury(struct gateway *gateway)
+static void bury(struct zmq_gateway *gateway)
 {
     while (gateway->dead) {
         struct source *source = gateway->dead;
@@ -79,7 +59,7 @@ static void bury(struct gateway *gateway)
     }
 }
 
-unsigned char *gateway_buffer(struct gateway *gateway, size_t size)
+unsigned char *gateway_buffer(struct zmq_gateway *gateway, size_t size)
 {
     if (gateway->capacity < size) {
         unsigned char *buffer = realloc(gateway->buffer, size);
@@ -122,7 +102,7 @@ static bool receive(void *socket, struct inbound *in)
     return true;
 }
 
-static void take(struct gateway *gateway, struct endpoint_socket *socket, struct inbound *in)
+static void take(struct zmq_gateway *gateway, struct endpoint_socket *socket, struct inbound *in)
 {
     struct wire_message message;
     const char *text = NULL;
@@ -151,7 +131,7 @@ static void take(struct gateway *gateway, struct endpoint_socket *socket, struct
 }
 
 /* Returns whether there may be more. */
-static bool drain(struct gateway *gateway, struct endpoint_socket *socket)
+static bool drain(struct zmq_gateway *gateway, struct endpoint_socket *socket)
 {
     for (unsigned n = 0; n < ROUND_MAX; n++) {
         struct inbound in;
@@ -172,44 +152,37 @@ static bool drain(struct gateway *gateway, struct endpoint_socket *socket)
 
 /* ---- the loop -------------------------------------------------------------------------------------------------- */
 
-static void news(struct gateway *gateway, struct source *source)
+static void news(struct zmq_gateway *gateway, struct source *source)
 {
     ipc_connection *connection = source == &gateway->in_source ? gateway->in : gateway->out;
     struct ipc_event event;
 
     if (ipc_connection_dispatch(connection) < 0)
-        gateway_fail(gateway, "the session with the broker is over");
+        session_over(gateway);
     while (ipc_connection_next_event(connection, &event) != 0)
         continue;
 }
 
-static void signalled(struct gateway *gateway, struct source *source)
+static uint64_t wanted_at_ns(const struct zmq_gateway *gateway)
 {
-    struct signalfd_siginfo info;
+    uint64_t at_ns = gateway->probe_at_ns;
 
-    if (read(source->fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
-        gateway->stopping = true;
+    if (gateway->holding_topics && gateway->now_ns + RETRY_NS < at_ns)
+        at_ns = gateway->now_ns + RETRY_NS;
+    if ((gateway->holding || gateway->heartbeats || at_ns != UINT64_MAX || gateway->blocked ||
+         gateway->call_count) &&
+        gateway->now_ns + HOUSEKEEPING_NS < at_ns)
+        at_ns = gateway->now_ns + HOUSEKEEPING_NS;
+    return at_ns;
 }
 
-static int timeout_ms(const struct gateway *gateway)
+uint64_t session_round(struct gateway *common)
 {
-    if (gateway->probe_at_ns <= gateway->now_ns)
-        return 0;
-    if (gateway->probe_at_ns - gateway->now_ns < HOUSEKEEPING_NS)
-        return (int)((gateway->probe_at_ns - gateway->now_ns) / 1000000) + 1;
-    if (gateway->holding_topics)
-        return (int)(RETRY_NS / 1000000);
-    if (gateway->holding || gateway->heartbeats || gateway->probe_at_ns != UINT64_MAX || gateway->blocked ||
-        gateway->call_count)
-        return (int)(HOUSEKEEPING_NS / 1000000);
-    return -1;
-}
-
-static void round_of(struct gateway *gateway)
-{
-    struct epoll_event events[EVENTS_MAX];
+    struct zmq_gateway *gateway = common->context;
     bool more = false;
 
+    gateway->now_ns = time_monotonic_ns();
+    bury(gateway);
     for (size_t i = 0; i < ENDPOINT_COUNT; i++)
         if (gateway->sockets[i].touched)
             more = drain(gateway, &gateway->sockets[i]) || more;
@@ -226,62 +199,35 @@ static void round_of(struct gateway *gateway)
     }
     for (size_t i = 0; i < ENDPOINT_COUNT; i++)
         more = more || (gateway->sockets[i].touched && !(i == ENDPOINT_PUSH && gateway->overfull));
-    int count = epoll_wait(gateway->epoll_fd, events, EVENTS_MAX, more ? 0 : timeout_ms(gateway));
-    gateway->now_ns = time_monotonic_ns();
-    for (int i = 0; i < count; i++) {
-        struct source *source = events[i].data.ptr;
-
-        if (source->ready)
-            source->ready(gateway, source);
-    }
-    bury(gateway);
+    return more ? 0 : wanted_at_ns(gateway);
 }
 
-static int connect_to_broker(struct gateway *gateway, ipc_connection **ret, struct source *source,
-                             const char *name)
+static int open_all(struct zmq_gateway *gateway)
 {
     struct ipc_connection_options options = IPC_CONNECTION_OPTIONS_INIT;
-    struct ipc_error error;
+    struct ipc_error error = {.text = ""};
     int result;
 
-    options.name = name;
-    result = ipc_connection_open(ret, gateway->options.broker, &options, &error);
+    options.name = "ipcd-zmq in";
+    result = ipc_connection_open(&gateway->in, gateway->common->address, &options, &error);
     if (result < 0) {
-        log_write(LOG_SYSTEM, NULL, "no session with the broker: %s", error.text);
+        log_write(LOG_SYSTEM, NULL, "no second session with the broker: %s", error.text);
+        session_over(gateway); /* to be tried again */
         return result;
     }
-    return source_add(gateway, source, ipc_connection_fd(*ret), news);
+    gateway->out = gateway->common->connection;
+    result = source_add(gateway, &gateway->in_source, ipc_connection_fd(gateway->in), news);
+    if (result == 0)
+        result = source_add(gateway, &gateway->out_source, ipc_connection_fd(gateway->out), news);
+    return result < 0 ? result : sockets_open(gateway);
 }
 
-static int open_all(struct gateway *gateway)
-{
-    sigset_t signals;
-    int result;
-
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGTERM);
-    sigaddset(&signals, SIGINT);
-    (void)sigprocmask(SIG_BLOCK, &signals, NULL); /* before libzmq has threads */
-    gateway->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    if (gateway->epoll_fd < 0)
-        return -errno;
-    result = source_add(gateway, &gateway->signal_source, signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK),
-                        signalled);
-    if (result == 0)
-        result = connect_to_broker(gateway, &gateway->in, &gateway->in_source, "ipcd-zmq in");
-    if (result == 0)
-        result = connect_to_broker(gateway, &gateway->out, &gateway->out_source, "ipcd-zmq out");
-    if (result == 0)
-        result = sockets_open(gateway);
-    return result;
-}
-
-static int prepare(struct gateway *gateway)
+static int prepare(struct zmq_gateway *gateway)
 {
     struct hash *const tables[] = {&gateway->peers,    &gateway->peer_numbers, &gateway->outlets,
                                    &gateway->services, &gateway->requests,     &gateway->topics};
 
-    gateway->epoll_fd = -1;
+    gateway->opened = true;
     list_init(&gateway->peer_list);
     list_init(&gateway->outlet_list);
     list_init(&gateway->channels);
@@ -298,16 +244,41 @@ static int prepare(struct gateway *gateway)
     return gateway_buffer(gateway, 65536) ? 0 : -ENOMEM;
 }
 
-static void done(struct gateway *gateway)
+int session_open(struct gateway *common)
 {
+    struct zmq_gateway *gateway = common->context;
+    int result = prepare(gateway);
+
+    if (result == 0)
+        result = open_all(gateway);
+    if (result == 0)
+        log_write(LOG_STARTED, NULL, "ipcd-zmq " IPCD_VERSION " listens in %s, epoch %llu",
+                  gateway->options.folder, (unsigned long long)gateway->epoch);
+    else if (!common->over)
+        log_write(LOG_SYSTEM, NULL, "cannot listen: %s", strerror(-result));
+    return result;
+}
+
+void session_close(struct gateway *common)
+{
+    struct zmq_gateway *gateway = common->context;
+
+    if (!gateway->opened)
+        return;
     peers_end(gateway);
     outlets_end(gateway);
     services_end(gateway);
     subscribe_end(gateway);
+    for (size_t i = 0; i < ENDPOINT_COUNT; i++) {
+        gateway_unwatch(common, &gateway->sockets[i].source.watch);
+        gateway_unwatch(common, &gateway->sockets[i].monitor_source.watch);
+    }
+    gateway_unwatch(common, &gateway->zap_source.watch);
+    gateway_unwatch(common, &gateway->in_source.watch);
+    gateway_unwatch(common, &gateway->out_source.watch);
     sockets_close(gateway);
     bury(gateway);
     ipc_connection_close(gateway->in);
-    ipc_connection_close(gateway->out);
     hash_done(&gateway->peers);
     hash_done(&gateway->peer_numbers);
     hash_done(&gateway->outlets);
@@ -316,31 +287,6 @@ static void done(struct gateway *gateway)
     hash_done(&gateway->topics);
     wire_text_free(&gateway->text);
     free(gateway->buffer);
-    free(gateway->curve_clients);
-    if (gateway->signal_source.added)
-        fd_close(gateway->signal_source.fd);
-    fd_close(gateway->epoll_fd);
-}
-
-static void ready(const struct gateway *gateway)
-{
-    log_write(LOG_STARTED, NULL, "ipcd-zmq " IPCD_VERSION " listens, epoch %llu",
-              (unsigned long long)gateway->epoch);
-    (void)sd_notifyf(0, "READY=1\nSTATUS=Listening in %s.", gateway->options.folder);
-}
-
-int gateway_run(struct gateway *gateway)
-{
-    int result = prepare(gateway);
-
-    if (result == 0)
-        result = open_all(gateway);
-    if (result < 0)
-        gateway_fail(gateway, "cannot start: %s", strerror(-result));
-    else
-        ready(gateway);
-    while (!gateway->stopping)
-        round_of(gateway);
-    done(gateway);
-    return gateway->exit_status;
+    memset((char *)gateway + offsetof(struct zmq_gateway, opened), 0,
+           sizeof(*gateway) - offsetof(struct zmq_gateway, opened));
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * ipcd-zmq: outside programs with a ZeroMQ socket, in ipcd's name space. One thread, one epoll loop; libzmq has its own.
+ * ipcd-zmq: outside programs with a ZeroMQ socket, in ipcd's name space. A gateway as all are (common/gateway.h); libzmq has
+ * threads of its own. A binding is an address that an endpoint listens on. When the session is over everything is taken down,
+ * sockets and all, and made anew with the next one: to peers that looks as if the gateway was started again.
  *
  * A socket of ZeroMQ has an edge-triggered descriptor, and every call on it may take an edge: so what was sent on or
  * received from is `touched`, and the loop does not sleep before it has received from it until there was nothing.
@@ -22,6 +24,7 @@
 #include "broker/core/util/hash.h"
 #include "broker/core/util/list.h"
 #include "broker/core/util/listener.h"
+#include "broker/gateways/common/gateway.h"
 #include "broker/gateways/zmq/wire.h"
 
 #define PEER_THINGS_MAX 256u  /* subscriptions, queues, services of one peer, each */
@@ -34,19 +37,17 @@
 #define BLOCK_MAX_NS    UINT64_C(1000000000) /* how long what is full holds up others */
 #define RETRY_NS        UINT64_C(1000000)    /* a topic has no descriptor that says that there is room */
 #define HOUSEKEEPING_NS UINT64_C(100000000)
-#define ADDRESSES_MAX   8u
 #define IDENTITY_SIZE   64u
 #define CURVE_KEY_SIZE  41u
 
 enum endpoint { ENDPOINT_PUB, ENDPOINT_PUSH, ENDPOINT_SUB, ENDPOINT_MATCH, ENDPOINT_ROUTER, ENDPOINT_COUNT };
 
-struct gateway;
+struct zmq_gateway;
 
 /* A descriptor in the loop. */
 struct source {
-    int fd;
-    bool added, enabled;
-    void (*ready)(struct gateway *gateway, struct source *source); /* NULL: it is over */
+    struct gateway_source watch;
+    void (*ready)(struct zmq_gateway *gateway, struct source *source); /* NULL: it is over */
     struct source *next_dead;
     void *memory; /* freed with it */
 };
@@ -63,16 +64,22 @@ struct endpoint_socket {
     struct endpoint_counts counts;
 };
 
+/* Settings of [gateway]. */
 struct options {
-    const char *broker; /* address; NULL: the default */
-    const char *addresses[ENDPOINT_COUNT][ADDRESSES_MAX];
-    unsigned address_count[ENDPOINT_COUNT];
-    const char *folder; /* for the ipc:// files; NULL: beside the broker's socket */
-    const char *key_file;
+    char addresses[ENDPOINT_COUNT][GATEWAY_VALUE_SIZE]; /* of more bindings, with spaces between */
+    char folder[128]; /* for the ipc:// files; "": beside the broker's socket */
+    char key_file[GATEWAY_VALUE_SIZE];
     uint64_t message_size_max; /* of a frame */
     uint64_t connections_max;
     uint64_t high_water;  /* messages per connection */
     uint64_t backlog_max; /* bytes: of one peer's answers; of what waits for one topic or queue */
+};
+
+/* And of a binding. */
+struct binding {
+    uint64_t endpoint;
+    char address[GATEWAY_VALUE_SIZE]; /* "": the endpoint's own file */
+    uint64_t mode;                    /* of a file; 0: as the broker's socket, for our group */
 };
 
 /* An outside client by its public key. */
@@ -98,21 +105,23 @@ struct peer {
     uint64_t received, sent, dropped;
 };
 
-struct gateway {
+struct zmq_gateway {
+    struct gateway *common;
     struct options options;
-    void *context;
-    struct endpoint_socket sockets[ENDPOINT_COUNT];
     struct listener lock; /* of the folder: libzmq would take the files away from another gateway */
-    void *zap;
-    struct source zap_source, signal_source, in_source, out_source;
-    int epoll_fd;
-    int exit_status;
-    bool stopping;
-    ipc_connection *in, *out;
-    uint64_t epoch, next_number, now_ns, housekeeping_ns, probe_at_ns;
-    uint64_t secret[2];
+    char curve_secret[CURVE_KEY_SIZE];
     struct curve_client *curve_clients;
     size_t n_curve_clients;
+
+    /* All that follows is of one session. */
+    bool opened;
+    void *context;
+    struct endpoint_socket sockets[ENDPOINT_COUNT];
+    void *zap;
+    struct source zap_source, in_source, out_source;
+    ipc_connection *in, *out; /* out is common's */
+    uint64_t epoch, next_number, now_ns, housekeeping_ns, probe_at_ns;
+    uint64_t secret[2];
     struct source *dead;
 
     struct hash peers, peer_numbers;
@@ -139,89 +148,100 @@ struct gateway {
 
 /* ---- gateway.c: the loop -------------------------------------------------------------------------------------- */
 
-int gateway_run(struct gateway *gateway);
-/* Say why, and end. */
-void gateway_fail(struct gateway *gateway, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* As those of struct gateway_kind. */
+int session_open(struct gateway *common);
+void session_close(struct gateway *common);
+uint64_t session_round(struct gateway *common);
+/* A call of libipc said that it is over. */
+void session_over(struct zmq_gateway *gateway);
 
-int source_add(struct gateway *gateway, struct source *source, int fd,
-               void (*ready)(struct gateway *, struct source *));
-void source_enable(struct gateway *gateway, struct source *source, bool enabled);
+int source_add(struct zmq_gateway *gateway, struct source *source, int fd,
+               void (*ready)(struct zmq_gateway *, struct source *));
+void source_enable(struct zmq_gateway *gateway, struct source *source, bool enabled);
 /* Out of the loop; frees memory, which holds the source, at the end of the round. */
-void source_bury(struct gateway *gateway, struct source *source, void *memory);
+void source_bury(struct zmq_gateway *gateway, struct source *source, void *memory);
 
 /* A buffer of at least that size; NULL: no memory. */
-unsigned char *gateway_buffer(struct gateway *gateway, size_t size);
+unsigned char *gateway_buffer(struct zmq_gateway *gateway, size_t size);
 
 /* ---- sockets.c ------------------------------------------------------------------------------------------------ */
 
-int sockets_open(struct gateway *gateway);
-void sockets_close(struct gateway *gateway);
+int sockets_open(struct zmq_gateway *gateway);
+void sockets_close(struct zmq_gateway *gateway);
+/* As those of struct gateway_kind. */
+int address_bind(struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE]);
+void address_unbind(struct gateway_binding *binding);
 const char *endpoint_word(enum endpoint which);
 /* Count and log what cannot be answered. */
-void endpoint_drop(struct gateway *gateway, enum endpoint which, const char *name, const char *why);
+void endpoint_drop(struct zmq_gateway *gateway, enum endpoint which, const char *name, const char *why);
 
 /* ---- security.c ----------------------------------------------------------------------------------------------- */
 
-/* Read the key file, check that what the addresses ask for is safe. Returns 0 or a negative errno after it said why. */
-int security_prepare(struct gateway *gateway, char ret_secret[CURVE_KEY_SIZE]);
+/* Read the key file, if there is one. Returns 0 or a negative errno after it said why. */
+int security_read_keys(struct zmq_gateway *gateway);
+/* Reached by programs of this machine only? */
+bool security_is_local(const char *address);
 int security_make_keys(const char *path);
-int security_zap_open(struct gateway *gateway);
+int security_zap_open(struct zmq_gateway *gateway);
 
 /* ---- peer.c --------------------------------------------------------------------------------------------------- */
 
 /* Take a message of a peer: frames without its routing id. */
-void peer_receive(struct gateway *gateway, zmq_msg_t *routing_id, const struct wire_frame *frames,
+void peer_receive(struct zmq_gateway *gateway, zmq_msg_t *routing_id, const struct wire_frame *frames,
                   size_t count);
-struct peer *peer_by_number(const struct gateway *gateway, uint64_t number);
+struct peer *peer_by_number(const struct zmq_gateway *gateway, uint64_t number);
 /* May messages and requests be sent to it now? */
 bool peer_ready(const struct peer *peer);
 /* Send, or keep until there is room. With `droppable`, drop instead. Returns 0; -EAGAIN it was dropped; -EPIPE gone. */
-int peer_send(struct gateway *gateway, struct peer *peer, const char *command, struct wire_frame id,
+int peer_send(struct zmq_gateway *gateway, struct peer *peer, const char *command, struct wire_frame id,
               const char *name, struct wire_frame properties, struct wire_frame body, bool droppable);
-void peer_ok(struct gateway *gateway, struct peer *peer, struct wire_frame id);
-void peer_error(struct gateway *gateway, struct peer *peer, struct wire_frame id, int code, const char *text);
+void peer_ok(struct zmq_gateway *gateway, struct peer *peer, struct wire_frame id);
+void peer_error(struct zmq_gateway *gateway, struct peer *peer, struct wire_frame id, int code,
+                const char *text);
 /* Its backlog, now that there may be room. */
-void peers_retry(struct gateway *gateway);
-void peers_check(struct gateway *gateway); /* heartbeats, and those that are gone */
-void peers_disconnected(struct gateway *gateway, int fd);
-void peers_probe(struct gateway *gateway); /* at probe_at_ns */
-void peers_end(struct gateway *gateway);
+void peers_retry(struct zmq_gateway *gateway);
+void peers_check(struct zmq_gateway *gateway); /* heartbeats, and those that are gone */
+void peers_disconnected(struct zmq_gateway *gateway, int fd);
+void peers_probe(struct zmq_gateway *gateway); /* at probe_at_ns */
+void peers_end(struct zmq_gateway *gateway);
+/* For LIST. */
+void peers_tell(const struct zmq_gateway *gateway, Ipc__Gateway__Binding *message);
 
 /* ---- outlet.c: into topics and queues --------------------------------------------------------------------------- */
 
 enum outlet_kind { OUTLET_TOPIC, OUTLET_QUEUE };
 
 /* Take a message, of a peer or (NULL) of somebody who cannot be answered. */
-void outlet_take(struct gateway *gateway, enum outlet_kind kind, const struct wire_message *message,
+void outlet_take(struct zmq_gateway *gateway, enum outlet_kind kind, const struct wire_message *message,
                  struct peer *peer);
-void outlets_retry(struct gateway *gateway);
-void outlets_end(struct gateway *gateway);
+void outlets_retry(struct zmq_gateway *gateway);
+void outlets_end(struct zmq_gateway *gateway);
 
 /* ---- pull.c: out of queues ---------------------------------------------------------------------------------------- */
 
-void pull_command(struct gateway *gateway, struct peer *peer, const struct wire_message *message,
+void pull_command(struct zmq_gateway *gateway, struct peer *peer, const struct wire_message *message,
                   const struct wire_properties *given);
-void pulls_resume(struct gateway *gateway, struct peer *peer);
-void pulls_end(struct gateway *gateway, struct peer *peer);
+void pulls_resume(struct zmq_gateway *gateway, struct peer *peer);
+void pulls_end(struct zmq_gateway *gateway, struct peer *peer);
 
 /* ---- subscribe.c: out of topics ----------------------------------------------------------------------------------- */
 
-void subscribe_command(struct gateway *gateway, struct peer *peer, const struct wire_message *message,
+void subscribe_command(struct zmq_gateway *gateway, struct peer *peer, const struct wire_message *message,
                        const struct wire_properties *given);
-void subs_end(struct gateway *gateway, struct peer *peer);
+void subs_end(struct zmq_gateway *gateway, struct peer *peer);
 /* What XPUB says: 1 or 0, and the text. */
-void subscribe_plain(struct gateway *gateway, enum endpoint which, const struct wire_frame *frame);
-void subscribe_end(struct gateway *gateway);
+void subscribe_plain(struct zmq_gateway *gateway, enum endpoint which, const struct wire_frame *frame);
+void subscribe_end(struct zmq_gateway *gateway);
 /* The headers of a message into gateway->text, which has begun. */
 void put_headers(struct wire_text *text, const char *content_type, const void *fields, size_t fields_size);
 
 /* ---- service.c ------------------------------------------------------------------------------------------------------ */
 
-void service_command(struct gateway *gateway, struct peer *peer, const struct wire_message *message,
+void service_command(struct zmq_gateway *gateway, struct peer *peer, const struct wire_message *message,
                      const struct wire_properties *given);
-void service_resume(struct gateway *gateway, struct peer *peer);
-void service_end_peer(struct gateway *gateway, struct peer *peer);
-void services_check(struct gateway *gateway);
-void services_end(struct gateway *gateway);
+void service_resume(struct zmq_gateway *gateway, struct peer *peer);
+void service_end_peer(struct zmq_gateway *gateway, struct peer *peer);
+void services_check(struct zmq_gateway *gateway);
+void services_end(struct zmq_gateway *gateway);
 
 #endif

@@ -1,295 +1,190 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * ipcd-zmq: arguments.
+ * ipcd-zmq: its settings, and what it brings along for the parts that all gateways share.
  */
-#include <argp.h>
 #include <errno.h>
-#include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/core/util/fd.h"
-#include "broker/core/util/inifile.h"
-#include "broker/core/util/listener.h"
 #include "broker/core/util/log.h"
-#include "broker/core/util/text.h"
 #include "broker/gateways/zmq/gateway.h"
 
-const char *argp_program_version = "ipcd-zmq " IPCD_VERSION;
+#define OWN(field)   offsetof(struct options, field)
+#define GIVEN(field) offsetof(struct binding, field)
 
-#define WHY_SIZE 128
-
-enum option_key {
-    OPTION_PUB = 256, /* in the order of enum endpoint */
-    OPTION_PUSH,
-    OPTION_SUB,
-    OPTION_MATCH,
-    OPTION_ROUTER,
-    OPTION_FOLDER,
-    OPTION_KEYS,
-    OPTION_MAKE_KEYS,
-    OPTION_MESSAGE_SIZE_MAX,
-    OPTION_CONNECTIONS_MAX,
-    OPTION_HIGH_WATER,
-    OPTION_BACKLOG_MAX,
-    OPTION_LOG_LEVEL,
-    OPTION_CHECK
+static const struct gateway_setting own[] = {
+    {"pub", GATEWAY_TEXT, OWN(addresses[ENDPOINT_PUB]), 0, GATEWAY_VALUE_SIZE, NULL, "",
+     "Also take what is published at these addresses, such as tcp://127.0.0.1:5551"},
+    {"push", GATEWAY_TEXT, OWN(addresses[ENDPOINT_PUSH]), 0, GATEWAY_VALUE_SIZE, NULL, "",
+     "Also take what is pushed into queues there"},
+    {"sub", GATEWAY_TEXT, OWN(addresses[ENDPOINT_SUB]), 0, GATEWAY_VALUE_SIZE, NULL, "",
+     "Also serve subscribers to prefixes there"},
+    {"match", GATEWAY_TEXT, OWN(addresses[ENDPOINT_MATCH]), 0, GATEWAY_VALUE_SIZE, NULL, "",
+     "Also serve subscribers to patterns there"},
+    {"router", GATEWAY_TEXT, OWN(addresses[ENDPOINT_ROUTER]), 0, GATEWAY_VALUE_SIZE, NULL, "",
+     "Also speak the whole protocol there"},
+    {"folder", GATEWAY_TEXT, OWN(folder), 0, sizeof(((struct options *)0)->folder), NULL, "",
+     "Where the ipc:// files are (default: beside the broker's socket)"},
+    {"keys", GATEWAY_TEXT, OWN(key_file), 0, GATEWAY_VALUE_SIZE, NULL, "",
+     "CURVE keys: the gateway's, and those of the clients that may connect by TCP"},
+    {"message-size-max", GATEWAY_SIZE, OWN(message_size_max), 1024, UINT64_C(1) << 26, NULL, "64K",
+     "Of one frame from outside (default: 64K)"},
+    {"connections-max", GATEWAY_COUNT, OWN(connections_max), 1, 65536, NULL, "1024",
+     "Over all endpoints (default: 1024)"},
+    {"high-water", GATEWAY_COUNT, OWN(high_water), 1, 1000000, NULL, "1000",
+     "Messages that a connection may have waiting (default: 1000)"},
+    {"backlog-max", GATEWAY_SIZE, OWN(backlog_max), 1, UINT64_C(1) << 32, NULL, "8M",
+     "What may wait here for one peer, topic or queue (default: 8M)"},
 };
 
-static const struct argp_option options[] = {
-    {"address", 'a', "PATH", 0, "The broker's socket (default: where clients look for it)", 0},
-    {"config", 'c', "FILE", 0,
-     "Read FILE and FILE.d/*.conf: options of these names in [gateway]; those given here have precedence (default: "
-     "/etc/ipcd/ipcd-zmq.conf, or for a user ~/.config/ipcd/ipcd-zmq.conf, if it is there)",
-     0},
-    {"check", OPTION_CHECK, NULL, 0, "Say every mistake in the configuration, and exit", 0},
-    {"pub", OPTION_PUB, "ADDRESS", 0, "Also take what is published at ADDRESS, such as tcp://127.0.0.1:5551",
-     0},
-    {"push", OPTION_PUSH, "ADDRESS", 0, "Also take what is pushed into queues at ADDRESS", 0},
-    {"sub", OPTION_SUB, "ADDRESS", 0, "Also serve subscribers to prefixes at ADDRESS", 0},
-    {"match", OPTION_MATCH, "ADDRESS", 0, "Also serve subscribers to patterns at ADDRESS", 0},
-    {"router", OPTION_ROUTER, "ADDRESS", 0, "Also speak the whole protocol at ADDRESS", 0},
-    {"folder", OPTION_FOLDER, "PATH", 0, "Where the ipc:// files are (default: beside the broker's socket)",
-     0},
-    {"keys", OPTION_KEYS, "FILE", 0,
-     "CURVE keys: the gateway's, and those of the clients that may connect by TCP", 0},
-    {"make-keys", OPTION_MAKE_KEYS, "FILE", 0,
-     "Write a new key file, print the gateway's public key, and exit", 0},
-    {"message-size-max", OPTION_MESSAGE_SIZE_MAX, "BYTES", 0, "Of one frame from outside (default: 65536)",
-     0},
-    {"connections-max", OPTION_CONNECTIONS_MAX, "N", 0, "Over all endpoints (default: 1024)", 0},
-    {"high-water", OPTION_HIGH_WATER, "N", 0, "Messages that a connection may have waiting (default: 1000)",
-     0},
-    {"backlog-max", OPTION_BACKLOG_MAX, "BYTES", 0,
-     "What may wait here for one peer, topic or queue (default: 8388608)", 0},
-    {"log-level", OPTION_LOG_LEVEL, "LEVEL", 0, "error, warning, notice, info or debug", 0},
-    {0},
+static const char *const endpoint_words[] = {"pub", "push", "sub", "match", "router", NULL};
+static const struct gateway_setting binds[] = {
+    {"endpoint", GATEWAY_WORD, GIVEN(endpoint), 0, 0, endpoint_words, NULL, NULL},
+    {"address", GATEWAY_TEXT, GIVEN(address), 0, GATEWAY_VALUE_SIZE, NULL, "", NULL},
+    {"mode", GATEWAY_MODE, GIVEN(mode), 0, 0777, NULL, "", NULL},
 };
 
-/* What both the command line and the configuration give: 0, or -EINVAL and a sentence. Texts are kept, not copied. */
-static int number(const char *value, uint64_t least, uint64_t most, uint64_t *ret, char why[WHY_SIZE])
+static int add(struct gateway_config *config, const char *id, const char *origin, unsigned endpoint,
+               const char *address)
 {
-    uint64_t parsed;
-    int result = text_to_number(value, true, &parsed);
+    struct gateway_binding *binding = gateway_config_binding(config, id);
 
-    if (result == 0 && parsed >= least && parsed <= most) {
-        *ret = parsed;
-        return 0;
-    }
-    (void)snprintf(why, WHY_SIZE, "a number from %llu to %llu is allowed", (unsigned long long)least,
-                   (unsigned long long)most);
-    return -EINVAL;
+    if (!binding)
+        return -ENOMEM;
+    (void)snprintf(binding->given.values[0], GATEWAY_VALUE_SIZE, "%s", endpoint_words[endpoint]);
+    (void)snprintf(binding->given.values[1], GATEWAY_VALUE_SIZE, "%s", address);
+    if (!binding->origin[0])
+        (void)snprintf(binding->origin, sizeof(binding->origin), "%s", origin);
+    return 0;
 }
 
-static int give(struct options *given, int key, char *value, char why[WHY_SIZE])
+/* The endpoints' own files, zmq-router and so on; and router-1, router-2 of the addresses that are settings of [gateway]. */
+static int defaults(struct gateway_config *config)
 {
-    int level;
+    char id[GATEWAY_ID_SIZE], words[GATEWAY_VALUE_SIZE];
+    int result = 0;
 
-    switch (key) {
-    case 'a':
-        given->broker = value;
-        return 0;
-    case OPTION_PUB:
-    case OPTION_PUSH:
-    case OPTION_SUB:
-    case OPTION_MATCH:
-    case OPTION_ROUTER:
-        key -= OPTION_PUB;
-        if (given->address_count[key] == ADDRESSES_MAX) {
-            (void)snprintf(why, WHY_SIZE, "an endpoint has at most %u addresses", ADDRESSES_MAX);
-            return -EINVAL;
+    for (unsigned i = 0; i < ENDPOINT_COUNT && result == 0; i++) {
+        unsigned number = 0;
+        char *at = words, *word;
+
+        (void)snprintf(id, sizeof(id), "zmq-%s", endpoint_words[i]);
+        result = add(config, id, "built in", i, "");
+        (void)snprintf(words, sizeof(words), "%s", config->given.values[i]);
+        while (result == 0 && (word = strsep(&at, " \t"))) {
+            (void)snprintf(id, sizeof(id), "%s-%u", endpoint_words[i], number + 1);
+            if (*word)
+                result = add(config, id, "[gateway]", i, word);
+            number += *word != '\0';
         }
-        given->addresses[key][given->address_count[key]++] = value;
-        return 0;
-    case OPTION_FOLDER:
-        given->folder = value;
-        return 0;
-    case OPTION_KEYS:
-        given->key_file = value;
-        return 0;
-    case OPTION_MESSAGE_SIZE_MAX:
-        return number(value, 1024, UINT64_C(1) << 26, &given->message_size_max, why);
-    case OPTION_CONNECTIONS_MAX:
-        return number(value, 1, 65536, &given->connections_max, why);
-    case OPTION_HIGH_WATER:
-        return number(value, 1, 1000000, &given->high_water, why);
-    case OPTION_BACKLOG_MAX:
-        return number(value, 1, UINT64_C(1) << 32, &given->backlog_max, why);
-    case OPTION_LOG_LEVEL:
-        level = log_level_from_word(value);
-        if (level >= 0) {
-            log_init("ipcd-zmq", level);
-            return 0;
-        }
-        (void)snprintf(why, WHY_SIZE, "error, warning, notice, info and debug are allowed");
-        return -EINVAL;
-    default:
-        return -ENOENT;
     }
+    return result;
 }
 
-struct arguments {
-    const char *config_path;
-    bool check;
-    struct options given;
-};
-
-static error_t parse_option(int key, char *value, struct argp_state *state)
+static int check(const void *all, const void *binding, char why[GATEWAY_WHY_SIZE])
 {
-    struct arguments *arguments = state->input;
-    char why[WHY_SIZE];
+    const struct options *options = all;
+    const struct binding *given = binding;
+
+    if (!given->address[0] || security_is_local(given->address) || options->key_file[0])
+        return 0;
+    (void)snprintf(
+        why, GATEWAY_WHY_SIZE,
+        "%.60s can be reached from other machines, and without keys anybody there could read and write "
+        "everything: give --keys=FILE (--make-keys=FILE makes one), or use tcp://127.0.0.1",
+        given->address);
+    return -EACCES;
+}
+
+static int start(struct gateway *common)
+{
+    static struct zmq_gateway gateway = {.lock = LISTENER_INIT};
+    char path[160], error[512];
     int result;
 
-    switch (key) {
-    case 'c':
-        arguments->config_path = value;
-        return 0;
-    case OPTION_CHECK:
-        arguments->check = true;
-        return 0;
-    case OPTION_MAKE_KEYS:
-        exit(security_make_keys(value) < 0 ? EXIT_FAILURE : EXIT_SUCCESS);
-    case ARGP_KEY_ARG:
-        argp_error(state, "what is '%s' for? There are only options", value);
-        return 0;
-    default:
-        break;
-    }
-    result = key > 0 && value ? give(&arguments->given, key, value, why) : -ENOENT;
-    for (const struct argp_option *option = options; result == -EINVAL && option->name; option++)
-        if (option->key == key)
-            argp_error(state, "--%s=%s: %s", option->name, value, why);
-    return result == 0 ? 0 : ARGP_ERR_UNKNOWN;
+    common->context = &gateway;
+    gateway.common = common;
+    gateway.options = *(const struct options *)common->own;
+    if (!gateway.options.folder[0])
+        (void)snprintf(gateway.options.folder, sizeof(gateway.options.folder), "%s", common->folder);
+    result = security_read_keys(&gateway);
+    if (result < 0)
+        return result;
+    (void)snprintf(path, sizeof(path), "%s/zmq", gateway.options.folder);
+    result = listener_lock(&gateway.lock, path, error, sizeof(error));
+    if (result < 0)
+        log_write(LOG_SYSTEM, NULL, "%s", error);
+    return result;
 }
 
-/* ---- the configuration -------------------------------------------------------------------------------------- */
-
-static void on_section(struct inifile *file, const char *name)
+static void stop(struct gateway *common)
 {
-    if (strcmp(name, "gateway") != 0)
-        inifile_mistake(file, "unknown section [%.40s]; there is [gateway]", name);
-}
+    struct zmq_gateway *gateway = common->context;
 
-static bool in_files(const struct argp_option *option)
-{
-    return option->key != 'c' && option->key != OPTION_CHECK && option->key != OPTION_MAKE_KEYS;
-}
-
-/* One value; addresses may be several, with spaces between. They live as long as the program. */
-static void set_one(struct inifile *file, const struct argp_option *option, const char *value)
-{
-    char why[WHY_SIZE], *copy = strdup(value), *word, *at = copy;
-    bool several = option->key >= OPTION_PUB && option->key <= OPTION_ROUTER;
-
-    if (!copy) {
-        inifile_mistake(file, "out of memory");
+    if (!gateway)
         return;
-    }
-    while ((word = several ? strsep(&at, " \t") : copy)) {
-        if ((!several || *word) && give(file->context, option->key, word, why) < 0)
-            inifile_mistake(file, "%s = %.60s: %s", option->name, word, why);
-        if (!several)
-            return;
-    }
+    listener_close(&gateway->lock);
+    explicit_bzero(gateway->curve_secret, sizeof(gateway->curve_secret));
+    free(gateway->curve_clients);
 }
 
-static void on_setting(struct inifile *file, const char *section, const char *key, const char *value)
+static void tell(struct gateway_binding *binding, Ipc__Gateway__Binding *message)
 {
-    if (strcmp(section, "gateway") != 0) {
-        if (!*section)
-            inifile_mistake(file, "'%.40s' stands before any section; write [gateway] first", key);
-        return;
-    }
-    for (const struct argp_option *option = options; option->name; option++)
-        if (in_files(option) && strcmp(option->name, key) == 0) {
-            set_one(file, option, value);
-            return;
-        }
-    inifile_mistake(
-        file, "unknown setting '%.40s' in [gateway]; they are named as the options of ipcd-zmq(8)", key);
+    const struct zmq_gateway *gateway = binding->gateway->context;
+    const struct binding *given = binding->settings;
+    const struct endpoint_counts *counts = &gateway->sockets[given->endpoint].counts;
+
+    if (given->address[0])
+        return; /* counted with the endpoint's own */
+    binding->counters.received = counts->received;
+    binding->counters.sent = counts->sent;
+    binding->counters.bad = counts->bad;
+    binding->counters.dropped = counts->dropped;
+    if (given->endpoint == ENDPOINT_ROUTER)
+        peers_tell(gateway, message);
 }
 
-static unsigned parse_file(void *context, const char *path, const char *text, size_t size, FILE *errors)
+static void unmake(const char *made)
 {
-    static const struct inifile_use use = {on_section, on_setting};
-
-    return inifile_parse(&use, context, path, text, size, errors);
+    (void)made; /* nothing is kept that a kill would leave behind */
 }
 
-/* What is given by an option replaces what the files say. */
-static void merge(struct options *into, const struct options *given)
+static bool uses(const struct gateway_binding *binding, const char *made)
 {
-    for (size_t i = 0; i < ENDPOINT_COUNT; i++)
-        if (given->address_count[i] > 0) {
-            memcpy(into->addresses[i], given->addresses[i], sizeof(into->addresses[i]));
-            into->address_count[i] = given->address_count[i];
-        }
-    into->broker = given->broker ? given->broker : into->broker;
-    into->folder = given->folder ? given->folder : into->folder;
-    into->key_file = given->key_file ? given->key_file : into->key_file;
-#define NUMBER(field, fallback) \
- into->field = given->field ? given->field : into->field ? into->field : (fallback)
-    NUMBER(message_size_max, 65536);
-    NUMBER(connections_max, 1024);
-    NUMBER(high_water, 1000);
-    NUMBER(backlog_max, UINT64_C(8) << 20);
-#undef NUMBER
-}
-
-/* Where clients look for the broker, to find the folder that its socket is in. */
-static int find_folder(const struct options *given, char ret[128])
-{
-    const char *address = given->broker ? given->broker : getenv("IPC_ADDRESS");
-    char own[IPC_MAX_ADDRESS_SIZE + 1];
-    const char *slash;
-
-    if (!address && listener_default_address(own, sizeof(own)) < 0)
-        return -ENOENT;
-    address = address ? address : own;
-    slash = strrchr(address, '/');
-    (void)snprintf(ret, 128, "%.*s", slash ? (int)(slash - address) : 1, slash ? address : ".");
-    return 0;
+    (void)binding;
+    (void)made;
+    return false;
 }
 
 int main(int argc, char **argv)
 {
-    static const struct argp parser = {
-        options,
-        parse_option,
-        NULL,
-        "The gateway between ipcd and programs with a ZeroMQ socket.\vStopped by SIGTERM or SIGINT. See ipcd-zmq(8).",
-        NULL,
-        NULL,
-        NULL};
-    static struct gateway gateway;
-    struct arguments arguments = {0};
-    _cleanup_(freep) char *path = NULL;
-    char folder[128];
-    unsigned mistakes = 0;
+    static const char make_keys[] = "--make-keys";
+    static const struct gateway_kind kind = {
+        .name = "zmq",
+        .program = "ipcd-zmq",
+        .doc =
+            "Join programs with a ZeroMQ socket to the names of ipcd.\vipcd-zmq --make-keys FILE writes a new key file, "
+            "and prints the gateway's public key. Addresses are also bound by `ipcctl bind zmq'. Stopped by SIGTERM or "
+            "SIGINT. See ipcd-zmq(8).",
+        .own = {own, sizeof(own) / sizeof(own[0]), sizeof(struct options)},
+        .binds = {binds, sizeof(binds) / sizeof(binds[0]), sizeof(struct binding)},
+        .defaults = defaults,
+        .check = check,
+        .start = start,
+        .stop = stop,
+        .open = session_open,
+        .close = session_close,
+        .round = session_round,
+        .bind = address_bind,
+        .unbind = address_unbind,
+        .uses = uses,
+        .unmake = unmake,
+        .peers = tell,
+    };
 
-    gateway.lock = (struct listener)LISTENER_INIT;
-    log_init("ipcd-zmq", LOG_NOTICE);
-    (void)argp_parse(&parser, argc, argv, 0, NULL, &arguments);
-    path = arguments.config_path ? strdup(arguments.config_path) : inifile_default_path("ipcd-zmq.conf");
-    if (path)
-        mistakes = inifile_load(parse_file, &gateway.options, path, arguments.config_path != NULL, stderr);
-    if (mistakes > 0) {
-        fprintf(stderr, "ipcd-zmq: the configuration has mistakes; nothing was started\n");
-        return EXIT_FAILURE;
-    }
-    if (arguments.check)
-        return EXIT_SUCCESS;
-    merge(&gateway.options, &arguments.given);
-    (void)signal(SIGPIPE, SIG_IGN);
-    (void)fd_raise_limit();
-    if (!gateway.options.folder) {
-        if (find_folder(&gateway.options, folder) < 0) {
-            log_write(LOG_SYSTEM, NULL,
-                      "where is the broker? Give --address, or set IPC_ADDRESS or XDG_RUNTIME_DIR");
-            return EXIT_FAILURE;
-        }
-        gateway.options.folder = folder;
-    }
-    return gateway_run(&gateway);
+    if (argc == 3 && strcmp(argv[1], make_keys) == 0)
+        return security_make_keys(argv[2]) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+    if (argc == 2 && strncmp(argv[1], make_keys, strlen(make_keys)) == 0 && argv[1][strlen(make_keys)] == '=')
+        return security_make_keys(argv[1] + strlen(make_keys) + 1) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+    return gateway_main(&kind, argc, argv);
 }

@@ -36,7 +36,7 @@ struct outlet {
     struct source source;
     struct hash_node node;
     struct list link;
-    struct gateway *gateway;
+    struct zmq_gateway *gateway;
     enum outlet_kind kind;
     char name[256];
     ipc_publisher *publisher;
@@ -47,7 +47,7 @@ struct outlet {
     bool over, full;        /* more is held than wanted; for too long: what comes is dropped */
 };
 
-static void answer(struct gateway *gateway, enum outlet_kind kind, const char *name,
+static void answer(struct zmq_gateway *gateway, enum outlet_kind kind, const char *name,
                    const struct origin *origin, int code, const char *text)
 {
     struct peer *peer = peer_by_number(gateway, origin->peer);
@@ -103,7 +103,7 @@ static void confirmed(void *context, uint64_t ticket)
 
 static void outlet_end(struct outlet *outlet, int code, const char *text)
 {
-    struct gateway *gateway = outlet->gateway;
+    struct zmq_gateway *gateway = outlet->gateway;
 
     list_for_each_safe(link, &outlet->awaiting)
     {
@@ -131,7 +131,7 @@ static void outlet_end(struct outlet *outlet, int code, const char *text)
 }
 
 /* Confirms; and with them there may be room for what is held, which the next round looks at. */
-static void producer_ready(struct gateway *gateway, struct source *source)
+static void producer_ready(struct zmq_gateway *gateway, struct source *source)
 {
     struct outlet *outlet = list_entry(source, struct outlet, source);
     int result = ipc_producer_dispatch(outlet->producer);
@@ -143,7 +143,7 @@ static void producer_ready(struct gateway *gateway, struct source *source)
 
 static int open_outlet(struct outlet *outlet, struct ipc_error *error)
 {
-    struct gateway *gateway = outlet->gateway;
+    struct zmq_gateway *gateway = outlet->gateway;
     struct ipc_publisher_options publisher = IPC_PUBLISHER_OPTIONS_INIT;
     struct ipc_producer_options producer = IPC_PRODUCER_OPTIONS_INIT;
     int result;
@@ -167,12 +167,12 @@ static int open_outlet(struct outlet *outlet, struct ipc_error *error)
     return result;
 }
 
-static uint64_t key_of(const struct gateway *gateway, enum outlet_kind kind, const char *name)
+static uint64_t key_of(const struct zmq_gateway *gateway, enum outlet_kind kind, const char *name)
 {
     return hash_string(gateway->secret, name, strlen(name)) ^ (uint64_t)kind;
 }
 
-static struct outlet *find(const struct gateway *gateway, enum outlet_kind kind, const char *name)
+static struct outlet *find(const struct zmq_gateway *gateway, enum outlet_kind kind, const char *name)
 {
     struct hash_node *node = hash_find(&gateway->outlets, key_of(gateway, kind, name));
 
@@ -185,7 +185,7 @@ static struct outlet *find(const struct gateway *gateway, enum outlet_kind kind,
     return NULL;
 }
 
-static void make_place(struct gateway *gateway)
+static void make_place(struct zmq_gateway *gateway)
 {
     list_for_each_safe(link, &gateway->outlet_list)
     {
@@ -198,8 +198,8 @@ static void make_place(struct gateway *gateway)
     }
 }
 
-static int outlet_get(struct gateway *gateway, enum outlet_kind kind, const char *name, struct outlet **ret,
-                      struct ipc_error *error)
+static int outlet_get(struct zmq_gateway *gateway, enum outlet_kind kind, const char *name,
+                      struct outlet **ret, struct ipc_error *error)
 {
     struct outlet *outlet = find(gateway, kind, name);
     int result;
@@ -306,7 +306,7 @@ static int put(struct outlet *outlet, const struct wire_frame *properties, const
 
 static int hold(struct outlet *outlet, const struct wire_message *message, const struct origin *origin)
 {
-    struct gateway *gateway = outlet->gateway;
+    struct zmq_gateway *gateway = outlet->gateway;
     size_t size = sizeof(struct held) + message->properties.size + message->body.size;
     struct held *held = NULL;
 
@@ -336,7 +336,7 @@ static int hold(struct outlet *outlet, const struct wire_message *message, const
     return 0;
 }
 
-void outlet_take(struct gateway *gateway, enum outlet_kind kind, const struct wire_message *message,
+void outlet_take(struct zmq_gateway *gateway, enum outlet_kind kind, const struct wire_message *message,
                  struct peer *peer)
 {
     struct origin origin = {.peer = peer ? peer->number : 0, .id_size = message->id.size};
@@ -349,7 +349,7 @@ void outlet_take(struct gateway *gateway, enum outlet_kind kind, const struct wi
     if (result < 0) {
         answer(gateway, kind, message->name, &origin, result, error.text);
         if (result == -EPIPE)
-            gateway_fail(gateway, "the session with the broker is over");
+            session_over(gateway);
         return;
     }
     result = list_empty(&outlet->held) ? put(outlet, &message->properties, &message->body, &origin, false)
@@ -366,7 +366,7 @@ void outlet_take(struct gateway *gateway, enum outlet_kind kind, const struct wi
 /* What is held, as far as there is room. */
 static void retry(struct outlet *outlet)
 {
-    struct gateway *gateway = outlet->gateway;
+    struct zmq_gateway *gateway = outlet->gateway;
     const bool late = gateway->now_ns - outlet->held_since_ns > BLOCK_MAX_NS;
     bool any = false;
 
@@ -399,7 +399,7 @@ static void retry(struct outlet *outlet)
     }
 }
 
-void outlets_retry(struct gateway *gateway)
+void outlets_retry(struct zmq_gateway *gateway)
 {
     list_for_each(link, &gateway->outlet_list)
     {
@@ -410,7 +410,7 @@ void outlets_retry(struct gateway *gateway)
     }
 }
 
-void outlets_end(struct gateway *gateway)
+void outlets_end(struct zmq_gateway *gateway)
 {
     list_for_each_safe(link, &gateway->outlet_list)
         outlet_end(list_entry(link, struct outlet, link), -EPIPE, "the gateway ends");

@@ -24,12 +24,12 @@ struct kept {
     unsigned char bytes[];
 };
 
-static uint64_t key_of(const struct gateway *gateway, const void *id, size_t size)
+static uint64_t key_of(const struct zmq_gateway *gateway, const void *id, size_t size)
 {
     return hash_string(gateway->secret, id, size);
 }
 
-static struct peer *find(const struct gateway *gateway, const void *id, size_t size)
+static struct peer *find(const struct zmq_gateway *gateway, const void *id, size_t size)
 {
     struct hash_node *node = hash_find(&gateway->peers, key_of(gateway, id, size));
 
@@ -42,7 +42,7 @@ static struct peer *find(const struct gateway *gateway, const void *id, size_t s
     return NULL;
 }
 
-struct peer *peer_by_number(const struct gateway *gateway, uint64_t number)
+struct peer *peer_by_number(const struct zmq_gateway *gateway, uint64_t number)
 {
     struct hash_node *node = hash_find(&gateway->peer_numbers, number);
     struct peer *peer = node ? list_entry(node, struct peer, number_node) : NULL;
@@ -58,7 +58,8 @@ static int send_frame(void *socket, const void *data, size_t size, int flags)
 }
 
 /* To whoever has that routing id. Only the first frame can fail: room is looked for there, for all of them. */
-static int send_to(struct gateway *gateway, const void *id, size_t id_size, const struct wire_frame frames[5])
+static int send_to(struct zmq_gateway *gateway, const void *id, size_t id_size,
+                   const struct wire_frame frames[5])
 {
     struct endpoint_socket *router = &gateway->sockets[ENDPOINT_ROUTER];
     unsigned last = 4;
@@ -86,7 +87,7 @@ static void leave(struct peer *peer, const char *why)
     log_write(LOG_DETACHED, &about, "the peer %llu left: %s", (unsigned long long)peer->number, why);
 }
 
-static int keep(struct gateway *gateway, struct peer *peer, const struct wire_frame frames[5])
+static int keep(struct zmq_gateway *gateway, struct peer *peer, const struct wire_frame frames[5])
 {
     size_t size = sizeof(struct kept), at = 0;
     struct kept *kept;
@@ -115,7 +116,7 @@ bool peer_ready(const struct peer *peer)
     return !peer->gone && list_empty(&peer->backlog);
 }
 
-int peer_send(struct gateway *gateway, struct peer *peer, const char *command, struct wire_frame id,
+int peer_send(struct zmq_gateway *gateway, struct peer *peer, const char *command, struct wire_frame id,
               const char *name, struct wire_frame properties, struct wire_frame body, bool droppable)
 {
     const struct wire_frame frames[5] = {
@@ -140,12 +141,12 @@ int peer_send(struct gateway *gateway, struct peer *peer, const char *command, s
     return -EPIPE;
 }
 
-void peer_ok(struct gateway *gateway, struct peer *peer, struct wire_frame id)
+void peer_ok(struct zmq_gateway *gateway, struct peer *peer, struct wire_frame id)
 {
     (void)peer_send(gateway, peer, "OK", id, "", nothing, nothing, false);
 }
 
-static struct wire_frame describe(struct gateway *gateway, int code, const char *text)
+static struct wire_frame describe(struct zmq_gateway *gateway, int code, const char *text)
 {
     const char *name = strerrorname_np(-code);
 
@@ -156,13 +157,14 @@ static struct wire_frame describe(struct gateway *gateway, int code, const char 
     return wire_text_end(&gateway->text);
 }
 
-void peer_error(struct gateway *gateway, struct peer *peer, struct wire_frame id, int code, const char *text)
+void peer_error(struct zmq_gateway *gateway, struct peer *peer, struct wire_frame id, int code,
+                const char *text)
 {
     (void)peer_send(gateway, peer, "ERROR", id, "", describe(gateway, code, text), nothing, false);
 }
 
 /* To somebody who is no peer (yet): if it does not read it, it goes without. */
-static void error_to(struct gateway *gateway, const void *id, size_t id_size, struct wire_frame about,
+static void error_to(struct zmq_gateway *gateway, const void *id, size_t id_size, struct wire_frame about,
                      int code, const char *text)
 {
     const struct wire_frame frames[5] = {
@@ -171,7 +173,7 @@ static void error_to(struct gateway *gateway, const void *id, size_t id_size, st
     (void)send_to(gateway, id, id_size, frames);
 }
 
-static bool retry(struct gateway *gateway, struct peer *peer)
+static bool retry(struct zmq_gateway *gateway, struct peer *peer)
 {
     while (!list_empty(&peer->backlog)) {
         struct kept *kept = list_entry(peer->backlog.next, struct kept, link);
@@ -199,7 +201,7 @@ static bool retry(struct gateway *gateway, struct peer *peer)
     return true;
 }
 
-void peers_retry(struct gateway *gateway)
+void peers_retry(struct zmq_gateway *gateway)
 {
     list_for_each(link, &gateway->peer_list)
     {
@@ -214,7 +216,7 @@ void peers_retry(struct gateway *gateway)
 
 /* ---- coming and going --------------------------------------------------------------------------------------------- */
 
-static struct peer *peer_new(struct gateway *gateway, const void *id, size_t size)
+static struct peer *peer_new(struct zmq_gateway *gateway, const void *id, size_t size)
 {
     struct peer *peer = size > 0 && size <= sizeof(peer->id) ? calloc(1, sizeof(*peer)) : NULL;
 
@@ -235,14 +237,14 @@ static struct peer *peer_new(struct gateway *gateway, const void *id, size_t siz
     return peer;
 }
 
-static void let_go(struct gateway *gateway, struct peer *peer)
+static void let_go(struct zmq_gateway *gateway, struct peer *peer)
 {
     pulls_end(gateway, peer);
     subs_end(gateway, peer);
     service_end_peer(gateway, peer);
 }
 
-static void peer_end(struct gateway *gateway, struct peer *peer)
+static void peer_end(struct zmq_gateway *gateway, struct peer *peer)
 {
     let_go(gateway, peer);
     gateway->blocked -= !list_empty(&peer->backlog);
@@ -255,12 +257,36 @@ static void peer_end(struct gateway *gateway, struct peer *peer)
     free(peer);
 }
 
-void peers_end(struct gateway *gateway)
+void peers_end(struct zmq_gateway *gateway)
 {
     list_for_each_safe(link, &gateway->peer_list) peer_end(gateway, list_entry(link, struct peer, link));
 }
 
-void peers_check(struct gateway *gateway)
+void peers_tell(const struct zmq_gateway *gateway, Ipc__Gateway__Binding *message)
+{
+    message->peers = calloc(gateway->peer_count + 1, sizeof(message->peers[0]));
+    if (!message->peers)
+        return;
+    list_for_each(link, &gateway->peer_list)
+    {
+        struct peer *peer = list_entry(link, struct peer, link);
+        Ipc__Gateway__Peer *told = peer->gone ? NULL : malloc(sizeof(*told));
+
+        if (!told)
+            continue;
+        ipc__gateway__peer__init(told);
+        told->name = peer->name;
+        told->identity = peer->identity;
+        told->address = peer->address;
+        told->received = peer->received;
+        told->sent = peer->sent;
+        told->dropped = peer->dropped;
+        told->state = (char *)(uintptr_t)(list_empty(&peer->backlog) ? "open" : "blocked");
+        message->peers[message->n_peers++] = told;
+    }
+}
+
+void peers_check(struct zmq_gateway *gateway)
 {
     list_for_each_safe(link, &gateway->peer_list)
     {
@@ -275,7 +301,7 @@ void peers_check(struct gateway *gateway)
 
 /* A connection of that number ended, or another one has the number by now, or its pipe is not taken down yet: ask, until it
  * is gone or says something. */
-void peers_disconnected(struct gateway *gateway, int fd)
+void peers_disconnected(struct zmq_gateway *gateway, int fd)
 {
     list_for_each(link, &gateway->peer_list)
     {
@@ -287,7 +313,7 @@ void peers_disconnected(struct gateway *gateway, int fd)
     peers_probe(gateway);
 }
 
-void peers_probe(struct gateway *gateway)
+void peers_probe(struct zmq_gateway *gateway)
 {
     gateway->probe_at_ns = UINT64_MAX;
     list_for_each(link, &gateway->peer_list)
@@ -317,7 +343,7 @@ static void copy_property(char *to, size_t size, const zmq_msg_t *message, const
     (void)snprintf(to, size, "%s", value ? value : "");
 }
 
-static void hello(struct gateway *gateway, struct peer *peer, zmq_msg_t *routing_id,
+static void hello(struct zmq_gateway *gateway, struct peer *peer, zmq_msg_t *routing_id,
                   const struct wire_message *message, const struct wire_properties *given)
 {
     let_go(gateway, peer); /* it begins anew */
@@ -337,7 +363,7 @@ static void hello(struct gateway *gateway, struct peer *peer, zmq_msg_t *routing
     (void)peer_send(gateway, peer, "WELCOME", message->id, "", wire_text_end(&gateway->text), nothing, false);
 }
 
-static void carry_out(struct gateway *gateway, struct peer *peer, const struct wire_message *message,
+static void carry_out(struct zmq_gateway *gateway, struct peer *peer, const struct wire_message *message,
                       const struct wire_properties *given)
 {
     switch (message->command) {
@@ -366,7 +392,7 @@ static void carry_out(struct gateway *gateway, struct peer *peer, const struct w
     }
 }
 
-void peer_receive(struct gateway *gateway, zmq_msg_t *routing_id, const struct wire_frame *frames,
+void peer_receive(struct zmq_gateway *gateway, zmq_msg_t *routing_id, const struct wire_frame *frames,
                   size_t count)
 {
     static struct wire_properties given; /* large; this thread's */

@@ -39,7 +39,7 @@ static struct pull *find(const struct peer *peer, const char *queue)
     return NULL;
 }
 
-static void pull_end(struct gateway *gateway, struct pull *pull)
+static void pull_end(struct zmq_gateway *gateway, struct pull *pull)
 {
     if (pull->open.buckets) {
         for (size_t i = 0; i < (size_t)1 << pull->open.bits; i++)
@@ -55,7 +55,7 @@ static void pull_end(struct gateway *gateway, struct pull *pull)
     ipc_consumer_close(pull->consumer);
 }
 
-void pulls_end(struct gateway *gateway, struct peer *peer)
+void pulls_end(struct zmq_gateway *gateway, struct peer *peer)
 {
     list_for_each_safe(link, &peer->pulls) pull_end(gateway, list_entry(link, struct pull, link));
 }
@@ -93,7 +93,7 @@ static void describe(struct wire_text *text, const struct ipc_queue_message *mes
 }
 
 /* Returns 0, or a negative errno: no more now. */
-static int deliver(struct gateway *gateway, struct pull *pull)
+static int deliver(struct zmq_gateway *gateway, struct pull *pull)
 {
     struct delivery *delivery = malloc(sizeof(*delivery));
     struct ipc_queue_message message;
@@ -115,7 +115,7 @@ static int deliver(struct gateway *gateway, struct pull *pull)
     return 0;
 }
 
-static void pull_run(struct gateway *gateway, struct pull *pull)
+static void pull_run(struct zmq_gateway *gateway, struct pull *pull)
 {
     int result = 0;
 
@@ -130,19 +130,19 @@ static void pull_run(struct gateway *gateway, struct pull *pull)
     source_enable(gateway, &pull->source, pull->credit && peer_ready(pull->peer));
 }
 
-static void pull_ready(struct gateway *gateway, struct source *source)
+static void pull_ready(struct zmq_gateway *gateway, struct source *source)
 {
     pull_run(gateway, list_entry(source, struct pull, source));
 }
 
-void pulls_resume(struct gateway *gateway, struct peer *peer)
+void pulls_resume(struct zmq_gateway *gateway, struct peer *peer)
 {
     list_for_each_safe(link, &peer->pulls) pull_run(gateway, list_entry(link, struct pull, link));
 }
 
 /* ---- commands ---------------------------------------------------------------------------------------------------- */
 
-static int pull_open(struct gateway *gateway, struct peer *peer, const char *queue, uint64_t window,
+static int pull_open(struct zmq_gateway *gateway, struct peer *peer, const char *queue, uint64_t window,
                      struct pull **ret, struct ipc_error *error)
 {
     struct ipc_consumer_options options = IPC_CONSUMER_OPTIONS_INIT;
@@ -176,7 +176,7 @@ static int pull_open(struct gateway *gateway, struct peer *peer, const char *que
     return 0;
 }
 
-static void pull_more(struct gateway *gateway, struct peer *peer, const struct wire_message *message,
+static void pull_more(struct zmq_gateway *gateway, struct peer *peer, const struct wire_message *message,
                       const struct wire_properties *given)
 {
     struct pull *pull = find(peer, message->name);
@@ -188,7 +188,7 @@ static void pull_more(struct gateway *gateway, struct peer *peer, const struct w
     if (result < 0) {
         peer_error(gateway, peer, message->id, result, error.text);
         if (result == -EPIPE)
-            gateway_fail(gateway, "the session with the broker is over");
+            session_over(gateway);
         return;
     }
     pull->credit += credit;
@@ -220,7 +220,7 @@ static uint64_t settle(struct pull *pull, uint64_t first, uint64_t last, const s
     return count;
 }
 
-static void decide(struct gateway *gateway, struct peer *peer, const struct wire_message *message,
+static void decide(struct zmq_gateway *gateway, struct peer *peer, const struct wire_message *message,
                    const struct wire_properties *given)
 {
     struct pull *pull = find(peer, message->name);
@@ -238,7 +238,7 @@ static void decide(struct gateway *gateway, struct peer *peer, const struct wire
                    "that was not delivered to this peer, or was acknowledged or refused before");
 }
 
-void pull_command(struct gateway *gateway, struct peer *peer, const struct wire_message *message,
+void pull_command(struct zmq_gateway *gateway, struct peer *peer, const struct wire_message *message,
                   const struct wire_properties *given)
 {
     if (message->command == WIRE_PULL) {

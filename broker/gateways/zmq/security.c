@@ -19,7 +19,7 @@
 
 #define CLIENTS_MAX 4096u
 
-static bool is_local(const char *address)
+bool security_is_local(const char *address)
 {
     static const char *const local[] = {"ipc://", "inproc://", "tcp://127.",
                                         "tcp://[::1]:", "tcp://localhost:"};
@@ -31,7 +31,7 @@ static bool is_local(const char *address)
 }
 
 /* One line of the key file: `secret KEY` or `client NAME KEY`. False: neither. */
-static bool take_line(struct gateway *gateway, char *line, char secret[CURVE_KEY_SIZE])
+static bool take_line(struct zmq_gateway *gateway, char *line, char secret[CURVE_KEY_SIZE])
 {
     char words[4][80] = {"", "", "", ""};
     int count = sscanf(line, "%79s %79s %79s %79s", words[0], words[1], words[2], words[3]);
@@ -59,13 +59,18 @@ static bool take_line(struct gateway *gateway, char *line, char secret[CURVE_KEY
     return true;
 }
 
-static int read_keys(struct gateway *gateway, const char *path, char secret[CURVE_KEY_SIZE])
+int security_read_keys(struct zmq_gateway *gateway)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW), result = 0;
-    FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
+    const char *path = gateway->options.key_file;
+    char *secret = gateway->curve_secret, line[512];
     struct stat st;
-    char line[512];
+    FILE *file;
+    int fd, result = 0;
 
+    if (!path[0])
+        return 0;
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    file = fd < 0 ? NULL : fdopen(fd, "r");
     if (!file) {
         result = -errno;
         fd_close(fd);
@@ -94,32 +99,6 @@ static int read_keys(struct gateway *gateway, const char *path, char secret[CURV
         result = -EINVAL;
     }
     return result;
-}
-
-int security_prepare(struct gateway *gateway, char ret_secret[CURVE_KEY_SIZE])
-{
-    const struct options *options = &gateway->options;
-
-    ret_secret[0] = '\0';
-    if (options->key_file) {
-        int result = read_keys(gateway, options->key_file, ret_secret);
-
-        if (result < 0)
-            return result;
-    }
-    for (unsigned i = 0; i < ENDPOINT_COUNT; i++) {
-        for (unsigned j = 0; j < options->address_count[i]; j++) {
-            if (is_local(options->addresses[i][j]) || ret_secret[0])
-                continue;
-            log_write(
-                LOG_CONFIG, NULL,
-                "%s can be reached from other machines, and without keys anybody there could read and write "
-                "everything: give --keys=FILE (ipcd-zmq --make-keys=FILE makes one), or listen on tcp://127.0.0.1",
-                options->addresses[i][j]);
-            return -EACCES;
-        }
-    }
-    return 0;
 }
 
 int security_make_keys(const char *path)
@@ -179,7 +158,7 @@ static bool receive(void *zap, struct zap_request *request)
     return true;
 }
 
-static uint64_t connections(const struct gateway *gateway)
+static uint64_t connections(const struct zmq_gateway *gateway)
 {
     uint64_t count = 0;
 
@@ -192,7 +171,7 @@ static uint64_t connections(const struct gateway *gateway)
 static const char too_many[] = "there are as many connections as allowed (--connections-max)";
 
 /* NULL: let in, as `identity`. Else why not. */
-static const char *decide(const struct gateway *gateway, const struct zap_request *request,
+static const char *decide(const struct zmq_gateway *gateway, const struct zap_request *request,
                           char identity[IDENTITY_SIZE])
 {
     char key[CURVE_KEY_SIZE];
@@ -224,7 +203,7 @@ static const char *decide(const struct gateway *gateway, const struct zap_reques
     return "its key is not in the key file";
 }
 
-static void asked(struct gateway *gateway, struct source *source)
+static void asked(struct zmq_gateway *gateway, struct source *source)
 {
     static struct zap_request request; /* only one at a time, and this thread's */
 
@@ -246,7 +225,7 @@ static void asked(struct gateway *gateway, struct source *source)
     }
 }
 
-int security_zap_open(struct gateway *gateway)
+int security_zap_open(struct zmq_gateway *gateway)
 {
     int fd = -1;
     size_t size = sizeof(fd);

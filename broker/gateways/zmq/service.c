@@ -16,7 +16,7 @@ static const struct wire_frame nothing = {"", 0};
 struct service {
     struct source source;
     struct hash_node node;
-    struct gateway *gateway;
+    struct zmq_gateway *gateway;
     char name[256];
     ipc_client *client;
     struct list streams; /* calls whose parts are wanted as they come */
@@ -58,7 +58,7 @@ static struct wire_frame id_of(const struct call *call)
 
 /* ---- calls ------------------------------------------------------------------------------------------------------ */
 
-static void call_end(struct gateway *gateway, struct call *call)
+static void call_end(struct zmq_gateway *gateway, struct call *call)
 {
     list_remove(&call->link);
     list_remove(&call->stream_link);
@@ -69,7 +69,7 @@ static void call_end(struct gateway *gateway, struct call *call)
     free(call);
 }
 
-static void send_part(struct gateway *gateway, const struct call *call, const char *command,
+static void send_part(struct zmq_gateway *gateway, const struct call *call, const char *command,
                       const struct ipc_reply *reply, const void *data)
 {
     wire_text_begin(&gateway->text);
@@ -81,7 +81,7 @@ static void send_part(struct gateway *gateway, const struct call *call, const ch
                     false);
 }
 
-static void send_failure(struct gateway *gateway, const struct call *call, int code,
+static void send_failure(struct zmq_gateway *gateway, const struct call *call, int code,
                          const struct ipc_reply *reply)
 {
     const char *name = strerrorname_np(-code);
@@ -96,7 +96,7 @@ static void send_failure(struct gateway *gateway, const struct call *call, int c
 }
 
 /* Parts that have come. Returns whether the call is over, which its peer was told. */
-static bool pass_parts(struct gateway *gateway, struct call *call)
+static bool pass_parts(struct zmq_gateway *gateway, struct call *call)
 {
     struct ipc_reply reply;
     int result;
@@ -114,7 +114,7 @@ static bool pass_parts(struct gateway *gateway, struct call *call)
 }
 
 /* The whole answer is there. One part alone is REPLY: so the first is kept until there is another, or none. */
-static void pass_answer(struct gateway *gateway, struct call *call)
+static void pass_answer(struct zmq_gateway *gateway, struct call *call)
 {
     struct ipc_reply first, end;
     int result = ipc_call_next(call->call, &first, 0);
@@ -156,7 +156,7 @@ static void pass_answer(struct gateway *gateway, struct call *call)
 static void call_over(ipc_call *over, void *context)
 {
     struct call *call = context;
-    struct gateway *gateway = call->service->gateway;
+    struct zmq_gateway *gateway = call->service->gateway;
 
     (void)over;
     if (list_empty(&call->stream_link))
@@ -166,7 +166,7 @@ static void call_over(ipc_call *over, void *context)
     call_end(gateway, call);
 }
 
-static void service_run(struct gateway *gateway, struct service *service)
+static void service_run(struct zmq_gateway *gateway, struct service *service)
 {
     int result = ipc_client_dispatch(service->client, 0);
 
@@ -179,22 +179,22 @@ static void service_run(struct gateway *gateway, struct service *service)
             call_end(gateway, call);
     }
     if (result == -EPIPE)
-        gateway_fail(gateway, "the session with the broker is over");
+        session_over(gateway);
 }
 
-static void service_ready(struct gateway *gateway, struct source *source)
+static void service_ready(struct zmq_gateway *gateway, struct source *source)
 {
     service_run(gateway, list_entry(source, struct service, source));
 }
 
-static void service_end(struct gateway *gateway, struct service *service)
+static void service_end(struct zmq_gateway *gateway, struct service *service)
 {
     hash_remove(&gateway->services, &service->node);
     source_bury(gateway, &service->source, service);
     ipc_client_close(service->client);
 }
 
-static struct service *find_service(const struct gateway *gateway, const char *name)
+static struct service *find_service(const struct zmq_gateway *gateway, const char *name)
 {
     struct hash_node *node = hash_find(&gateway->services, hash_string(gateway->secret, name, strlen(name)));
 
@@ -205,7 +205,7 @@ static struct service *find_service(const struct gateway *gateway, const char *n
 }
 
 /* Every service that has no call, when there are too many. */
-static void make_place(struct gateway *gateway)
+static void make_place(struct zmq_gateway *gateway)
 {
     for (size_t i = 0; gateway->services.count >= OUTLETS_MAX && i < (size_t)1 << gateway->services.bits; i++)
         for (struct hash_node *node = gateway->services.buckets[i], *next; node; node = next) {
@@ -217,7 +217,7 @@ static void make_place(struct gateway *gateway)
         }
 }
 
-static int service_get(struct gateway *gateway, const char *name, struct service **ret,
+static int service_get(struct zmq_gateway *gateway, const char *name, struct service **ret,
                        struct ipc_error *error)
 {
     struct ipc_client_options options = IPC_CLIENT_OPTIONS_INIT;
@@ -263,7 +263,7 @@ static struct call *find_call(const struct peer *peer, const struct wire_frame *
     return NULL;
 }
 
-static int call_make(struct gateway *gateway, struct peer *peer, const struct wire_message *message,
+static int call_make(struct zmq_gateway *gateway, struct peer *peer, const struct wire_message *message,
                      const struct wire_properties *given, struct ipc_error *error)
 {
     struct ipc_call_options options = IPC_CALL_OPTIONS_INIT;
@@ -312,14 +312,14 @@ static int call_make(struct gateway *gateway, struct peer *peer, const struct wi
 
 /* ---- serving ------------------------------------------------------------------------------------------------------ */
 
-static void asked_end(struct gateway *gateway, struct asked *asked)
+static void asked_end(struct zmq_gateway *gateway, struct asked *asked)
 {
     hash_remove(&gateway->requests, &asked->node);
     list_remove(&asked->link);
     free(asked);
 }
 
-static void serve_end(struct gateway *gateway, struct serve *serve)
+static void serve_end(struct zmq_gateway *gateway, struct serve *serve)
 {
     list_for_each_safe(link, &serve->asked) asked_end(gateway, list_entry(link, struct asked, link));
     list_remove(&serve->link);
@@ -329,7 +329,7 @@ static void serve_end(struct gateway *gateway, struct serve *serve)
 }
 
 /* Tell the peer of calls that nobody waits for any more. */
-static void pass_cancels(struct gateway *gateway, struct serve *serve)
+static void pass_cancels(struct zmq_gateway *gateway, struct serve *serve)
 {
     list_for_each(link, &serve->asked)
     {
@@ -346,7 +346,7 @@ static void pass_cancels(struct gateway *gateway, struct serve *serve)
 }
 
 /* Returns 0, or a negative errno: no more now. */
-static int ask(struct gateway *gateway, struct serve *serve)
+static int ask(struct zmq_gateway *gateway, struct serve *serve)
 {
     struct asked *asked = calloc(1, sizeof(*asked));
     struct ipc_request *request = NULL;
@@ -383,7 +383,7 @@ static int ask(struct gateway *gateway, struct serve *serve)
     return 0;
 }
 
-static void serve_run(struct gateway *gateway, struct serve *serve)
+static void serve_run(struct zmq_gateway *gateway, struct serve *serve)
 {
     int result = 0;
 
@@ -392,11 +392,11 @@ static void serve_run(struct gateway *gateway, struct serve *serve)
     if (!list_empty(&serve->asked))
         pass_cancels(gateway, serve);
     if (result == -EPIPE)
-        gateway_fail(gateway, "the session with the broker is over");
+        session_over(gateway);
     source_enable(gateway, &serve->source, serve->credit && peer_ready(serve->peer));
 }
 
-static void serve_ready(struct gateway *gateway, struct source *source)
+static void serve_ready(struct zmq_gateway *gateway, struct source *source)
 {
     serve_run(gateway, list_entry(source, struct serve, source));
 }
@@ -413,7 +413,7 @@ static struct serve *find_serve(const struct peer *peer, const char *name)
     return NULL;
 }
 
-static int serve_open(struct gateway *gateway, struct peer *peer, const char *name, struct serve **ret,
+static int serve_open(struct zmq_gateway *gateway, struct peer *peer, const char *name, struct serve **ret,
                       struct ipc_error *error)
 {
     struct ipc_server_options options = IPC_SERVER_OPTIONS_INIT;
@@ -444,7 +444,7 @@ static int serve_open(struct gateway *gateway, struct peer *peer, const char *na
     return 0;
 }
 
-static void serve_more(struct gateway *gateway, struct peer *peer, const struct wire_message *message,
+static void serve_more(struct zmq_gateway *gateway, struct peer *peer, const struct wire_message *message,
                        const struct wire_properties *given)
 {
     struct serve *serve = find_serve(peer, message->name);
@@ -466,7 +466,7 @@ static void serve_more(struct gateway *gateway, struct peer *peer, const struct 
 }
 
 /* PART, RESPONSE, END, FAIL. */
-static void reply(struct gateway *gateway, struct peer *peer, const struct wire_message *message,
+static void reply(struct zmq_gateway *gateway, struct peer *peer, const struct wire_message *message,
                   const struct wire_properties *given)
 {
     uint64_t number = 0, last = 0;
@@ -506,7 +506,7 @@ static void reply(struct gateway *gateway, struct peer *peer, const struct wire_
 
 /* ---- both ------------------------------------------------------------------------------------------------------------ */
 
-void service_command(struct gateway *gateway, struct peer *peer, const struct wire_message *message,
+void service_command(struct zmq_gateway *gateway, struct peer *peer, const struct wire_message *message,
                      const struct wire_properties *given)
 {
     struct ipc_error error = {0};
@@ -514,6 +514,12 @@ void service_command(struct gateway *gateway, struct peer *peer, const struct wi
     struct call *call;
     int result;
 
+    if (strncmp(message->name, "ipcd.", 5) == 0) {
+        peer_error(
+            gateway, peer, message->id, -EACCES,
+            "services whose name begins with ipcd are the broker's own; programs outside may not use them");
+        return;
+    }
     switch (message->command) {
     case WIRE_CALL:
         result = call_make(gateway, peer, message, given, &error);
@@ -543,19 +549,19 @@ void service_command(struct gateway *gateway, struct peer *peer, const struct wi
     }
 }
 
-void service_resume(struct gateway *gateway, struct peer *peer)
+void service_resume(struct zmq_gateway *gateway, struct peer *peer)
 {
     list_for_each(link, &peer->serves) serve_run(gateway, list_entry(link, struct serve, link));
 }
 
-void service_end_peer(struct gateway *gateway, struct peer *peer)
+void service_end_peer(struct zmq_gateway *gateway, struct peer *peer)
 {
     list_for_each_safe(link, &peer->serves) serve_end(gateway, list_entry(link, struct serve, link));
     list_for_each_safe(link, &peer->calls) call_end(gateway, list_entry(link, struct call, link));
 }
 
 /* A call that waits for room in a lane of its client has no other event. */
-void services_check(struct gateway *gateway)
+void services_check(struct zmq_gateway *gateway)
 {
     for (size_t i = 0; gateway->call_count && i < (size_t)1 << gateway->services.bits; i++)
         for (struct hash_node *node = gateway->services.buckets[i]; node; node = node->next) {
@@ -566,7 +572,7 @@ void services_check(struct gateway *gateway)
         }
 }
 
-void services_end(struct gateway *gateway)
+void services_end(struct zmq_gateway *gateway)
 {
     for (size_t i = 0; gateway->services.buckets && i < (size_t)1 << gateway->services.bits; i++)
         while (gateway->services.buckets[i])

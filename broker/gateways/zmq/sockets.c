@@ -4,15 +4,14 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "broker/core/util/fd.h"
 #include "broker/core/util/log.h"
+#include "broker/core/util/text.h"
 #include "broker/gateways/zmq/gateway.h"
-#include "libipc/session/session.h"
-#include "proto/limits.h"
 
 #define HANDSHAKE_MS 10000
 #define HEARTBEAT_MS 10000 /* of ZeroMQ's own, toward other machines */
@@ -32,7 +31,7 @@ const char *endpoint_word(enum endpoint which)
     return kinds[which].word;
 }
 
-void endpoint_drop(struct gateway *gateway, enum endpoint which, const char *name, const char *why)
+void endpoint_drop(struct zmq_gateway *gateway, enum endpoint which, const char *name, const char *why)
 {
     const struct log_about about = {.name = name, .reason = endpoint_word(which)};
 
@@ -40,18 +39,19 @@ void endpoint_drop(struct gateway *gateway, enum endpoint which, const char *nam
     log_write(LOG_REFUSED, &about, "a message was dropped: %s", why);
 }
 
-static void touched(struct gateway *gateway, struct source *source)
+static void touched(struct zmq_gateway *gateway, struct source *source)
 {
     list_entry(source, struct endpoint_socket, source)->touched = true;
     (void)gateway;
 }
 
-static void monitored(struct gateway *gateway, struct source *source)
+static void monitored(struct zmq_gateway *gateway, struct source *source)
 {
     struct endpoint_socket *socket = list_entry(source, struct endpoint_socket, monitor_source);
     unsigned char event[6];
     char address[256];
 
+    gateway->now_ns = time_monotonic_ns();
     while (zmq_recv(socket->monitor, event, sizeof(event), ZMQ_DONTWAIT) == (int)sizeof(event)) {
         uint16_t kind;
         uint32_t value;
@@ -92,7 +92,7 @@ static int descriptor(void *socket)
     return zmq_getsockopt(socket, ZMQ_FD, &fd, &size) < 0 ? -errno : fd;
 }
 
-static int prepare(struct gateway *gateway, struct endpoint_socket *socket)
+static int prepare(struct zmq_gateway *gateway, struct endpoint_socket *socket)
 {
     const struct options *options = &gateway->options;
     int64_t most = (int64_t)options->message_size_max;
@@ -113,7 +113,7 @@ static int prepare(struct gateway *gateway, struct endpoint_socket *socket)
     return failed ? -EINVAL : 0;
 }
 
-static int watch(struct gateway *gateway, struct endpoint_socket *socket)
+static int watch(struct zmq_gateway *gateway, struct endpoint_socket *socket)
 {
     const int events = ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_ACCEPT_FAILED | ZMQ_EVENT_DISCONNECTED |
                        ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
@@ -132,103 +132,112 @@ static int watch(struct gateway *gateway, struct endpoint_socket *socket)
     return result;
 }
 
-static int bind_to(struct endpoint_socket *socket, const char *address)
+static int open_one(struct zmq_gateway *gateway, struct endpoint_socket *socket)
 {
-    if (zmq_bind(socket->socket, address) == 0)
-        return 0;
-    const int failed = errno;
-
-    log_write(LOG_SYSTEM, NULL, "the endpoint %s cannot listen on %s: %s", endpoint_word(socket->which),
-              address, zmq_strerror(failed));
-    return -failed;
-}
-
-/* Reached by who may reach the broker, if that is our own user or group. */
-static mode_t umask_like_broker(const struct gateway *gateway)
-{
-    char broker[IPC_MAX_ADDRESS_SIZE + 1];
-    struct stat st;
-
-    if (address_resolve(broker, sizeof(broker), gateway->options.broker) == 0 && stat(broker, &st) == 0 &&
-        (st.st_mode & S_IWGRP) && st.st_gid == getegid())
-        return 0007;
-    return 0077;
-}
-
-/* ipc:// in the folder of the broker's socket. */
-static int bind_beside(const struct gateway *gateway, struct endpoint_socket *socket)
-{
-    char address[160];
-    int size = snprintf(address, sizeof(address), "ipc://%s/zmq-%s", gateway->options.folder,
-                        endpoint_word(socket->which));
-
-    if (size < 0 || (size_t)size >= sizeof(address))
-        return -ENAMETOOLONG;
-    return bind_to(socket, address);
-}
-
-static int open_one(struct gateway *gateway, struct endpoint_socket *socket, const char *curve_secret)
-{
-    const unsigned which = (unsigned)socket->which;
     int result;
 
-    socket->socket = zmq_socket(gateway->context, kinds[which].type);
+    socket->socket = zmq_socket(gateway->context, kinds[socket->which].type);
     if (!socket->socket)
         return -errno;
     result = prepare(gateway, socket);
     if (result == 0)
         result = watch(gateway, socket);
     if (result == 0)
-        result = bind_beside(gateway, socket);
-    /* Each address listens with the options that hold when it is bound: the kernel tells who dies on this machine, and
-     * who may reach a file. */
-    if (result == 0 && curve_secret[0]) {
-        result = set(socket->socket, ZMQ_CURVE_SERVER, 1);
-        if (zmq_setsockopt(socket->socket, ZMQ_CURVE_SECRETKEY, curve_secret, CURVE_KEY_SIZE) < 0)
-            result = -errno;
-    }
-    if (result == 0)
-        result = set(socket->socket, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS);
-    for (unsigned i = 0; result == 0 && i < gateway->options.address_count[which]; i++)
-        result = bind_to(socket, gateway->options.addresses[which][i]);
-    if (result == 0)
         result = source_add(gateway, &socket->source, descriptor(socket->socket), touched);
     socket->touched = true;
     return result;
 }
 
-int sockets_open(struct gateway *gateway)
+/* Each address listens with the options that hold when it is bound: the kernel tells who dies on this machine, and who may
+ * reach a file. */
+static int prepare_address(struct zmq_gateway *gateway, struct endpoint_socket *socket, bool file)
 {
-    char curve_secret[CURVE_KEY_SIZE], path[160], error[512];
-    int result = security_prepare(gateway, curve_secret);
-    mode_t before;
+    const bool curve = gateway->curve_secret[0] && !file;
+    int result = set(socket->socket, ZMQ_CURVE_SERVER, curve);
 
+    if (curve &&
+        zmq_setsockopt(socket->socket, ZMQ_CURVE_SECRETKEY, gateway->curve_secret, CURVE_KEY_SIZE) < 0)
+        result = -errno;
+    return result < 0 ? result : set(socket->socket, ZMQ_HEARTBEAT_IVL, file ? 0 : HEARTBEAT_MS);
+}
+
+/* NULL: it is no file. */
+static const char *file_of(const char *address)
+{
+    return strncmp(address, "ipc://", 6) == 0 ? address + 6 : NULL;
+}
+
+/* Reached by who may reach the broker, if that is our own user or group. */
+static mode_t mode_like_broker(const struct gateway *common)
+{
+    struct stat st;
+
+    return stat(common->address, &st) == 0 && (st.st_mode & S_IWGRP) && st.st_gid == getegid() ? 0660 : 0600;
+}
+
+int address_bind(struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE])
+{
+    struct zmq_gateway *gateway = binding->gateway->context;
+    const struct binding *given = binding->settings;
+    struct endpoint_socket *socket = &gateway->sockets[given->endpoint];
+    char address[sizeof(given->address) + 16];
+    const char *file;
+    mode_t before;
+    int result;
+
+    if (given->address[0])
+        (void)snprintf(address, sizeof(address), "%s", given->address);
+    else
+        (void)snprintf(address, sizeof(address), "ipc://%s/zmq-%s", gateway->options.folder,
+                       endpoint_word((enum endpoint)given->endpoint));
+    file = file_of(address);
+    result = prepare_address(gateway, socket, file != NULL);
+    before = umask(0177);
+    if (result == 0 && zmq_bind(socket->socket, address) < 0)
+        result = -errno;
+    (void)umask(before);
+    if (result == 0 && file &&
+        chmod(file, given->mode ? (mode_t)given->mode : mode_like_broker(binding->gateway)) < 0)
+        result = -errno;
+    if (result == 0 && !(binding->open = strdup(address)))
+        result = -ENOMEM;
     if (result < 0)
-        return result;
-    (void)snprintf(path, sizeof(path), "%s/zmq", gateway->options.folder);
-    result = listener_lock(&gateway->lock, path, error, sizeof(error));
-    if (result < 0) {
-        log_write(LOG_SYSTEM, NULL, "%s", error);
-        return result;
-    }
+        (void)snprintf(why, GATEWAY_WHY_SIZE, "%.160s cannot be listened on: %s", address,
+                       zmq_strerror(-result));
+    socket->touched = true; /* the calls may have taken an edge */
+    return result;
+}
+
+void address_unbind(struct gateway_binding *binding)
+{
+    struct zmq_gateway *gateway = binding->gateway->context;
+    const struct binding *given = binding->settings;
+    const char *file = file_of(binding->open);
+
+    (void)zmq_unbind(gateway->sockets[given->endpoint].socket, binding->open);
+    gateway->sockets[given->endpoint].touched = true;
+    if (file)
+        (void)unlink(file); /* libzmq leaves it */
+    free(binding->open);
+}
+
+int sockets_open(struct zmq_gateway *gateway)
+{
+    int result;
+
     gateway->context = zmq_ctx_new();
     if (!gateway->context)
         return -errno;
     result = security_zap_open(gateway);
-    before = umask(umask_like_broker(gateway));
     for (unsigned i = 0; result == 0 && i < ENDPOINT_COUNT; i++) {
         gateway->sockets[i].which = (enum endpoint)i;
-        result = open_one(gateway, &gateway->sockets[i], curve_secret);
+        result = open_one(gateway, &gateway->sockets[i]);
     }
-    (void)umask(before);
-    explicit_bzero(curve_secret, sizeof(curve_secret));
     return result;
 }
 
-void sockets_close(struct gateway *gateway)
+void sockets_close(struct zmq_gateway *gateway)
 {
-    char path[160];
-
     for (unsigned i = 0; i < ENDPOINT_COUNT; i++) {
         if (!gateway->sockets[i].socket)
             continue;
@@ -238,13 +247,9 @@ void sockets_close(struct gateway *gateway)
             (void)zmq_close(gateway->sockets[i].monitor);
         }
         (void)zmq_close(gateway->sockets[i].socket);
-        if (snprintf(path, sizeof(path), "%s/zmq-%s", gateway->options.folder, kinds[i].word) <
-            (int)sizeof(path))
-            (void)unlink(path); /* libzmq leaves it */
     }
     if (gateway->zap)
         (void)zmq_close(gateway->zap);
     if (gateway->context)
         (void)zmq_ctx_term(gateway->context);
-    listener_close(&gateway->lock);
 }

@@ -72,7 +72,7 @@ void put_headers(struct wire_text *text, const char *content_type, const void *f
 }
 
 /* The next message, whatever its size. Returns 0, or a negative errno. */
-static int receive(struct gateway *gateway, ipc_subscription *subscription, struct ipc_message *message)
+static int receive(struct zmq_gateway *gateway, ipc_subscription *subscription, struct ipc_message *message)
 {
     ssize_t size = ipc_subscription_receive(subscription, gateway->buffer, gateway->capacity, message, 0);
 
@@ -85,7 +85,7 @@ static int receive(struct gateway *gateway, ipc_subscription *subscription, stru
 
 /* ---- of a peer ---------------------------------------------------------------------------------------------------- */
 
-static void sub_end(struct gateway *gateway, struct sub *sub)
+static void sub_end(struct zmq_gateway *gateway, struct sub *sub)
 {
     list_remove(&sub->link);
     sub->peer->sub_count--;
@@ -93,12 +93,12 @@ static void sub_end(struct gateway *gateway, struct sub *sub)
     ipc_subscription_close(sub->subscription);
 }
 
-void subs_end(struct gateway *gateway, struct peer *peer)
+void subs_end(struct zmq_gateway *gateway, struct peer *peer)
 {
     list_for_each_safe(link, &peer->subs) sub_end(gateway, list_entry(link, struct sub, link));
 }
 
-static void sub_ready(struct gateway *gateway, struct source *source)
+static void sub_ready(struct zmq_gateway *gateway, struct source *source)
 {
     struct sub *sub = list_entry(source, struct sub, source);
     struct ipc_message message;
@@ -107,7 +107,7 @@ static void sub_ready(struct gateway *gateway, struct source *source)
         int result = receive(gateway, sub->subscription, &message);
 
         if (result == -EPIPE)
-            gateway_fail(gateway, "the session with the broker is over");
+            session_over(gateway);
         if (result < 0)
             return;
         sub->sequence += message.lost;
@@ -146,7 +146,7 @@ static int start_of(const char *word, enum ipc_start *ret)
     return word ? -EINVAL : 0;
 }
 
-static int sub_open(struct gateway *gateway, struct peer *peer, const struct wire_message *message,
+static int sub_open(struct zmq_gateway *gateway, struct peer *peer, const struct wire_message *message,
                     const struct wire_properties *given, struct ipc_error *error)
 {
     struct ipc_subscription_options options = IPC_SUBSCRIPTION_OPTIONS_INIT;
@@ -184,9 +184,9 @@ static int sub_open(struct gateway *gateway, struct peer *peer, const struct wir
     return result;
 }
 
-static void sync_asked(struct gateway *gateway, struct peer *peer, const struct wire_frame *text);
+static void sync_asked(struct zmq_gateway *gateway, struct peer *peer, const struct wire_frame *text);
 
-void subscribe_command(struct gateway *gateway, struct peer *peer, const struct wire_message *message,
+void subscribe_command(struct zmq_gateway *gateway, struct peer *peer, const struct wire_message *message,
                        const struct wire_properties *given)
 {
     struct ipc_error error = {0};
@@ -215,7 +215,7 @@ void subscribe_command(struct gateway *gateway, struct peer *peer, const struct 
 
 /* ---- channels: for plain subscribers ------------------------------------------------------------------------------- */
 
-static uint64_t *topic_sequence(struct gateway *gateway, const char *topic)
+static uint64_t *topic_sequence(struct zmq_gateway *gateway, const char *topic)
 {
     size_t size = strlen(topic);
     uint64_t key = hash_string(gateway->secret, topic, size);
@@ -235,7 +235,7 @@ static uint64_t *topic_sequence(struct gateway *gateway, const char *topic)
     return &count->sequence;
 }
 
-static void forget_topics(struct gateway *gateway)
+static void forget_topics(struct zmq_gateway *gateway)
 {
     for (size_t i = 0; gateway->topics.buckets && i < (size_t)1 << gateway->topics.bits; i++)
         while (gateway->topics.buckets[i]) {
@@ -248,8 +248,8 @@ static void forget_topics(struct gateway *gateway)
 }
 
 /* To all subscribers that have room; the others miss it, which is counted once. */
-static void channel_send(struct gateway *gateway, struct endpoint_socket *to, const struct wire_frame *frames,
-                         unsigned count)
+static void channel_send(struct zmq_gateway *gateway, struct endpoint_socket *to,
+                         const struct wire_frame *frames, unsigned count)
 {
     const int drop = 0, keep = 1;
     int result = zmq_send(to->socket, frames[0].data, frames[0].size, ZMQ_SNDMORE | ZMQ_DONTWAIT);
@@ -271,7 +271,7 @@ static void channel_send(struct gateway *gateway, struct endpoint_socket *to, co
     to->counts.sent++;
 }
 
-static void forward(struct gateway *gateway, struct channel *channel, const struct ipc_message *message)
+static void forward(struct zmq_gateway *gateway, struct channel *channel, const struct ipc_message *message)
 {
     char pattern[258];
     struct wire_frame frames[4];
@@ -300,7 +300,7 @@ static void forward(struct gateway *gateway, struct channel *channel, const stru
     channel_send(gateway, &gateway->sockets[channel->which], frames, count);
 }
 
-static struct sent *find_sent(const struct gateway *gateway, const struct channel *channel,
+static struct sent *find_sent(const struct zmq_gateway *gateway, const struct channel *channel,
                               const struct ipc_message *message, uint64_t *ret_key)
 {
     *ret_key = hash_string(gateway->secret, message->topic, strlen(message->topic)) ^
@@ -315,7 +315,7 @@ static struct sent *find_sent(const struct gateway *gateway, const struct channe
 }
 
 /* Did the channel before this one send it? */
-static bool was_sent(const struct gateway *gateway, struct channel *channel,
+static bool was_sent(const struct zmq_gateway *gateway, struct channel *channel,
                      const struct ipc_message *message)
 {
     uint64_t key;
@@ -330,7 +330,7 @@ static bool was_sent(const struct gateway *gateway, struct channel *channel,
     return false;
 }
 
-static void remember_sent(const struct gateway *gateway, struct channel *channel,
+static void remember_sent(const struct zmq_gateway *gateway, struct channel *channel,
                           const struct ipc_message *message)
 {
     uint64_t key;
@@ -347,7 +347,7 @@ static void remember_sent(const struct gateway *gateway, struct channel *channel
     sent->sequence = message->sequence;
 }
 
-static void channel_ready(struct gateway *gateway, struct source *source)
+static void channel_ready(struct zmq_gateway *gateway, struct source *source)
 {
     struct channel *channel = list_entry(source, struct channel, source);
     struct ipc_message message;
@@ -356,7 +356,7 @@ static void channel_ready(struct gateway *gateway, struct source *source)
         int result = receive(gateway, channel->subscription, &message);
 
         if (result == -EPIPE)
-            gateway_fail(gateway, "the session with the broker is over");
+            session_over(gateway);
         if (result < 0)
             return;
         if (!was_sent(gateway, channel, &message))
@@ -364,7 +364,7 @@ static void channel_ready(struct gateway *gateway, struct source *source)
     }
 }
 
-static void channel_end(struct gateway *gateway, struct channel *channel)
+static void channel_end(struct zmq_gateway *gateway, struct channel *channel)
 {
     for (size_t i = 0; channel->sent.buckets && i < (size_t)1 << channel->sent.bits; i++)
         while (channel->sent.buckets[i]) {
@@ -382,7 +382,7 @@ static void channel_end(struct gateway *gateway, struct channel *channel)
 }
 
 /* `broader` reads everything by now: send what `channel` has left, and end it. */
-static void hand_over(struct gateway *gateway, struct channel *channel, struct channel *broader)
+static void hand_over(struct zmq_gateway *gateway, struct channel *channel, struct channel *broader)
 {
     struct ipc_message message;
 
@@ -395,7 +395,7 @@ static void hand_over(struct gateway *gateway, struct channel *channel, struct c
     channel_end(gateway, channel);
 }
 
-static struct channel *channel_open(struct gateway *gateway, enum endpoint which, const char *pattern)
+static struct channel *channel_open(struct zmq_gateway *gateway, enum endpoint which, const char *pattern)
 {
     struct channel *channel = gateway->channel_count < CHANNELS_MAX ? calloc(1, sizeof(*channel)) : NULL;
     struct ipc_error error = {.text = "there are as many as can be"};
@@ -423,7 +423,8 @@ static struct channel *channel_open(struct gateway *gateway, enum endpoint which
 }
 
 /* The channel that serves a text, if it is open. */
-static struct channel *find_channel(const struct gateway *gateway, enum endpoint which, const char *pattern)
+static struct channel *find_channel(const struct zmq_gateway *gateway, enum endpoint which,
+                                    const char *pattern)
 {
     list_for_each(link, &gateway->channels)
     {
@@ -437,7 +438,7 @@ static struct channel *find_channel(const struct gateway *gateway, enum endpoint
     return NULL;
 }
 
-static void want(struct gateway *gateway, enum endpoint which, const char *pattern)
+static void want(struct zmq_gateway *gateway, enum endpoint which, const char *pattern)
 {
     struct channel *channel = find_channel(gateway, which, pattern);
 
@@ -458,7 +459,7 @@ static void want(struct gateway *gateway, enum endpoint which, const char *patte
     }
 }
 
-static void want_no_more(struct gateway *gateway, enum endpoint which, const char *pattern)
+static void want_no_more(struct zmq_gateway *gateway, enum endpoint which, const char *pattern)
 {
     struct channel *channel = find_channel(gateway, which, pattern);
 
@@ -468,7 +469,7 @@ static void want_no_more(struct gateway *gateway, enum endpoint which, const cha
 
 /* ---- SYNC ------------------------------------------------------------------------------------------------------------ */
 
-static struct sync *find_sync(const struct gateway *gateway, const struct wire_frame *text)
+static struct sync *find_sync(const struct zmq_gateway *gateway, const struct wire_frame *text)
 {
     list_for_each(link, &gateway->syncs)
     {
@@ -480,14 +481,14 @@ static struct sync *find_sync(const struct gateway *gateway, const struct wire_f
     return NULL;
 }
 
-static void sync_end(struct gateway *gateway, struct sync *sync)
+static void sync_end(struct zmq_gateway *gateway, struct sync *sync)
 {
     list_remove(&sync->link);
     gateway->sync_count--;
     free(sync);
 }
 
-static void sync_add(struct gateway *gateway, const struct wire_frame *text, uint64_t peer)
+static void sync_add(struct zmq_gateway *gateway, const struct wire_frame *text, uint64_t peer)
 {
     struct sync *sync = malloc(sizeof(*sync));
 
@@ -501,7 +502,7 @@ static void sync_add(struct gateway *gateway, const struct wire_frame *text, uin
         sync_end(gateway, list_entry(gateway->syncs.next, struct sync, link));
 }
 
-static void sync_asked(struct gateway *gateway, struct peer *peer, const struct wire_frame *text)
+static void sync_asked(struct zmq_gateway *gateway, struct peer *peer, const struct wire_frame *text)
 {
     struct sync *sync = find_sync(gateway, text);
 
@@ -514,7 +515,7 @@ static void sync_asked(struct gateway *gateway, struct peer *peer, const struct 
         sync_add(gateway, text, peer->number);
 }
 
-static void sync_seen(struct gateway *gateway, const struct wire_frame *text, bool there)
+static void sync_seen(struct zmq_gateway *gateway, const struct wire_frame *text, bool there)
 {
     struct sync *sync = text->size <= WIRE_ID_MAX ? find_sync(gateway, text) : NULL;
     struct peer *peer = sync ? peer_by_number(gateway, sync->peer) : NULL;
@@ -527,7 +528,7 @@ static void sync_seen(struct gateway *gateway, const struct wire_frame *text, bo
         sync_add(gateway, text, 0);
 }
 
-void subscribe_plain(struct gateway *gateway, enum endpoint which, const struct wire_frame *frame)
+void subscribe_plain(struct zmq_gateway *gateway, enum endpoint which, const struct wire_frame *frame)
 {
     const char *bytes = frame->data;
     const struct wire_frame text = {bytes + 1, frame->size - 1};
@@ -563,7 +564,7 @@ void subscribe_plain(struct gateway *gateway, enum endpoint which, const struct 
         want_no_more(gateway, which, pattern);
 }
 
-void subscribe_end(struct gateway *gateway)
+void subscribe_end(struct zmq_gateway *gateway)
 {
     list_for_each_safe(link, &gateway->channels) channel_end(gateway, list_entry(link, struct channel, link));
     list_for_each_safe(link, &gateway->syncs) sync_end(gateway, list_entry(link, struct sync, link));
