@@ -13,7 +13,7 @@
 #include "common.h"
 
 const char *const kind_names[KINDS] = {"digest", "count", "identifiers"};
-const char *const kind_transports[KINDS] = {"shared memory", "shared memory", "ZeroMQ"};
+const char *const kind_transports[KINDS] = {"shared memory", "POSIX mqueue", "ZeroMQ"};
 
 static const char *program = "fileindex";
 

@@ -7,11 +7,12 @@
  *              results: from the workers, and from walk what became of each file (headers from, file, path, part,
  *              last, work, ...); from each at last a message of type TYPE_END
  *     service  fileindex: collect answers "progress" with a stream of lines, and "result" with the final table
- *     segment  fileindex.board: what each kind of worker has handled so far, written under its one permit
+ *     segment  fileindex.board: what the workers with libipc have handled so far, written under its one permit; the others
+ *              say it with their end
  *     topics   news.>: what a program wants to be known at once, and nobody needs
  *
  * A worker acknowledges its work when the result is confirmed. Who is killed in between has its work done again, and
- * its result sent again: with the same id, by which the queue knows it.
+ * its result sent again: with the same id, by which the queue knows it. (All but count: see there.)
  */
 #ifndef FILEINDEX_COMMON_H
 #define FILEINDEX_COMMON_H

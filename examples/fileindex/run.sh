@@ -35,7 +35,9 @@ end_all() {
 
 # Inside the private broker: start the programs, replace workers that are killed, wait for all.
 job() {
-    local bin=$1/examples/fileindex here folder=$2 what name value failed='' middle replaced=0 count=("$1/examples/fileindex/count")
+    local bin=$1/examples/fileindex here folder=$2 what name value failed='' middle replaced=0
+    local mqueue=/fileindex-$$ # of this run alone; ipcd-mq makes and removes them
+    local count=("$bin/count" "$mqueue-work" "$mqueue-results") bind=("$1/tools/ipcctl" bind mq form=enveloped)
     local -A before=() # workers of a kind that were ended
     declare -gA pids=() # global: the trap sees it
 
@@ -48,6 +50,11 @@ job() {
     exec {ends}<> <(:) # a pipe, both ends of it
     trap end_all EXIT  # leave nobody behind, whichever way this ends
     trap 'trap "" INT TERM HUP; say interrupted; exit 130' INT TERM HUP
+
+    "${bind[@]}" direction=out queue=work.count "mqueue=$mqueue-work" oversize=split >/dev/null ||
+        fail "there is no mqueue for the work of count"
+    "${bind[@]}" direction=in "mqueue=$mqueue-results" queue=results >/dev/null ||
+        fail "there is no mqueue for the results of count"
 
     # They find each other by name: any order will do. collect gets a process group, for the tools that it runs.
     keep collect setsid "$bin/collect" &
@@ -65,22 +72,23 @@ job() {
     printf 'Indexing %s with six programs and a private broker:\n\n' "${folder@Q}"
     printf '  walk (%d)  -> queues work.*  ->  digest (%d), count (%d), identifiers (%d)\n' \
         "${pids[walk]}" "${pids[digest]}" "${pids[count]}" "${pids[identifiers]}"
+    printf '                                       by shared memory, mqueues %s-* (ipcd-mq), and ZeroMQ (ipcd-zmq)\n' "$mqueue"
     printf '  all of them      -> queue results  ->  collect (%d)  <-> service fileindex  <-> show\n\n' "${pids[collect]}"
     keep show "$bin/show" &
 
-    # Whoever fails ends the job, except for a worker that is killed: its work waits for the next one. If it is show, that
-    # may be because of collect, which is told then.
+    # Whoever fails ends the job, except for a worker that is killed: its work waits for the next one. Not so that of count:
+    # the file it is at has left the queue when the mqueue has it. If it is show, that may be because of collect, which is
+    # told then.
     while [[ -z $failed || $name == show ]] && read -r ${failed:+-t 10} what name value <&"$ends"; do
         case $what,$name,$value in
             began,*) pids[$name]=$value ;;
-            ended,digest,1[3-9]? | ended,count,1[3-9]? | ended,identifiers,1[3-9]?)
+            ended,digest,1[3-9]? | ended,identifiers,1[3-9]?)
                 ((++replaced <= 5)) || failed="workers were killed $replaced times"
                 [[ ! -t 1 ]] || printf '\r\033[K'
                 printf '  %s (%d) was ended by SIG%s: another one takes its place\n' \
                     "$name" "${pids[$name]}" "$(kill -l $((value - 128)))"
                 ((before[$name] = ${before[$name]:-0} + 1))
                 case $name in
-                    count) keep count "${count[@]}" --replaces "${before[$name]}" & ;;
                     identifiers) keep identifiers "$here/identifiers.py" --replaces "${before[$name]}" & ;;
                     *) keep "$name" "$bin/$name" --replaces "${before[$name]}" & ;;
                 esac
@@ -113,6 +121,7 @@ for program in walk digest count collect show; do
     [[ -x $build/examples/fileindex/$program ]] ||
         fail "$program was not built: it needs libcrypto (on Debian: apt-get install libssl-dev)"
 done
+[[ -x $build/broker/ipcd-mq && -x $build/tools/ipcctl ]] || fail "ipcd-mq or ipcctl was not built"
 [[ -x $build/broker/ipcd-zmq ]] || fail "ipcd-zmq was not built: it needs libzmq (on Debian: apt-get install libzmq3-dev)"
 /usr/bin/python3 -c 'import zmq' 2>/dev/null ||
     fail "a worker in Python needs pyzmq (on Debian: apt-get install python3-zmq)"
@@ -123,4 +132,5 @@ here=$PWD script=$(readlink -f -- "${BASH_SOURCE[0]}")
 cd -P -- "$folder" 2>/dev/null || fail "${folder@Q} may not be entered by $(id -un)"
 folder=$PWD # not $(pwd): a name may end with a line feed
 cd -- "$here" || exit 2
-exec "$build/broker/ipcd-run" --private --config "${script%/*}/ipcd.conf" --gateway=zmq -- "$script" --job "$build" "$folder"
+exec "$build/broker/ipcd-run" --private --config "${script%/*}/ipcd.conf" --gateway=mq --gateway=zmq -- \
+    "$script" --job "$build" "$folder"

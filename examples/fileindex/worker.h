@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What digest, count and identifiers have in common: each consumes a queue of work, and sends a result per file.
+ * The loop of a worker with libipc, such as digest: it consumes a queue of work, and sends a result per file.
  */
 #ifndef FILEINDEX_WORKER_H
 #define FILEINDEX_WORKER_H
