@@ -124,6 +124,55 @@ static void test_asked_twice(void **state)
     expect_shutdown(connection);
 }
 
+/* More refusals than its lane holds: a producer that ends gets each of them, so what it takes for confirmed is there. */
+static void test_refusals_are_not_lost(void **state)
+{
+    static uint64_t numbers[4000];
+    static struct iovec batch[4000];
+    const size_t count = sizeof(numbers) / sizeof(numbers[0]);
+    struct ipc_queue_settings settings = IPC_QUEUE_SETTINGS_INIT;
+    struct ipc_producer_options options = IPC_PRODUCER_OPTIONS_INIT;
+    struct ipc_queue_message message;
+    struct ipc_refusal refusal;
+    ipc_producer *producer;
+    uint64_t refused = 0, stood = 0;
+    int result;
+    (void)state;
+
+    settings.given = IPC_QUEUE_MESSAGES_MAX | IPC_QUEUE_FULL;
+    settings.messages_max = 2;
+    settings.full = IPC_QUEUE_FULL_REJECT;
+    options.ring_size = 1 << 20;
+    for (size_t i = 0; i < count; i++) {
+        numbers[i] = i;
+        batch[i] = (struct iovec){&numbers[i], sizeof(numbers[i])};
+    }
+    start(3600);
+    ipc_connection *connection = connection_new();
+    queue_new(connection, "work", &settings);
+    EXPECT_EQ(ipc_producer_open(&producer, connection, "work", &options, NULL), 0);
+    ipc_consumer *consumer = consumer_new(connection, "work", 1);
+    send_numbers(producer, 0, 1, sizeof(uint64_t));
+    EXPECT_EQ(receive_number(consumer, &message), 0);
+    EXPECT_EQ(ipc_producer_send_batch(producer, batch, count, NULL, IPC_FOREVER, NULL), count);
+    EXPECT_EQ(kill(broker.pid, SIGTERM), 0);
+    do {
+        result = ipc_producer_flush(producer, IPC_FOREVER);
+        while (ipc_producer_next_refusal(producer, &refusal) > 0)
+            refused++;
+    } while (result == -ENOBUFS);
+    EXPECT(result == -EBADMSG || result == -EPIPE);
+    EXPECT_EQ(ipc_consumer_ack(consumer, message.delivery), 0);
+    while (ipc_consumer_take(consumer, &message, 1, IPC_FOREVER) == 1) {
+        EXPECT_EQ(ipc_consumer_ack(consumer, message.delivery), 0);
+        EXPECT_EQ(ipc_consumer_release(consumer, 1), 0);
+        stood++;
+    }
+    EXPECT_EQ(refused + stood, count);
+    expect_stopped();
+    ipc_connection_close(connection);
+}
+
 /* What nobody receives is not waited for. */
 static void test_nothing_to_wait_for(void **state)
 {
@@ -145,9 +194,8 @@ static void test_nothing_to_wait_for(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_consumers_finish),
-        cmocka_unit_test(test_only_so_long),
-        cmocka_unit_test(test_asked_twice),
+        cmocka_unit_test(test_consumers_finish),    cmocka_unit_test(test_only_so_long),
+        cmocka_unit_test(test_asked_twice),         cmocka_unit_test(test_refusals_are_not_lost),
         cmocka_unit_test(test_nothing_to_wait_for),
     };
     expect_here();

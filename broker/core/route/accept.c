@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <ipc/error.h>
+
 #include "broker/core/route/router.h"
 #include "proto/fields.h"
 
@@ -116,7 +118,7 @@ static bool room_for_verdict(struct port *port)
 {
     unsigned char *body;
 
-    return port->ending || /* there is nobody to read it */
+    return (port->ending && port->reason != IPC_REASON_SHUTDOWN) || /* there is nobody to read it */
            lane_writer_reserve(&port->out, sizeof(struct ipc_verdict) + SENTENCE_MAX, &body) == 0;
 }
 
