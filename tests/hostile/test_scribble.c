@@ -395,7 +395,7 @@ static int tests(void)
     fflush(stdout);
     run("the same work, no attack", false, false, writes_in_all / 10);
     run("each another user", false, true, writes_in_all - writes_in_all / 4);
-    run("all the same user", true, true, writes_in_all / 4);
+    run("all the same user", true, true, writes_in_all / 2);
     shared_free(shared, sizeof(*shared));
     return 0;
 }

@@ -56,7 +56,7 @@ done
 
 # What goes in by an mqueue and by ZeroMQ comes out of a queue; by a member of group ipc, which the service leaves the mqueue to.
 cat >/run/outside.py <<'PYTHON'
-import ctypes, os, sys
+import ctypes, errno, os, sys
 sys.path.insert(0, "/out")
 way, what = sys.argv[1], sys.argv[2].encode()
 if way == "zmq":
@@ -69,7 +69,8 @@ if way == "zmq":
         client.send("orders", what)
 else:
     libc = ctypes.CDLL(None, use_errno=True)
-    mqueue = libc.mq_open(way.encode(), os.O_WRONLY)
+    while (mqueue := libc.mq_open(way.encode(), os.O_WRONLY)) < 0 and ctypes.get_errno() == errno.ENOENT:
+        os.sched_yield()  # its binding opens when the queue is there
     if mqueue < 0 or libc.mq_send(mqueue, what, len(what), 0) < 0:
         sys.exit(os.strerror(ctypes.get_errno()))
 PYTHON
