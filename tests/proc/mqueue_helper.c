@@ -200,10 +200,12 @@ static int enveloped(int argc, char **argv)
     unsigned long from = strtoul(argv[3], NULL, 10), to = strtoul(argv[4], NULL, 10);
     unsigned long last = argc > 5 ? strtoul(argv[5], NULL, 10) : 0,
                   window = argc > 6 ? strtoul(argv[6], NULL, 10) : last;
+    ipc_mq *end, *other = NULL;
     if (strcmp(mode, "esend") == 0) {
-        do_send(end_of(open_it(argv[2], O_WRONLY)), from, to, last);
+        end = end_of(open_it(argv[2], O_WRONLY));
+        do_send(end, from, to, last);
     } else if (strcmp(mode, "ereceive") == 0) {
-        ipc_mq *end = end_of(open_it(argv[2], O_RDONLY));
+        end = end_of(open_it(argv[2], O_RDONLY));
         for (unsigned long number = from; number < to; number++) {
             const struct ipc_mq_message message = next(end);
             check_header(&message);
@@ -213,13 +215,19 @@ static int enveloped(int argc, char **argv)
         const struct mq_attr attributes = {.mq_maxmsg = 8, .mq_msgsize = 256};
         mqd_t replies = mq_open(argv[3], O_RDONLY | O_CREAT, 0600, &attributes);
         must(replies >= 0, argv[3]);
-        do_ask(end_of(open_it(argv[2], O_WRONLY)), end_of(replies), argv[3], to, last, window);
+        end = end_of(open_it(argv[2], O_WRONLY));
+        other = end_of(replies);
+        do_ask(end, other, argv[3], to, last, window);
         mq_unlink(argv[3]);
     } else if (strcmp(mode, "eserve") == 0) {
-        do_answer(end_of(open_it(argv[2], O_RDONLY)), end_of(open_it(argv[3], O_WRONLY)), to, last);
+        end = end_of(open_it(argv[2], O_RDONLY));
+        other = end_of(open_it(argv[3], O_WRONLY));
+        do_answer(end, other, to, last);
     } else {
         return 2;
     }
+    ipc_mq_close(end);
+    ipc_mq_close(other);
     return 0;
 }
 
