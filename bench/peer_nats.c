@@ -137,7 +137,7 @@ static int start_nats(struct peer_server *server)
     unsigned port = free_port();
     struct nats nats;
 
-    strcpy(server->folder, "/tmp/ipc-bench-XXXXXX");
+    (void)snprintf(server->folder, sizeof(server->folder), "/tmp/ipc-bench-XXXXXX");
     if (!mkdtemp(server->folder))
         return -1;
     snprintf(path, sizeof(path), "%s/config", server->folder);

@@ -47,7 +47,7 @@ static int start_redis(struct peer_server *server)
                                             "socket",       "--save",           "",   "--appendonly",
                                             "no",           "--protected-mode", "no", NULL};
 
-    strcpy(server->folder, "/tmp/ipc-bench-XXXXXX");
+    (void)snprintf(server->folder, sizeof(server->folder), "/tmp/ipc-bench-XXXXXX");
     if (!mkdtemp(server->folder) || peer_start(server, arguments) < 0)
         return -1;
     snprintf(server->address, sizeof(server->address), "%s/socket", server->folder);
