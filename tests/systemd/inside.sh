@@ -69,8 +69,8 @@ if way == "zmq":
         client.send("orders", what)
 else:
     libc = ctypes.CDLL(None, use_errno=True)
-    while (mqueue := libc.mq_open(way.encode(), os.O_WRONLY)) < 0 and ctypes.get_errno() == errno.ENOENT:
-        os.sched_yield()  # its binding opens when the queue is there
+    while (mqueue := libc.mq_open(way.encode(), os.O_WRONLY)) < 0 and ctypes.get_errno() in (errno.ENOENT, errno.EACCES):
+        os.sched_yield()  # its binding opens when the queue is there, and then hands it to the group
     if mqueue < 0 or libc.mq_send(mqueue, what, len(what), 0) < 0:
         sys.exit(os.strerror(ctypes.get_errno()))
 PYTHON
