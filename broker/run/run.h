@@ -168,6 +168,11 @@ int adopt_ipcd(struct child *child, const struct notify *notify, const char *add
 /* Remove what an ipcd that was killed left there. */
 void adopt_remove(const char *address);
 
+/* ---- refuse.c ----------------------------------------------------------------------------------------------- */
+
+/* For so long, or until a signal comes, answer who connects with a failure: a negative errno and a sentence. */
+void refuse_connections(int listen_fd, int signal_fd, uint64_t duration_ns, int code, char *text);
+
 /* ---- folder.c: the private directory ------------------------------------------------------------------------ */
 
 /* A fresh directory of mode 0700 under $XDG_RUNTIME_DIR or /tmp. Returns 0 or a negative errno. */

@@ -37,6 +37,7 @@
 #define CHECK_MS     5000
 #define RESTART_NS   UINT64_C(5000000)    /* before the first restart after a failed one, doubled for each */
 #define ABORT_NS     UINT64_C(1000000000) /* from SIGABRT to SIGKILL */
+#define REFUSE_NS    UINT64_C(1000000000) /* so rarely are we started in vain, whoever connects how often */
 
 enum status {
     STATUS_IPCD_ENDED = 124,
@@ -698,6 +699,10 @@ int run_supervise(const struct run_options *options)
         gateways.notify = supervisor.notify.address;
         loop(&supervisor);
     }
+    if (supervisor.status == STATUS_CONFIGURATION && supervisor.listener.fd >= 0)
+        refuse_connections(supervisor.listener.fd, supervisor.signal_fd, REFUSE_NS, -ESHUTDOWN,
+                           (char[]){"there is no broker: its configuration has mistakes; its log "
+                                    "(journalctl -u ipcd) and ipcd --check name them"});
     store_done(&supervisor.store);
     if (supervisor.handed_over)
         return 0; /* ipcd sees our end, not that of what only we have; gateways end with us */

@@ -35,8 +35,10 @@ struct run {
     int output; /* of everybody that it started as well */
 };
 
-static void run_start(struct run *run, const char *const arguments[10])
+/* `passed_fd`: a socket that it is started with, as by systemd; or -1. */
+static void run_start_with(struct run *run, int passed_fd, const char *const arguments[10])
 {
+    char pid[16];
     const char *argv[14] = {getenv("IPCD_RUN_BIN"), "--ipcd", getenv("IPCD_BIN")};
     int ends[2];
 
@@ -48,11 +50,22 @@ static void run_start(struct run *run, const char *const arguments[10])
     if (run->pid == 0) {
         (void)dup2(ends[1], STDOUT_FILENO);
         (void)dup2(ends[1], STDERR_FILENO);
+        if (passed_fd >= 0) {
+            (void)dup2(passed_fd, 3);
+            (void)snprintf(pid, sizeof(pid), "%d", (int)getpid());
+            setenv("LISTEN_FDS", "1", 1);
+            setenv("LISTEN_PID", pid, 1);
+        }
         execv(argv[0], (char *const *)(uintptr_t)argv);
         _exit(126);
     }
     close(ends[1]);
     run->output = ends[0];
+}
+
+static void run_start(struct run *run, const char *const arguments[10])
+{
+    run_start_with(run, -1, arguments);
 }
 
 /* Reads until everybody that could write is gone. Returns the exit status. */
@@ -211,6 +224,41 @@ static int wait_for_term(void)
     return sigwait(&term, &got) == 0 && got == SIGTERM ? 3 : 1;
 }
 
+/* Those that wait are told before it ends, or systemd would start it for them again and again. */
+static void test_mistakes_are_told_to_who_connects(void **state)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int passed_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    char config[96], lock[128], output[8192];
+    const Ipc__Control__Failure *failure;
+    struct raw_client client = {.fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
+    struct run run;
+
+    (void)snprintf(config, sizeof(config), "%s/wrong.conf", base);
+    (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s/socket", base);
+    (void)snprintf(lock, sizeof(lock), "%s.lock", address.sun_path);
+    raw_write(config, "[limits]\nsessions = many\n");
+    assert_return_code(bind(passed_fd, (const void *)&address, sizeof(address)), errno);
+    assert_return_code(listen(passed_fd, 8), errno);
+    assert_return_code(connect(client.fd, (const void *)&address, sizeof(address)), errno);
+    assert_int_equal(send(client.fd, "hello", 5, 0), 5);
+    run_start_with(&run, passed_fd, (const char *const[10]){"--config", config, NULL});
+    assert_true(raw_recv(&client, 0) >= 0);
+    assert_int_equal(client.frame.type, TYPE(FAILURE));
+    assert_int_equal(client.frame.id, 0);
+    failure = (const void *)client.frame.message;
+    assert_int_equal(failure->code, -ESHUTDOWN);
+    assert_non_null(strstr(failure->text, "its configuration has mistakes"));
+    assert_int_equal(run_end(&run, output, sizeof(output)), 78);
+    assert_non_null(strstr(output, "wrong.conf:2"));
+    assert_int_equal(recv(client.fd, output, sizeof(output), 0), 0);
+    close(client.fd);
+    close(passed_fd);
+    assert_return_code(unlink(config), errno);
+    assert_return_code(unlink(address.sun_path), errno);
+    (void)unlink(lock);
+}
+
 int main(int argc, char **argv)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, start, stop)
@@ -223,6 +271,7 @@ int main(int argc, char **argv)
         CASE(test_signals_reach_the_command),
         CASE(test_broker_that_dies_is_started_again),
         CASE(test_broker_and_command_end_with_ipcd_run),
+        CASE(test_mistakes_are_told_to_who_connects),
         CASE(test_service_tells_its_manager_and_stops_on_sigterm),
     };
 

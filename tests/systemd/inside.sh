@@ -54,6 +54,23 @@ for pid in $(main) $(ipcd); do
     grep -qE '^NoNewPrivs:[[:space:]]+1' "/proc/$pid/status"
 done
 
+step "a wrong configuration and no broker: who connects is told at once, it is tried once a second, and mended by the next connect"
+systemctl stop ipcd.service
+conf=$(systemctl cat ipcd.service | sed -n 's/^ExecStart=.*--config //p')
+mkdir -p "$conf.d"
+printf '[limits]\nsessions = many\n' >"$conf.d/wrong.conf"
+for _ in 1 2 3; do
+    if said=$(ipcctl status 2>&1); then die "a broker with a wrong configuration answers"; fi
+    grep -q 'configuration has mistakes' <<<"$said" || die "a client is told: $said"
+done
+wait_for systemctl --quiet is-failed ipcd.service
+[[ $(systemctl show --value -p ExecMainStatus ipcd.service) == 78 ]]
+invocation=$(systemctl show --value -p InvocationID ipcd.service)
+systemctl daemon-reload
+[[ $(systemctl show --value -p InvocationID ipcd.service) == "$invocation" ]] || die "it is started over and over"
+rm "$conf.d/wrong.conf"
+answers
+
 # What goes in by an mqueue and by ZeroMQ comes out of a queue; by a member of group ipc, which the service leaves the mqueue to.
 cat >/run/outside.py <<'PYTHON'
 import ctypes, errno, os, sys
@@ -156,6 +173,17 @@ done
 gateways_stay "restarts of the broker"
 gateways_work
 
+step "restart of the socket"
+old=$(ipcd) run=$(main) socket=$(stat -c %i /run/ipcd/socket)
+systemctl restart ipcd.socket
+wait_for is_other "$run" main
+wait_for is_other "$old" ipcd
+wait_for answers
+[[ $(stat -c %i /run/ipcd/socket) != "$socket" ]] || die "the socket is the old one"
+flows "restart of the socket"
+gateways_work
+gateway_pids=$(mq; zmq)
+
 step "kill -9 of gateways, and what was made at run time over it and over a restart"
 ipcctl bind mq more direction=in mqueue=/more queue=orders mode=660 >/dev/null
 for gateway in "${gateways[@]}"; do
@@ -237,10 +265,25 @@ for entry in "${traffic[@]}"; do
     echo "service: ${entry%:*}: $(tail -n 1 "/run/${entry%:*}.log")"
 done
 
-step "stop"
 gateways_stay "what became of the broker"
+
+step "kill -9 of ipcd and ipcd-run at once ends the sessions, and no more"
 traffic=()
 start_traffic third env
+pid=${traffic[0]#*:} old=$(ipcd) run=$(main)
+systemctl kill --signal=KILL ipcd.service
+if wait "$pid"; then die "a session outlived both"; fi
+grep -q '^lost: ' /run/third.log || die "the client was not told: $(cat /run/third.log)"
+wait_for is_other "$run" main
+wait_for is_other "$old" ipcd
+wait_for answers
+ipcctl queue create orders
+for gateway in "${gateways[@]}"; do wait_for systemctl --quiet is-active "$gateway"; done
+gateways_work
+
+step "stop"
+traffic=()
+start_traffic fourth env
 pid=${traffic[0]#*:}
 systemctl stop ipcd.socket ipcd.service
 if wait "$pid"; then die "a session outlived the stop"; fi
