@@ -266,8 +266,12 @@ static const struct bench_row rows[] = {
     BENCH_FIGURE("call.64B.sleeping.p99", V_SLEEP_P99, 1e-3, "us"),
     BENCH_AGAINST("call.64B.spinning", V_SPIN_RATE, 1e-3, "k/s", "raw ring", V_RAW_SPIN_RATE, BENCH_RATIO_MIN,
                   0.8),
+    BENCH_AGAINST_FIXED("call.64B.spinning.anchor", V_SPIN_RATE, 1e-3, "k/s", "raw ring, elsewhere", 770,
+                        BENCH_RATIO_MIN, 0.8),
     BENCH_AGAINST("call.64B.sleeping.64-outstanding", V_MANY_RATE, 1e-3, "k/s", "raw ring, futexes",
                   V_RAW_MANY_RATE, BENCH_RATIO_MIN, 1.0),
+    BENCH_AGAINST_FIXED("call.64B.sleeping.64-outstanding.anchor", V_MANY_RATE, 1e-3, "k/s",
+                        "raw ring, elsewhere", 880, BENCH_RATIO_MIN, 1.0),
     BENCH_FIGURE("call.64B.sleeping.64-outstanding.cpu", V_MANY_CPU, 1, "s/M"),
     BENCH_FIGURE("call.64B.sleeping.64-outstanding.wakes", V_MANY_RINGS, 1, "/call"),
 };

@@ -16,7 +16,6 @@
 #include "bench/inspect.h"
 
 #define OUTSTANDING 64u
-#define WAITING_MAX 10000u
 
 /* ---- servers --------------------------------------------------------------------------------------------- */
 
@@ -63,7 +62,7 @@ void peer_stop(struct peer_server *server)
 
 void peer_queue_pace(const struct peer_queue *queue, uint64_t sent)
 {
-    while (sent - atomic_load_explicit(queue->taken, memory_order_relaxed) > WAITING_MAX)
+    while (sent - atomic_load_explicit(queue->taken, memory_order_relaxed) > PEER_AHEAD)
         nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
 }
 

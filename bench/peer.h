@@ -22,7 +22,7 @@ struct peer_server {
 int peer_start(struct peer_server *server, const char *const *arguments);
 void peer_stop(struct peer_server *server);
 
-/* A queue: one producer that sends in batches of 64, consumers that take up to 256 at once and acknowledge them if the
+/* A queue: one producer that sends in batches of 64, consumers that take up to 1,024 at once and acknowledge them if the
  * system knows that. */
 struct peer_queue {
     const struct peer_server *server;
@@ -32,7 +32,8 @@ struct peer_queue {
     _Atomic uint64_t *taken; /* by all consumers */
 };
 #define PEER_BATCH   64u
-#define PEER_RECEIVE 256u
+#define PEER_RECEIVE 1024u
+#define PEER_AHEAD   10000u /* messages by which a producer is ahead of the consumers, at most */
 
 /* Before a message or a batch is sent: a producer does not run far ahead, as that costs these systems much. */
 void peer_queue_pace(const struct peer_queue *queue, uint64_t sent);

@@ -12,7 +12,7 @@
 
 /* Deliveries of one queue in one round, and to one consumer in a row. */
 #define ROUND_MAX 1024u
-#define SHARE_MAX 256u
+#define SHARE_MAX 1024u
 
 /* ---- the ready lists ---- */
 

@@ -15,9 +15,10 @@
 #include "libipc/lane/segment.h"
 #include "libipc/lane/wait.h"
 
-/* Records of one port in one round; and deliveries that its acknowledgements may name in all. */
-#define TURN_MAX  256u
-#define NAMED_MAX 4096u
+/* Of one port in one round: bytes, so that they are still in the cache when they are delivered, and deliveries that its
+ * acknowledgements may name in all. */
+#define TURN_BYTES (256u << 10)
+#define NAMED_MAX  4096u
 
 struct open *port_open_of(struct port *port, uint64_t delivery)
 {
@@ -376,19 +377,21 @@ bool port_may_turn(const struct port *port)
     return port->about.consumer ? port->queue->running : !port->queue->scanning;
 }
 
-bool port_turn(struct router *router, struct port *port)
+bool port_turn(struct router *router, struct port *port, unsigned records)
 {
     struct queue *queue = port->queue;
     struct lane_record in;
-    unsigned left = TURN_MAX, named = NAMED_MAX;
+    const uint64_t until = port->in.position + TURN_BYTES;
+    unsigned named = NAMED_MAX;
     bool some = false;
     int found = 0;
 
     if (!port_may_turn(port))
         return false;
-    while (left && !port->broken && (found = lane_reader_peek(&port->in, &in)) > 0) {
+    while (records && !port->broken && port->in.position < until &&
+           (found = lane_reader_peek(&port->in, &in)) > 0) {
         some = true;
-        left--;
+        records--;
         if (port->about.consumer) {
             if (!take_ack(queue, port, &in, &named))
                 break;

@@ -22,8 +22,13 @@
 #include "libipc/lane/wait.h"
 
 #define EVENTS_PER_ROUND 64
+/* Records in one round, shared by the active ports, and the least and the most that one takes: many at a time are what makes
+ * wakes rare, few what makes the others' wait short. */
+#define ROUND_RECORDS    8192u
+#define TURN_MIN         64u
+#define TURN_MAX         1024u
 /* While busy, rounds between two looks at the bells. */
-#define ROUNDS_BLIND     8u
+#define ROUNDS_BLIND     2u
 /* Rounds without anything after which a port is armed although others are busy. */
 #define IDLE_ROUNDS      64u
 #define RETRY_NS         UINT64_C(50000000)
@@ -564,6 +569,7 @@ static void release_mail(struct router *router, struct queue *queue)
 static bool turns(struct router *router)
 {
     bool some = false;
+    unsigned ports = 0, records;
     struct list now;
 
     list_init(&now);
@@ -572,14 +578,19 @@ static bool turns(struct router *router)
 
         list_remove(node);
         list_append(&now, node);
+        ports++;
     }
+    if (!ports)
+        return false;
+    records = ROUND_RECORDS / ports;
+    records = records < TURN_MIN ? TURN_MIN : records > TURN_MAX ? TURN_MAX : records;
     while (!list_empty(&now)) {
         struct port *port = list_entry(now.next, struct port, turn);
 
         list_remove(&port->turn);
         list_append(&router->active, &port->turn);
         /* It may be gone after this, or held. */
-        if (port_turn(router, port))
+        if (port_turn(router, port, records))
             some = true;
     }
     return some;

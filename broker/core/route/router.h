@@ -188,7 +188,7 @@ void port_end(struct router *router, struct route_mail *mail);
 /* Is what it needs of its queue known? It is woken when it is. */
 bool port_may_turn(const struct port *port);
 /* Look at what its session wrote; bounded. True if there was something. */
-bool port_turn(struct router *router, struct port *port);
+bool port_turn(struct router *router, struct port *port, unsigned records);
 /* The session makes no sense: nothing of it is looked at any more, and the control thread is told. */
 void port_broken(struct port *port, const char *text);
 /* All of it is read: let go of it. `silent`: its queue goes. */
