@@ -1,11 +1,12 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Run a program below the filter of system calls of its unit: what is not allowed there kills it (SIGSYS).
+"""The filter of system calls of a unit, as a program for the kernel, which filtered.c sets.
 
-usage: filtered.py --list UNIT_FILE >LIST      by name, what the SystemCallFilter= lines of the unit allow
-       filtered.py LIST PROGRAM [ARGUMENT...]
+usage: filtered.py UNIT_FILE... >FILTER    what one of the units allows, by its SystemCallFilter= lines; all else kills (SIGSYS)
 """
-import os, subprocess, sys
+import subprocess, sys
+
+import seccomp
 
 
 def allowed(unit):
@@ -30,16 +31,10 @@ def allowed(unit):
     return names | calls("@default")
 
 
-if sys.argv[1] == "--list":
-    print("\n".join(sorted(allowed(sys.argv[2]))))
-else:
-    import seccomp
-
-    rules = seccomp.SyscallFilter(seccomp.KILL_PROCESS)
-    for name in open(sys.argv[1]).read().split():
-        try:
-            rules.add_rule(seccomp.ALLOW, name)
-        except RuntimeError:
-            pass  # of a later kernel than libseccomp
-    rules.load()
-    os.execv(sys.argv[2], sys.argv[2:])
+rules = seccomp.SyscallFilter(seccomp.KILL_PROCESS)
+for name in sorted(set().union(*map(allowed, sys.argv[1:]))):
+    try:
+        rules.add_rule(seccomp.ALLOW, name)
+    except RuntimeError:
+        pass  # of a later kernel than libseccomp
+rules.export_bpf(sys.stdout)

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/pidfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -85,19 +86,22 @@ static inline void raw_write(const char *path, const char *text)
     assert_int_equal(fclose(file), 0);
 }
 
-/* Wait until the broker says `what` to its service manager. */
+/* Wait until the broker says `what` to its service manager, or ends. */
 static inline void raw_wait_notify(struct raw_broker *broker, const char *what)
 {
     char text[512];
+    struct pollfd polls[] = {{.fd = broker->notify_fd, .events = POLLIN},
+                             {.fd = pidfd_open(broker->pid, 0), .events = POLLIN}};
 
-    for (;;) {
-        ssize_t size = recv(broker->notify_fd, text, sizeof(text) - 1, 0);
+    do {
+        ssize_t size;
 
+        assert_true(poll(polls, 2, -1) > 0);
+        size = recv(broker->notify_fd, text, sizeof(text) - 1, MSG_DONTWAIT);
         assert_true(size > 0);
         text[size] = '\0';
-        if (strstr(text, what))
-            return;
-    }
+    } while (!strstr(text, what));
+    close(polls[1].fd);
 }
 
 /* As raw_broker_start(), with a limit of open files; 0: as it is. */

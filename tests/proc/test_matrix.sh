@@ -12,5 +12,5 @@ fi
 home=$(mktemp -d "${TMPDIR:-/tmp}/ipc-matrix.XXXXXX") || exit 1
 trap 'rm -rf "$home"' EXIT
 export HOME=$home XDG_CONFIG_HOME=$home # no configuration of anybody
-timeout --kill-after=5 230 "$IPC_BUILD_DIR/broker/ipcd-run" --private --gateway=mq --gateway=zmq -- \
+timeout --kill-after=5 230 "${IPCD_RUN_BIN:-$IPC_BUILD_DIR/broker/ipcd-run}" --private --gateway=mq --gateway=zmq -- \
     /usr/bin/python3 -B "$IPC_SOURCE_DIR/tests/proc/matrix.py" </dev/null
