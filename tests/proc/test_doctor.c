@@ -145,6 +145,19 @@ static void test_a_broker_that_is_well(void **state)
     guarded_stop(&guarded);
 }
 
+/* As after an upgrade of ipcctl alone: both are told, and the rest of the findings still comes. */
+static void test_a_broker_of_another_version(void **state)
+{
+    const char *const arguments[] = {"--ipcd", getenv("IPCD_OTHER_BIN"), NULL};
+
+    EXPECT(arguments[1] != NULL);
+    guarded_start(&guarded, arguments);
+    expect_fault(guarded.address, NULL, NULL, "broker", "note", "ipcd 99.0.0 answers");
+    expect_fault(guarded.address, NULL, NULL, "broker", "note", "and this is ipcctl " IPCD_VERSION);
+    expect_fault(guarded.address, NULL, NULL, "guardian", "ok", "keeps its sessions");
+    guarded_stop(&guarded);
+}
+
 static bool as_nobody(void)
 {
     return getuid() == 0 && setresgid(65534, 65534, 65534) == 0 && setresuid(65534, 65534, 65534) == 0;
@@ -299,6 +312,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
 #define FAULT(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
         FAULT(test_a_broker_that_is_well),
+        FAULT(test_a_broker_of_another_version),
         FAULT(test_a_socket_that_lets_nobody_in),
         FAULT(test_no_broker),
         FAULT(test_leftovers_of_brokers),

@@ -117,6 +117,41 @@ static int teardown(void **state)
 
 /* ---- cases ------------------------------------------------------------------------------------------------------ */
 
+static bool doctor_tells(void)
+{
+    char command[320], *line = NULL;
+    size_t capacity = 0;
+    bool tells = false;
+    snprintf(command, sizeof(command), "%s doctor --json --address=%s", getenv("IPCCTL_BIN"),
+             guarded.address);
+    FILE *in = popen(command, "re");
+    EXPECT(in != NULL);
+    while (getline(&line, &capacity, in) > 0)
+        tells = tells || strstr(line, "both were lowered to fit into it");
+    free(line);
+    EXPECT_EQ(WEXITSTATUS(pclose(in)), 1);
+    return tells;
+}
+
+/* Also by an ipcd that goes on with the configuration of the one before. */
+static void test_lowered_limits_are_a_problem(void **state)
+{
+    char config[64];
+    const char *const arguments[] = {"--ipcd", script, "--config", config, "--log-level", "error", NULL};
+    (void)state;
+    guarded_stop(&guarded);
+    snprintf(config, sizeof(config), "/tmp/ipc-test-%d.conf", (int)getpid());
+    FILE *file = fopen(config, "we");
+    EXPECT(file != NULL);
+    EXPECT(fputs("[limits]\ntotal-segment-bytes = 1G\n", file) > 0);
+    EXPECT_EQ(fclose(file), 0);
+    guarded_start(&guarded, arguments);
+    unlink(config);
+    EXPECT(doctor_tells());
+    guarded_kill_ipcd(&guarded);
+    EXPECT(doctor_tells());
+}
+
 /* Rings, and messages of a queue, until there is no more room. */
 static void test_refused(void **state)
 {
@@ -207,6 +242,7 @@ static void test_killed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_lowered_limits_are_a_problem, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_killed, setup, teardown),
     };

@@ -19,8 +19,8 @@
 
 #include <cmocka.h>
 
-#include "tests/support/broker.h"
 #include "tests/support/guarded.h"
+#include "tests/support/hostile.h"
 
 enum { ALICE = 1001, BOB = 1002, CAROL = 1003, STRANGER = 1004, STAFF = 2000 };
 
@@ -340,6 +340,93 @@ static void test_a_reader_is_revoked(void **state)
     ipc_connection_close(connection);
 }
 
+/* One that may not read the topic any more, whose publisher writes on into the lane that it has mapped. */
+static void overhears(void *argument)
+{
+    const struct stage *stage = argument;
+    char buffer[64];
+    size_t words, changed = 0;
+
+    become(BOB, 0);
+    ipc_connection *connection = connection_new();
+    ipc_subscription *sub = subscription_new(connection, ">", IPC_START_NEXT, IPC_SLOW_BLOCK, 0);
+    gate_open(stage->ready);
+    receive_numbers(sub, 0, 10, 64);
+    const uint64_t *lane = keep_lane(&words);
+    expect_denied(connection, sub);
+    uint64_t *before = malloc(words * sizeof(*before));
+    EXPECT(before != NULL);
+    memcpy(before, lane, words * sizeof(*before));
+    gate_open(stage->ready);
+    gate_wait(stage->go);
+    for (size_t i = 0; i < words; i++)
+        changed += lane[i] != before[i];
+    EXPECT(changed > 0);
+    free(before);
+    EXPECT_EQ(ipc_subscription_receive(sub, buffer, sizeof(buffer), NULL, 0), -EAGAIN);
+    subscription_end(sub);
+    ipc_connection_close(connection);
+}
+
+static void goes_on(void *argument)
+{
+    const struct stage *stage = argument;
+
+    become(CAROL, 0);
+    ipc_connection *connection = connection_new();
+    ipc_subscription *sub = subscription_new(connection, "stream", IPC_START_NEXT, IPC_SLOW_BLOCK, 0);
+    ipc_subscription *other = subscription_new(connection, "other", IPC_START_NEXT, IPC_SLOW_BLOCK, 0);
+    gate_open(stage->ready);
+    receive_numbers(sub, 0, 20, 64);
+    receive_numbers(other, 0, 1000, 64);
+    subscription_end(sub);
+    subscription_end(other);
+    ipc_connection_close(connection);
+}
+
+/* It shows on what it writes itself, to whom it could have told it anyway; and does nobody else any harm. */
+static void test_a_publisher_that_does_not_renew(void **state)
+{
+    struct stage bob_stage = {gate_new(), gate_new(), -1}, carol_stage = {gate_new(), -1, -1};
+    struct raw_broker there = {0};
+    struct raw_client stubborn;
+    struct held_lane lane;
+    struct ipc_cells *cells[2];
+
+    start(EVERYBODY);
+    pid_t bobs = child_start(overhears, &bob_stage), carols = child_start(goes_on, &carol_stage);
+    gate_wait(bob_stage.ready);
+    gate_wait(carol_stage.ready);
+    (void)snprintf(there.address, sizeof(there.address), "%s", guarded.address);
+    raw_hello(&stubborn, &there, "stubborn");
+    held_lane_open(&lane, &stubborn, "stream", 65536);
+    for (unsigned i = 0; i < 2; i++)
+        (void)held_lane_admit(&lane, &stubborn, &cells[i]);
+    for (unsigned i = 0; i < 10; i++)
+        EXPECT_EQ(held_lane_publish(&lane, i, 64), 0);
+
+    reload("[rule not bob]\nwho = user:1002\ndeny = subscribe\nnames = stream other\n" EVERYBODY);
+    (void)hostile_wait(&stubborn, TYPE(RENEW));
+    gate_wait(bob_stage.ready);
+    for (unsigned i = 10; i < 20; i++)
+        EXPECT_EQ(held_lane_publish(&lane, i, 64), 0);
+    gate_open(bob_stage.go);
+    ipc_connection *connection = connection_new();
+    ipc_publisher *honest = publisher_new(connection, "other", 65536, 0);
+    EXPECT_EQ(ipc_publisher_wait_readers(honest, 1, SECONDS(60)), 1);
+    publish_numbers(honest, 0, 1000, 64);
+    child_done(bobs);
+    child_done(carols);
+    hostile_alive(&stubborn);
+
+    publisher_end(honest);
+    ipc_connection_close(connection);
+    for (unsigned i = 0; i < 2; i++)
+        lane_segment_unmap(cells[i], IPC_SEGMENT_CELLS, 0);
+    held_lane_close(&lane);
+    raw_disconnect(&stubborn);
+}
+
 /* A publisher that may not go on. */
 static void denied_writer(void *argument)
 {
@@ -411,6 +498,7 @@ int main(void)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_rules, stop),
         cmocka_unit_test_teardown(test_a_reader_is_revoked, stop),
+        cmocka_unit_test_teardown(test_a_publisher_that_does_not_renew, stop),
         cmocka_unit_test_teardown(test_a_writer_is_revoked, stop),
         cmocka_unit_test_teardown(test_a_crash_does_not_change_the_policy, stop),
     };

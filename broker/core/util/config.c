@@ -413,6 +413,10 @@ static void on_setting(struct inifile *file, const char *section, const char *ke
         parse_rule_setting(file, &parser->quota->rule, policy_setting_find(key), value);
         return;
     }
+    if (parser->kept && strcmp(key, "lowered") == 0) {
+        parser->config->lowered = true;
+        return;
+    }
     if (parser->quota && parser->kept && strcmp(key, "members") == 0) {
         parse_members(file, value);
         return;
@@ -600,6 +604,8 @@ static void print(const struct config *config, bool keep, FILE *out)
 {
     const char *section = "";
 
+    if (keep && config->lowered)
+        fputs("[limits]\nlowered = yes\n\n", out);
     for (size_t i = 0; i < N_SETTINGS; i++) {
         const char *field = (const char *)config + settings[i].offset;
         uint64_t number = 0;
