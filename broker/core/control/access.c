@@ -55,7 +55,7 @@ static int identify(struct session *session, struct identity *ret)
 {
     int result = session->peer.uid == 0 || session->peer.uid == geteuid() ? 0 : load_groups(session);
 
-    *ret = (struct identity){session->peer.uid, session->peer.gid, session->groups, session->n_groups};
+    *ret = (struct identity){session->peer.uid, session->peer.gid, session->groups, session->n_groups, NULL};
     return result;
 }
 
@@ -103,17 +103,7 @@ static bool deny(struct broker *broker, struct session *session, uint64_t id, co
 bool access_explain(const struct broker *broker, const struct identity *identity, enum verb verb,
                     const char *name, char *why, size_t size)
 {
-    const struct policy_rule *rule = policy_find(policy_of(broker), identity, verb, name);
-    bool allowed = policy_allows(policy_of(broker), identity, verb, name);
-
-    if (policy_may_everything(identity))
-        (void)snprintf(why, size, "root and the broker's own user may do everything");
-    else if (!rule)
-        (void)snprintf(why, size, "no rule of the policy allows it ([rule NAME] in ipcd.conf(5))");
-    else
-        (void)snprintf(why, size, "rule '%s' (%s) %s it", rule->name, rule->origin,
-                       allowed ? "allows" : "denies");
-    return allowed;
+    return policy_explain(policy_of(broker), identity, verb, name, "ipcd.conf(5)", why, size);
 }
 
 /* `whose` is put behind the name. */
@@ -184,7 +174,7 @@ void request_policy(struct broker *broker, struct session *session, uint64_t id,
 {
     const struct identity identity = {policy->uid, policy->n_gids ? policy->gids[0] : 0,
                                       policy->gids + (policy->n_gids > 0),
-                                      policy->n_gids - (policy->n_gids > 0)};
+                                      policy->n_gids - (policy->n_gids > 0), NULL};
     bool own = identity.uid == session->peer.uid;
     enum verb verb = verb_from_word(policy->verb);
     const char *wrong = ipc_name_check(policy->name, false);

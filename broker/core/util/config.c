@@ -19,6 +19,7 @@
 #include "broker/core/util/inifile.h"
 #include "broker/core/util/log.h"
 #include "broker/core/util/memory.h"
+#include "broker/core/util/policy_file.h"
 #include "broker/core/util/text.h"
 #include "proto/name.h"
 
@@ -157,29 +158,12 @@ static void check_queue(struct inifile *file, const char *name)
         put_origin(file, parser->queue->origin);
 }
 
-/* A name that the operator chose, of a rule or a quota. */
-static bool check_label(struct inifile *file, const char *kind, const char *name)
-{
-    char quoted[80];
-
-    text_quote(quoted, sizeof(quoted), name);
-    if (*name && strlen(name) < POLICY_NAME_SIZE && strcmp(quoted, name) == 0)
-        return true;
-    inifile_mistake(file, "[%s NAME]: this is no name of a %s: %s; 1 to %zu printable characters are allowed",
-                    kind, kind, quoted, (size_t)POLICY_NAME_SIZE - 1);
-    return false;
-}
-
 static void check_rule(struct inifile *file, const char *name)
 {
     struct parser *parser = file->context;
 
-    if (!check_label(file, "rule", name))
-        return;
-    parser->rule = policy_rule_of(&parser->config->policy, name);
-    if (!parser->rule)
-        inifile_no_memory(file);
-    else if (!parser->rule->origin[0])
+    parser->rule = policy_file_rule(file, &parser->config->policy, name);
+    if (parser->rule && parser->kept)
         put_origin(file, parser->rule->origin);
 }
 
@@ -187,7 +171,7 @@ static void check_quota(struct inifile *file, const char *name)
 {
     struct parser *parser = file->context;
 
-    if (!check_label(file, "quota", name))
+    if (!policy_file_label(file, "quota", name))
         return;
     parser->quota = config_quota_of(parser->config, name);
     if (!parser->quota)
@@ -335,22 +319,13 @@ static void unknown_key(struct inifile *file, const char *section, const char *k
 }
 
 /* True if the setting was not set in this file yet; else that was said. */
-static bool set_once(struct inifile *file, unsigned *line, const char *key)
-{
-    if (*line)
-        inifile_mistake(file, "%s was set already in line %u of this file", key, *line);
-    else
-        *line = file->line;
-    return *line == file->line;
-}
-
 static void parse_queue_setting(struct inifile *file, const struct ipc_queue_setting *setting,
                                 const char *value)
 {
     struct config_queue *queue = ((struct parser *)file->context)->queue;
     char why[IPC_QUEUE_TEXT_SIZE];
 
-    if (!set_once(file, &queue->set_at[setting - ipc_queue_settings], setting->name))
+    if (!inifile_once(file, &queue->set_at[setting - ipc_queue_settings], setting->name))
         return;
     if (ipc_queue_setting_parse(setting, value, &queue->settings, why) < 0)
         inifile_mistake(file, "%s", why);
@@ -361,21 +336,12 @@ static void parse_queue_setting(struct inifile *file, const struct ipc_queue_set
         inifile_mistake(file, "dead-letter: a queue cannot be the queue of its own dead letters");
 }
 
-static void parse_rule_setting(struct inifile *file, struct policy_rule *rule, int setting, const char *value)
-{
-    char why[POLICY_WHY_SIZE];
-
-    if (set_once(file, &rule->set_at[setting], policy_settings[setting]) &&
-        policy_setting_parse(rule, setting, value, why) < 0)
-        inifile_mistake(file, "%s", why);
-}
-
 static void parse_quota_setting(struct inifile *file, int limit, const char *value)
 {
     struct config_quota *quota = ((struct parser *)file->context)->quota;
     const struct user_limit_about *about = &user_limit_about[limit];
 
-    if (set_once(file, &quota->set_at[limit], about->setting))
+    if (inifile_once(file, &quota->set_at[limit], about->setting))
         parse_number(file, about->setting, about->bytes, about->least, about->highest, value,
                      &quota->most[limit]);
 }
@@ -406,11 +372,11 @@ static void on_setting(struct inifile *file, const char *section, const char *ke
         return;
     }
     if (parser->rule && policy_setting_find(key) >= 0) {
-        parse_rule_setting(file, parser->rule, policy_setting_find(key), value);
+        policy_file_setting(file, parser->rule, policy_setting_find(key), value, false);
         return;
     }
     if (parser->quota && strcmp(key, "who") == 0) {
-        parse_rule_setting(file, &parser->quota->rule, policy_setting_find(key), value);
+        policy_file_setting(file, &parser->quota->rule, policy_setting_find(key), value, false);
         return;
     }
     if (parser->kept && strcmp(key, "lowered") == 0) {
@@ -428,7 +394,7 @@ static void on_setting(struct inifile *file, const char *section, const char *ke
     for (size_t i = 0; i < N_SETTINGS; i++) {
         if (strcmp(settings[i].section, section) != 0 || strcmp(settings[i].key, key) != 0)
             continue;
-        if (!set_once(file, &parser->set_at[i], key))
+        if (!inifile_once(file, &parser->set_at[i], key))
             return;
         parse_value(file, &settings[i], value);
         put_origin(file, parser->config->origin[i]);
@@ -445,8 +411,7 @@ static unsigned parse_text(struct config *config, bool kept, const char *path, c
 
     for (size_t i = 0; i < config->n_queues; i++)
         memset(config->queues[i].set_at, 0, sizeof(config->queues[i].set_at));
-    for (size_t i = 0; i < config->policy.n; i++)
-        memset(config->policy.rules[i].set_at, 0, sizeof(config->policy.rules[i].set_at));
+    policy_file_begin(&config->policy);
     for (size_t i = 0; i < config->n_quotas; i++) {
         memset(config->quotas[i].set_at, 0, sizeof(config->quotas[i].set_at));
         memset(config->quotas[i].rule.set_at, 0, sizeof(config->quotas[i].rule.set_at));
@@ -497,17 +462,7 @@ static unsigned check_rules(const struct config *config, FILE *errors)
             mistakes++;
         }
     }
-
-    for (size_t i = 0; i < config->policy.n; i++) {
-        const struct policy_rule *rule = &config->policy.rules[i];
-        const char *wrong = policy_rule_wrong(rule);
-
-        if (wrong) {
-            fprintf(errors, "%s: [rule %s]: %s\n", rule->origin, rule->name, wrong);
-            mistakes++;
-        }
-    }
-    return mistakes;
+    return mistakes + policy_file_check(&config->policy, errors);
 }
 
 unsigned config_load(struct config *config, const char *path, bool required, FILE *errors)
@@ -650,17 +605,7 @@ static void print(const struct config *config, bool keep, FILE *out)
             fprintf(out, "%s = %s\n", ipc_queue_settings[j].name, text);
         }
     }
-    for (size_t i = 0; i < config->policy.n; i++) {
-        const struct policy_rule *rule = &config->policy.rules[i];
-        char text[2 * POLICY_TEXT];
-
-        fprintf(out, "\n# %s\n[rule %s]\n", rule->origin, rule->name);
-        for (int j = 0; j < POLICY_SETTINGS; j++) {
-            policy_setting_print(rule, j, text);
-            if (*text)
-                fprintf(out, "%s = %s\n", policy_settings[j], text);
-        }
-    }
+    policy_file_print(&config->policy, out);
     print_quotas(config, keep, out);
 }
 

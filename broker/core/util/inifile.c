@@ -22,6 +22,15 @@ bool inifile_lacked(void)
     return lacked;
 }
 
+bool inifile_once(struct inifile *file, unsigned *line, const char *key)
+{
+    if (*line)
+        inifile_mistake(file, "%s was set already in line %u of this file", key, *line);
+    else
+        *line = file->line;
+    return *line == file->line;
+}
+
 void inifile_no_memory(struct inifile *file)
 {
     lacked = true;

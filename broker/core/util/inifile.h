@@ -34,6 +34,9 @@ struct inifile {
 /* Count a mistake, and report it unless there were too many. */
 void inifile_mistake(struct inifile *file, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* A setting that may be given once in a file or section: *line is where, or 0. Reports the second one. */
+bool inifile_once(struct inifile *file, unsigned *line, const char *key);
+
 /* The same, for want of memory. */
 void inifile_no_memory(struct inifile *file);
 

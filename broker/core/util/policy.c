@@ -136,8 +136,13 @@ static int parse_who(struct policy_rule *rule, const char *value, char why[POLIC
             return wrong(why, "who", word, "at most 10 are possible: make a group, or another rule");
         if (strcmp(word, "anyone") == 0)
             *who = (struct policy_who){.kind = WHO_ANYONE};
-        else if (!user && strncmp(word, "group:", 6) != 0)
-            return wrong(why, "who", word, "anyone, user:NAME and group:NAME are allowed, or their numbers");
+        else if (strncmp(word, "key:", 4) == 0 && word[4] && strlen(word + 4) < sizeof(who->key)) {
+            who->kind = WHO_KEY;
+            (void)snprintf(who->key, sizeof(who->key), "%.63s", word + 4);
+        } else if (!user && strncmp(word, "group:", 6) != 0)
+            return wrong(
+                why, "who", word,
+                "anyone, user:NAME and group:NAME are allowed, or their numbers; and key:NAME of a gateway");
         else if (find_id(word + (user ? 5 : 6), user, &who->id))
             who->kind = user ? WHO_USER : WHO_GROUP;
         else
@@ -202,6 +207,27 @@ int policy_setting_parse(struct policy_rule *rule, int setting, const char *valu
     return -EINVAL;
 }
 
+static bool speaks_of_kind(const struct policy_rule *rule, unsigned kind)
+{
+    for (unsigned i = 0; i < rule->n_who; i++)
+        if (rule->who[i].kind == kind)
+            return true;
+    return false;
+}
+
+bool policy_rule_has_keys(const struct policy_rule *rule)
+{
+    return speaks_of_kind(rule, WHO_KEY);
+}
+
+bool policy_has_groups(const struct policy *policy)
+{
+    for (size_t i = 0; i < policy->n; i++)
+        if (speaks_of_kind(&policy->rules[i], WHO_GROUP))
+            return true;
+    return false;
+}
+
 const char *policy_rule_wrong(const struct policy_rule *rule)
 {
     if (rule->n_who == 0)
@@ -221,7 +247,7 @@ void policy_resolve(struct policy *policy, bool of_system)
     if (!rule)
         return;
     (void)snprintf(rule->origin, sizeof(rule->origin), "built in");
-    rule->who[0] = (struct policy_who){WHO_GROUP, group->gr_gid};
+    rule->who[0] = (struct policy_who){.kind = WHO_GROUP, .id = group->gr_gid};
     rule->n_who = 1;
     rule->allow = ALL_VERBS & ~(1u << VERB_ADMINISTER); /* each does that with what it made */
 }
@@ -258,6 +284,8 @@ void policy_setting_print(const struct policy_rule *rule, int setting, char text
         for (unsigned i = 0; i < rule->n_who; i++)
             if (rule->who[i].kind == WHO_ANYONE)
                 add(text, "anyone");
+            else if (rule->who[i].kind == WHO_KEY)
+                add(text, "key:%s", rule->who[i].key);
             else
                 add(text, "%s:%u", rule->who[i].kind == WHO_USER ? "user" : "group",
                     (unsigned)rule->who[i].id);
@@ -291,7 +319,8 @@ static bool speaks_of(const struct policy_rule *rule, const struct identity *ide
         const struct policy_who *who = &rule->who[i];
 
         if (who->kind == WHO_ANYONE || (who->kind == WHO_USER && who->id == identity->uid) ||
-            (who->kind == WHO_GROUP && is_member(identity, who->id)))
+            (who->kind == WHO_GROUP && is_member(identity, who->id)) ||
+            (who->kind == WHO_KEY && identity->key && strcmp(who->key, identity->key) == 0))
             return true;
     }
     return false;
@@ -333,6 +362,39 @@ bool policy_allows(const struct policy *policy, const struct identity *identity,
         return true;
     rule = policy_find(policy, identity, verb, name);
     return rule && rule->allow & 1u << verb;
+}
+
+bool policy_explain(const struct policy *policy, const struct identity *identity, enum verb verb,
+                    const char *name, const char *page, char *why, size_t size)
+{
+    const struct policy_rule *rule = policy_find(policy, identity, verb, name);
+    bool allowed = policy_allows(policy, identity, verb, name);
+
+    if (policy_may_everything(identity))
+        (void)snprintf(why, size, "root and the broker's own user may do everything");
+    else if (!rule)
+        (void)snprintf(why, size, "no rule of the policy allows it ([rule NAME] in %s)", page);
+    else
+        (void)snprintf(why, size, "rule '%s' (%s) %s it", rule->name, rule->origin,
+                       allowed ? "allows" : "denies");
+    return allowed;
+}
+
+/* A rule that allows counts if it covers the pattern; one that denies, if some name is in both. */
+bool policy_allows_all(const struct policy *policy, const struct identity *identity, enum verb verb,
+                       const char *pattern)
+{
+    if (policy_may_everything(identity))
+        return true;
+    for (size_t i = 0; i < policy->n; i++) {
+        const struct policy_rule *rule = &policy->rules[i];
+
+        if (rule->deny & 1u << verb && names(rule, pattern, ipc_name_overlap) && speaks_of(rule, identity))
+            return false;
+        if (rule->allow & 1u << verb && names(rule, pattern, ipc_name_cover) && speaks_of(rule, identity))
+            return true;
+    }
+    return false;
 }
 
 /* A rule that allows counts if some name is in both patterns; one that denies, if it covers all of them. */

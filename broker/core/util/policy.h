@@ -40,10 +40,12 @@ enum verb verb_from_word(const char *word);
 #define POLICY_WHO_MAX   10u  /* as numbers in one line of a file */
 #define POLICY_TEXT      192u /* bytes of a list in a rule */
 #define POLICY_WHY_SIZE  256u
+#define POLICY_KEY_SIZE  64u /* the name of a CURVE key, with its zero byte */
 
 struct policy_who {
-    enum { WHO_ANYONE, WHO_USER, WHO_GROUP } kind;
+    enum { WHO_ANYONE, WHO_USER, WHO_GROUP, WHO_KEY } kind;
     uint32_t id;
+    char key[POLICY_KEY_SIZE];
 };
 
 struct policy_rule {
@@ -62,11 +64,13 @@ struct policy {
     size_t n;
 };
 
-/* Somebody who asks. `groups` are those beside gid. */
+/* Somebody who asks. `groups` are those beside gid. Who is known by a key has no uid and gid: POLICY_NOBODY. */
+#define POLICY_NOBODY UINT32_MAX
 struct identity {
     uint32_t uid, gid;
     const gid_t *groups;
     size_t n_groups;
+    const char *key; /* its name, or NULL */
 };
 
 /* The rule of that name, which is made at the end if there is none. NULL: out of memory. */
@@ -79,6 +83,10 @@ extern const char *const policy_settings[POLICY_SETTINGS];
 
 /* Set one. Returns 0, or -EINVAL with the reason. What is given replaces what a file before gave. */
 int policy_setting_parse(struct policy_rule *rule, int setting, const char *value, char why[POLICY_WHY_SIZE]);
+
+/* Does it speak of keys, which only a gateway knows? Of groups? */
+bool policy_rule_has_keys(const struct policy_rule *rule);
+bool policy_has_groups(const struct policy *policy);
 
 /* What a rule lacks, or NULL. */
 const char *policy_rule_wrong(const struct policy_rule *rule);
@@ -97,6 +105,14 @@ const struct policy_rule *policy_find(const struct policy *policy, const struct 
                                       enum verb verb, const char *name);
 bool policy_allows(const struct policy *policy, const struct identity *identity, enum verb verb,
                    const char *name);
+
+/* The same, and the reason: the rule, or that there is none in what that page describes. */
+bool policy_explain(const struct policy *policy, const struct identity *identity, enum verb verb,
+                    const char *name, const char *page, char *why, size_t size);
+
+/* Is every name that a pattern matches allowed? False if in doubt. */
+bool policy_allows_all(const struct policy *policy, const struct identity *identity, enum verb verb,
+                       const char *pattern);
 
 /* May some name that a pattern matches be allowed? True if in doubt. */
 bool policy_may_allow(const struct policy *policy, const struct identity *identity, enum verb verb,

@@ -2,6 +2,7 @@
  *
  * Decisions of the policy, and that a pattern is let in exactly if some name that it matches is.
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -41,7 +42,7 @@ static int tear_down(void **state)
 static bool may(uint32_t uid, uint32_t gid, const char *verb, const char *name)
 {
     const gid_t others[] = {77, 78};
-    const struct identity identity = {uid, gid, others, 2};
+    const struct identity identity = {uid, gid, others, 2, NULL};
 
     return policy_allows(&config.policy, &identity, verb_from_word(verb), name);
 }
@@ -185,7 +186,7 @@ static void test_overlap_and_cover(void **state)
 
 static void test_patterns(void **state)
 {
-    const struct identity identity = {5, 5, NULL, 0};
+    const struct identity identity = {5, 5, NULL, 0, NULL};
 
     assert_int_equal(parse("[rule a]\nwho = anyone\ndeny = subscribe\nnames = s.>\n"
                            "[rule b]\nwho = anyone\nallow = subscribe\nnames = s.* p.*\n"),
@@ -194,6 +195,55 @@ static void test_patterns(void **state)
     assert_false(policy_may_allow(&config.policy, &identity, VERB_SUBSCRIBE, "x.*"));
     assert_true(policy_may_allow(&config.policy, &identity, VERB_SUBSCRIBE, ">"));
     assert_true(policy_may_allow(&config.policy, &identity, VERB_SUBSCRIBE, "*.x"));
+}
+
+/* Is every name of a pattern allowed: only if one rule says so, and none that is asked before it denies any. */
+static void test_all_of_a_pattern(void **state)
+{
+    const struct identity identity = {5, 5, NULL, 0, NULL};
+
+    assert_int_equal(parse("[rule a]\nwho = user:5\ndeny = subscribe\nnames = s.secret.>\n"
+                           "[rule b]\nwho = anyone\nallow = subscribe\nnames = s.* p.>\n"
+                           "[rule c]\nwho = user:6\nallow = all\n"),
+                     0);
+    static const struct {
+        const char *pattern;
+        bool allowed;
+    } cases[] = {{"s.a", true},  {"s.secret", true}, {"s.*", true},   {"s.>", false}, {"s.secret.a", false},
+                 {"p.>", true},  {"p.*.x", true},    {"p", false},    {">", false},   {"*.x", false},
+                 {"*.>", false}, {"p.a.>", true},    {"s.s.*", false}};
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        if (policy_allows_all(&config.policy, &identity, VERB_SUBSCRIBE, cases[i].pattern) !=
+            cases[i].allowed)
+            fail_msg("%s: %s", cases[i].pattern, cases[i].allowed ? "denied" : "allowed");
+    assert_false(policy_allows_all(&config.policy, &identity, VERB_PUBLISH, "p.a"));
+}
+
+static void test_keys(void **state)
+{
+    struct policy policy = {0};
+    struct policy_rule *rule = policy_rule_of(&policy, "keys");
+    struct identity identity = {POLICY_NOBODY, POLICY_NOBODY, NULL, 0, "lab"};
+    char why[POLICY_WHY_SIZE];
+
+    assert_non_null(rule);
+    assert_int_equal(policy_setting_parse(rule, policy_setting_find("who"), "key:lab", why), 0);
+    assert_int_equal(policy_setting_parse(rule, policy_setting_find("allow"), "send", why), 0);
+    assert_true(policy_rule_has_keys(rule));
+    assert_false(policy_has_groups(&policy));
+    assert_true(policy_allows(&policy, &identity, VERB_SEND, "q"));
+    assert_false(policy_allows(&policy, &identity, VERB_CALL, "q"));
+    identity.key = "labs";
+    assert_false(policy_allows(&policy, &identity, VERB_SEND, "q"));
+    identity.key = NULL;
+    assert_false(policy_allows(&policy, &identity, VERB_SEND, "q"));
+    assert_false(policy_may_everything(&identity));
+    assert_int_equal(policy_setting_parse(rule, policy_setting_find("who"), "key:", why), -EINVAL);
+    policy_done(&policy);
+    /* They mean nothing to the broker. */
+    assert_int_not_equal(parse("[rule a]\nwho = key:lab\nallow = all\n"), 0);
+    assert_non_null(strstr(said, "ipcd-zmq.conf"));
 }
 
 int main(void)
@@ -206,6 +256,8 @@ int main(void)
         cmocka_unit_test_teardown(test_what_is_printed_can_be_read, tear_down),
         cmocka_unit_test_teardown(test_overlap_and_cover, tear_down),
         cmocka_unit_test_teardown(test_patterns, tear_down),
+        cmocka_unit_test_teardown(test_all_of_a_pattern, tear_down),
+        cmocka_unit_test_teardown(test_keys, tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
