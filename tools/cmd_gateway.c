@@ -8,8 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "gateway.pb-c.h"
 #include "tools/admin.h"
+#include "tools/gateway.h"
 #include "tools/ipcctl.h"
 #include "tools/output.h"
 
@@ -18,12 +18,7 @@
 
 /* ---- asking ---------------------------------------------------------------------------------------------- */
 
-struct answers {
-    Ipc__Gateway__Item **items;
-    size_t count;
-};
-
-static void answers_done(struct answers *answers)
+void answers_done(struct answers *answers)
 {
     for (size_t i = 0; i < answers->count; i++)
         ipc__gateway__item__free_unpacked(answers->items[i], NULL);
@@ -43,9 +38,8 @@ static int fail(const char *gateway, int result, const struct ipc_reply *reply)
                      "%s", reply->text && *reply->text ? reply->text : strerror(-result));
 }
 
-/* Ask one gateway; what it answers is added. Returns TOOL_OK, or says why not. */
-static int ask(const struct tool *tool, ipc_connection *connection, const char *gateway,
-               const Ipc__Gateway__Request *request, struct answers *answers)
+int gateway_ask(const struct tool *tool, ipc_connection *connection, const char *gateway,
+                const Ipc__Gateway__Request *request, struct answers *answers)
 {
     struct ipc_client_options options = IPC_CLIENT_OPTIONS_INIT;
     struct ipc_call_options how = IPC_CALL_OPTIONS_INIT;
@@ -108,9 +102,10 @@ static json_t *binding_json(const Ipc__Gateway__Binding *binding)
     const struct {
         const char *name;
         uint64_t value;
-    } counters[] = {{"received", binding->received}, {"sent", binding->sent},       {"bytes", binding->bytes},
-                    {"dropped", binding->dropped},   {"refused", binding->refused}, {"bad", binding->bad},
-                    {"dead", binding->dead},         {"held", binding->held}};
+    } counters[] = {
+        {"received", binding->received}, {"sent", binding->sent},     {"bytes", binding->bytes},
+        {"dropped", binding->dropped},   {"denied", binding->denied}, {"refused", binding->refused},
+        {"bad", binding->bad},           {"dead", binding->dead},     {"held", binding->held}};
     json_t *row = json_object(), *settings = json_object(), *peers = json_array();
     output_set(row, "binding", output_string(binding->id));
     output_set(row, "run_time", json_boolean(binding->run_time));
@@ -131,6 +126,7 @@ static json_t *binding_json(const Ipc__Gateway__Binding *binding)
         output_set(one, "received", output_number(peer->received));
         output_set(one, "sent", output_number(peer->sent));
         output_set(one, "dropped", output_number(peer->dropped));
+        output_set(one, "denied", output_number(peer->denied));
         output_append(peers, one);
     }
     output_set(row, "peers", peers);
@@ -186,8 +182,9 @@ static void show_text(const struct answers *answers, const struct tool *tool)
     static const struct table_column columns[] = {
         {"GATEWAY", false, false}, {"BINDING", false, false}, {"DIRECTION", false, false},
         {"OUTSIDE", false, true},  {"NAME", false, true},     {"RECEIVED", true, false},
-        {"SENT", true, false},     {"DROPPED", true, false},  {"HELD", true, false},
-        {"BAD", true, false},      {"DEAD", true, false},     {"STATE", false, false}};
+        {"SENT", true, false},     {"DROPPED", true, false},  {"DENIED", true, false},
+        {"HELD", true, false},     {"BAD", true, false},      {"DEAD", true, false},
+        {"STATE", false, false}};
     _cleanup_table_ struct table *table = table_new(columns, sizeof(columns) / sizeof(columns[0]));
     const char *gateway = "";
     for (size_t i = 0; i < answers->count; i++) {
@@ -212,6 +209,7 @@ static void show_text(const struct answers *answers, const struct tool *tool)
         table_add_count(table, TONE_PLAIN, binding->received);
         table_add_count(table, TONE_PLAIN, binding->sent);
         table_add_count(table, binding->dropped > 0 ? TONE_BAD : TONE_PLAIN, binding->dropped);
+        table_add_count(table, binding->denied > 0 ? TONE_BAD : TONE_PLAIN, binding->denied);
         table_add_count(table, TONE_PLAIN, binding->held);
         table_add_count(table, binding->bad > 0 ? TONE_BAD : TONE_PLAIN, binding->bad);
         table_add_count(table, TONE_PLAIN, binding->dead);
@@ -222,10 +220,11 @@ static void show_text(const struct answers *answers, const struct tool *tool)
     for (size_t i = 0; i < answers->count; i++) {
         const Ipc__Gateway__Binding *binding = answers->items[i]->binding;
         for (size_t j = 0; binding && j < binding->n_peers; j++)
-            printf("%s%s  peer %s  %s  %s  received %" PRIu64 "  sent %" PRIu64 "  dropped %" PRIu64 "\n",
+            printf("%s%s  peer %s  %s  %s  received %" PRIu64 "  sent %" PRIu64 "  dropped %" PRIu64
+                   "  denied %" PRIu64 "\n",
                    j == 0 ? "\n" : "", binding->id, binding->peers[j]->name, binding->peers[j]->identity,
                    binding->peers[j]->state, binding->peers[j]->received, binding->peers[j]->sent,
-                   binding->peers[j]->dropped);
+                   binding->peers[j]->dropped, binding->peers[j]->denied);
     }
 }
 
@@ -327,11 +326,11 @@ static int ask_all(const struct gateway_arguments *arguments, ipc_connection *co
     int status;
     request.verb = IPC__GATEWAY__VERB__LIST;
     if (arguments->gateway)
-        return ask(arguments->tool, connection, arguments->gateway, &request, answers);
+        return gateway_ask(arguments->tool, connection, arguments->gateway, &request, answers);
     status = find_gateways(arguments->tool, &services);
     for (size_t i = 0; i < services.count && status == TOOL_OK; i++)
-        status =
-            ask(arguments->tool, connection, services.items[i]->name + strlen(PREFIX), &request, answers);
+        status = gateway_ask(arguments->tool, connection, services.items[i]->name + strlen(PREFIX), &request,
+                             answers);
     return status;
 }
 
@@ -364,7 +363,7 @@ static int change(const struct gateway_arguments *arguments, ipc_connection *con
                   const Ipc__Gateway__Request *request)
 {
     struct answers answers = {0};
-    int status = ask(arguments->tool, connection, gateway, request, &answers);
+    int status = gateway_ask(arguments->tool, connection, gateway, request, &answers);
     if (status == TOOL_OK && answers.count > 0 && answers.items[0]->binding) {
         if (arguments->tool->json)
             output_document(binding_json(answers.items[0]->binding));

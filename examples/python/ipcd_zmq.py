@@ -60,6 +60,11 @@ def endpoint(name: str) -> str:
     return f"ipc://{folder()}/zmq-{name}"
 
 
+def use(socket: zmq.Socket, keys: Optional[Tuple[bytes, bytes, bytes]]) -> None:
+    if keys:
+        socket.curve_serverkey, socket.curve_publickey, socket.curve_secretkey = keys
+
+
 class Client:
     """Everything, with confirms, by one DEALER."""
 
@@ -71,8 +76,7 @@ class Client:
         self.again: Dict[bytes, List[bytes]] = {}  # what is said anew after a new connection
         self.socket = zmq.Context.instance().socket(zmq.DEALER)
         self.socket.linger = 0
-        if keys:
-            self.socket.curve_serverkey, self.socket.curve_publickey, self.socket.curve_secretkey = keys
+        use(self.socket, keys)
         self.socket.connect(address or endpoint("router"))
         self.most = 0  # bytes of a body
         self.welcome = self.ask("HELLO", properties=self.hello).properties
@@ -232,9 +236,11 @@ def failure(message: Message) -> Failure:
 class Plain:
     """A socket of one of the plain endpoints: best effort, no confirms."""
 
-    def __init__(self, name: str, address: Optional[str] = None) -> None:
+    def __init__(self, name: str, address: Optional[str] = None,
+                 keys: Optional[Tuple[bytes, bytes, bytes]] = None) -> None:
         kind = {"pub": zmq.PUB, "push": zmq.PUSH, "sub": zmq.SUB, "match": zmq.SUB}[name]
         self.socket = zmq.Context.instance().socket(kind)
+        use(self.socket, keys)
         self.socket.connect(address or endpoint(name))
 
     def send(self, name: str, body: bytes, headers: Optional[Headers] = None, **properties: Any) -> None:

@@ -90,8 +90,8 @@ class Case(unittest.TestCase):
         self.open.append(client)
         return client
 
-    def plain(self, name):
-        plain = Plain(name)
+    def plain(self, name, address=None, keys=None):
+        plain = Plain(name, address, keys)
         plain.socket.rcvtimeo = PATIENCE * 1000
         self.open.append(plain)
         return plain
@@ -552,7 +552,7 @@ class Strangers(Case):
         os.chmod(keys, 0o600)
         self.start(f"--router={address}", f"--keys={keys}")
         client = self.client(address=address, keys=(public, mine, secret))
-        self.assertEqual(client.welcome["identity"], "alice")
+        self.assertEqual(client.welcome["identity"], "key:alice")
         other, other_secret = zmq.curve_keypair()
         for options in ({}, {"curve_serverkey": public, "curve_publickey": other, "curve_secretkey": other_secret}):
             dealer = self.dealer(address, **options)
@@ -620,6 +620,295 @@ class Strangers(Case):
         for client in clients[50:]:
             client.close()
         self.client().publish("t", b"there is a place again")
+
+
+class Rules(Case):
+    """Alice and bob by keys over TCP; and others by ipc://."""
+    RULES = """
+[rule alice]
+who = key:alice
+allow = publish subscribe send receive call serve
+names = alice.> shared
+
+[rule bob hears of it]
+who = key:bob
+deny = subscribe
+names = alice.secret
+
+[rule bob]
+who = key:bob
+allow = subscribe
+names = alice.>
+"""
+
+    def rules(self, text=RULES, *arguments):
+        keys, config = os.path.join(self.folder, "keys"), os.path.join(self.folder, "config")
+        Client(timeout=PATIENCE).close()
+        self.public = subprocess.run([program("IPCD_ZMQ_BIN", "broker/ipcd-zmq"), "--make-keys=" + keys], check=True,
+                                     stdout=subprocess.PIPE, timeout=PATIENCE).stdout.strip()
+        self.pairs = {name: zmq.curve_keypair() for name in ("alice", "bob", "eve")}
+        with open(keys, "a") as file:
+            file.writelines(f"client {name} {pair[0].decode()}\n" for name, pair in self.pairs.items())
+        with open(config, "w") as file:
+            file.write(text)
+        self.addCleanup(lambda: [os.unlink(path) for path in (keys, config) if os.path.exists(path)])
+        self.addresses = {}
+        for name in ("router", "pub", "push", "sub", "match"):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.addresses[name] = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        self.assertEqual(self.stop(), 0)
+        self.start(f"--keys={keys}", f"--config={config}", *(f"--{n}={a}" for n, a in self.addresses.items()), *arguments)
+
+    def end(self):
+        for name in ("keys", "config"):
+            if os.path.exists(os.path.join(self.folder, name)):
+                os.unlink(os.path.join(self.folder, name))
+        super().end()
+
+    def keys(self, name):
+        return (self.public, *self.pairs[name])
+
+    def who(self, name):
+        return self.client(name=name, address=self.addresses["router"], keys=self.keys(name))
+
+    def outlet(self, name, who):
+        return self.plain(name, self.addresses[name], self.keys(who))
+
+    def counts(self, binding):
+        told = json.loads(subprocess.run([IPCCTL, "gateways", "zmq", "--json"], check=True, timeout=PATIENCE,
+                                         stdout=subprocess.PIPE).stdout)
+        return next(b for b in told["gateways"][0]["bindings"] if b["binding"] == binding)
+
+    def denied(self, work, *parts):
+        with self.assertRaises(Failure) as caught:
+            work()
+        self.assertEqual(caught.exception.name, "EACCES")
+        for part in parts:
+            self.assertIn(part, str(caught.exception))
+
+    def test_router(self):
+        self.rules()
+        root, alice, bob, eve = self.client(), self.who("alice"), self.who("bob"), self.who("eve")
+        self.assertEqual(bob.welcome["identity"], "key:bob")
+        for queue in ("alice.q", "q"):
+            self.queue(queue)
+        # Who is the gateway's user may do everything, alice what her rule says, bob only hear.
+        for client, name in ((root, "q"), (alice, "alice.q")):
+            client.send(name, b"x")
+            message = next(client.pull(name))
+            client.ack(message)
+            client.publish(name, b"x")
+            serving = self.client() if client is root else self.who("alice")
+            serving.ask("SERVE", name)
+            client.say("CALL", b"c", name)
+            request = serving.next("REQUEST", PATIENCE)
+            serving.say("RESPONSE", request.id, body=b"answer")
+            while (answer := client.hear(PATIENCE)).command != "REPLY":
+                pass
+            self.assertEqual(answer.body, b"answer")
+        none = "no rule of the policy allows it ([rule NAME] in ipcd-zmq(8))"
+        phrases = {"PUB": "publish to topic", "SEND": "send to queue", "PULL": "receive from queue", "SUB": "subscribe to topic",
+                   "CALL": "call service", "SERVE": "serve service"}
+        for command, phrase in phrases.items():
+            self.denied(lambda: alice.ask(command, "q"), f"key:alice may not {phrase} q", none)
+            self.denied(lambda: eve.ask(command, "alice.q"), f"key:eve may not {phrase} alice.q", none)
+            if command != "SUB":
+                self.denied(lambda: bob.ask(command, "alice.q"), f"key:bob may not {phrase} alice.q", none)
+        self.denied(lambda: bob.ask("SUB", "alice.secret"), "rule 'bob hears of it'", "config:7) denies it")
+        self.denied(lambda: bob.ask("SUB", "others.*"), "to any topic that others.* stands for")
+        # Of a pattern he gets what he may see, and no gap where he may not.
+        heard = bob.subscribe("alice.*")
+        wide = bob.subscribe(">")
+        for topic in ("alice.secret", "alice.a", "alice.b"):
+            alice.publish(topic, topic.encode())
+        root.publish("other", b"other")
+        alice.publish("alice.c", b"alice.c")
+        for events in (heard, wide):
+            self.assertEqual([(event.body, event.properties["seq"]) for event in (next(events) for _ in range(3))],
+                             [(b"alice.a", 0), (b"alice.b", 1), (b"alice.c", 2)])
+        told = self.counts("zmq-router")
+        self.assertEqual(told["denied"], 19)
+        self.assertEqual({p["peer"]: p["denied"] for p in told["peers"] if p["denied"]}, {"alice": 6, "bob": 7, "eve": 6})
+        self.assertIn("key:alice may not publish to topic q", self.logged())
+        # And ipcctl explains it, for who may ask.
+        for who, name, status, text in (("key:bob", "alice.a", 0, "rule 'bob' ("), ("key:bob", "alice.secret", 1, "denies it"),
+                                        ("key:nobody", "alice.a", 1, "no rule")):
+            done = subprocess.run([IPCCTL, "policy", "test", who, "subscribe", name], stdout=subprocess.PIPE, text=True,
+                                  timeout=PATIENCE)
+            self.assertEqual(done.returncode, status, done.stdout)
+            self.assertIn(text, done.stdout)
+
+    def test_outlets(self):
+        self.rules()
+        root = self.client()
+        for queue in ("alice.q", "q"):
+            self.queue(queue)
+        for who, name in (("alice", "q"), ("bob", "alice.q"), ("eve", "q"), ("alice", "alice.q")):
+            self.outlet("push", who).send(name, who.encode())
+        self.assertEqual(next(root.pull("alice.q")).body, b"alice")
+        heard = root.subscribe(">")
+        pub = {who: self.outlet("pub", who) for who in ("alice", "bob")}
+        while (event := root.next("EVENT", 0.05)) is None:  # until both of them are connected, and were heard
+            pub["bob"].send("alice.t", b"bob")
+            if self.counts("zmq-pub")["denied"] > 0:
+                pub["alice"].send("alice.t", b"alice")
+        self.assertEqual((event.name, event.body), ("alice.t", b"alice"))
+        while self.counts("zmq-push")["denied"] < 3:
+            root.ask("PING")
+        told = self.counts("zmq-push")
+        self.assertEqual((told["denied"], told["dropped"]), (3, 3))
+        self.assertIsNone(root.next("MSG", 0))
+        self.assertIn("key:bob may not publish to topic alice.t", self.logged())
+
+    def test_plain_subscribers(self):
+        self.rules()
+        root, alice, bob = self.client(), self.who("alice"), self.who("bob")
+        subs = {}
+        for name, who, texts in (("sub", "alice", ("alice.s", "alice.", "")), ("sub", "bob", ("alice.s",)), ("sub", "eve", ("",)),
+                                 ("match", "alice", ("alice.*", "other.*")), ("match", "bob", ("alice.*",)),
+                                 ("match", "eve", ("alice.*",))):
+            subs[name, who] = self.outlet(name, who)
+            for text in texts:
+                subs[name, who].socket.subscribe(text.encode() + (b"\n" if name == "match" else b""))
+            if (name, who) == ("match", "eve"):  # all patterns that begin like that
+                subs[name, who].socket.subscribe(b"")
+            subs[name, who].subscribe(root)
+        # A prefix is allowed if everything below its whole levels is: for alice, "alice." but neither "alice.s" nor "".
+        for topic in ("alice.secret", "alice.a", "other.a"):
+            root.publish(topic, topic.encode())
+        root.publish("end", b"")
+        for who, topics in (("alice", ["alice.secret", "alice.a"]), ("bob", []), ("eve", [])):
+            for name in ("sub", "match"):
+                got = []
+                while subs[name, who].socket.poll(PATIENCE * 1000 if len(got) < len(topics) else 0):
+                    got.append(subs[name, who].receive()[0])
+                self.assertEqual(got, topics, (name, who))
+        self.assertEqual(self.counts("zmq-sub")["denied"], 3)
+        self.assertEqual(self.counts("zmq-match")["denied"], 3)
+        self.assertIn("key:bob may not subscribe to every topic that alice.* stands for", self.logged())
+
+    def test_plain_subscribers_come_and_go(self):
+        """At any moment, and with what no SUB sends: nothing is had that is denied, and those that stay miss nothing."""
+        self.rules()
+        root, stays = self.client(), self.outlet("sub", "alice")
+        stays.subscribe(root, "alice.")
+        count, over = 0, threading.Event()
+
+        def come_and_go():
+            context, number = zmq.Context(), 0
+            while not over.is_set():
+                number += 1
+                kind = context.socket(zmq.XSUB)
+                kind.linger = 0 if number % 3 else 100
+                kind.curve_serverkey, kind.curve_publickey, kind.curve_secretkey = self.keys("eve" if number % 4 == 1 else "alice")
+                kind.connect(self.addresses["sub"])
+                for text in (b"\x01alice.", b"\x01alice.", b"\x01alice.x.%d" % number, b"\x01", b"\x07what", b"\x01alice.a."):
+                    kind.send(text)
+                if number % 2:
+                    kind.poll(20)
+                kind.close()
+            context.destroy(0)
+
+        threads = [self.thread(come_and_go) for _ in range(2)]
+        eve = self.outlet("sub", "eve")
+        eve.socket.subscribe(b"alice.")
+        for count in range(1000):
+            root.publish("alice.a.b", b"%d" % count)
+            _, properties, body = stays.receive()
+            self.assertEqual((body, properties["seq"]), (b"%d" % count, count))
+        over.set()
+        for thread in threads:
+            thread.join(PATIENCE)
+        self.assertFalse(eve.socket.poll(0))
+        eve.subscribe(root)
+        self.assertFalse(eve.socket.poll(0))
+
+    def test_forged(self):
+        """Who says of itself who it is is not believed; nor may anybody choose a routing id."""
+        self.rules()
+        dealer = self.dealer(self.addresses["router"], routing_id=b"mine!", curve_serverkey=self.public,
+                             curve_publickey=self.pairs["alice"][0], curve_secretkey=self.pairs["alice"][1])
+        self.refuses(dealer, "EINVAL", "IPC1", "HELLO", "1")
+        if os.getuid() != 0:
+            self.skipTest("only root can be somebody else")
+        os.chmod(self.folder, 0o755)
+        self.bind("open", "endpoint=router", f"address=ipc://{self.folder}/open", "mode=666")
+        answer = subprocess.run(
+            [sys.executable, "-c", FORGER, self.folder + "/open"], stdout=subprocess.PIPE, timeout=PATIENCE, check=True,
+            user=12345, group=12345, extra_groups=[]).stdout
+        self.assertIn(b"WELCOME", answer)
+        self.assertIn(b'"identity":"uid:12345"', answer)
+        self.assertIn(b"uid:12345 may not publish to topic alice.a", answer)
+
+    def test_users_and_groups(self):
+        if os.getuid() != 0:
+            self.skipTest("only root can be somebody else")
+        self.rules("[rule a]\nwho = user:12345\nallow = publish\nnames = user\n[rule b]\nwho = group:23456\nallow = publish\n")
+        os.chmod(self.folder, 0o755)
+        self.bind("open", "endpoint=router", f"address=ipc://{self.folder}/open", "mode=666")
+        for user, group, groups, topics in ((12345, 1, [], "user"), (12346, 1, [], ""), (12346, 23456, [], "user other"),
+                                            (12346, 1, [7, 23456], "user other")):
+            code = ("import sys; from ipcd_zmq import *\nclient = Client(sys.argv[1])\nfor topic in ('user', 'other'):\n"
+                    "  try: client.publish(topic, b''); print(topic)\n  except Failure as e: assert e.name == 'EACCES'\n")
+            done = subprocess.run([sys.executable, "-B", "-c", code, f"ipc://{self.folder}/open"], stdout=subprocess.PIPE, text=True,
+                                  timeout=PATIENCE, check=True, user=user, group=group, extra_groups=groups,
+                                  env={**os.environ, "PYTHONPATH": sys.path[0]})
+            self.assertEqual(done.stdout.split(), topics.split())
+
+    def bind(self, id, *settings):
+        root = self.client()
+        subprocess.run([IPCCTL, "bind", "zmq", id, *settings], check=True, timeout=PATIENCE, stdout=subprocess.DEVNULL)
+        root.close()
+
+    def test_mistakes(self):
+        config = os.path.join(self.folder, "config")
+        for text, said in (("[rule a]\nwho = key:\n", "who: key:"), ("[rule a]\nallow = send\n", "it does not say who"),
+                           ("[rule a]\nwhom = b\n", "unknown setting 'whom' in [rule NAME]"), ("[rules]\n", "[rule NAME]")):
+            with open(config, "w") as file:
+                file.write(text)
+            done = subprocess.run([program("IPCD_ZMQ_BIN", "broker/ipcd-zmq"), "--check", "--config", config], text=True,
+                                  stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, timeout=PATIENCE)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(said, done.stderr)
+        with open(config, "w") as file:
+            file.write(self.RULES)
+        done = subprocess.run([program("IPCD_ZMQ_BIN", "broker/ipcd-zmq"), "--check", "--config", config], text=True, check=True,
+                              stdout=subprocess.PIPE, timeout=PATIENCE)
+        self.assertIn("[rule bob hears of it]\nwho = key:bob\ndeny = subscribe\nnames = alice.secret\n", done.stdout)
+
+
+# Speaks ZMTP by itself: its READY claims a user and a connection.
+FORGER = r"""
+import socket, sys
+def text(b): return bytes([len(b)]) + b
+def pair(name, value): return text(name) + len(value).to_bytes(4, "big") + value
+s = socket.socket(socket.AF_UNIX); s.settimeout(60); s.connect(sys.argv[1])
+def read(size):
+    b = b""
+    while len(b) < size:
+        more = s.recv(size - len(b))
+        if not more: sys.exit("closed")
+        b += more
+    return b
+def frame():
+    flags = read(1)[0]
+    return flags, read(int.from_bytes(read(8), "big") if flags & 2 else read(1)[0])
+s.sendall(b"\xff" + b"\0" * 8 + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" * 32)
+read(64)
+ready = b"\x05READY" + pair(b"Socket-Type", b"DEALER") + pair(b"Identity", b"") + pair(b"User-Id", b"key:alice") + pair(b"Ipcd", b"1")
+s.sendall(b"\x04" + bytes([len(ready)]) + ready)
+frame()
+def say(*frames):
+    for i, f in enumerate(frames): s.sendall(bytes([i + 1 < len(frames), len(f)]) + f)
+def hear():
+    while True:
+        flags, body = frame()
+        sys.stdout.buffer.write(body + b"\n")
+        if not flags & 1: return
+say(b"IPC1", b"HELLO"); hear()
+say(b"IPC1", b"PUB", b"1", b"alice.a", b"", b"x"); hear()
+"""
 
 
 if __name__ == "__main__":

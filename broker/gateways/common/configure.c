@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The configuration of a gateway: [gateway], [bind ID]; and its state file, which is of the same form, with a section
+ * The configuration of a gateway: [gateway], [bind ID], [rule NAME]; and its state file, which is of the same form, with a section
  * [made] besides.
  */
 #include <errno.h>
@@ -10,6 +10,7 @@
 
 #include "broker/core/util/fd.h"
 #include "broker/core/util/inifile.h"
+#include "broker/core/util/policy_file.h"
 #include "broker/core/util/text.h"
 #include "broker/gateways/common/gateway.h"
 
@@ -28,6 +29,7 @@ static const struct gateway_table common_table = {common_settings, 2, sizeof(str
 struct parser {
     struct gateway_config *config;
     struct gateway_binding *binding; /* whose section this is */
+    struct policy_rule *rule;        /* the same */
     unsigned set_at[GATEWAY_SETTINGS_MAX], common_at[2], bind_at[GATEWAY_SETTINGS_MAX];
 };
 
@@ -90,12 +92,18 @@ static void on_section(struct inifile *file, const char *name)
     char quoted[80];
 
     parser->binding = NULL;
+    parser->rule = NULL;
     memset(parser->bind_at, 0, sizeof(parser->bind_at));
     if (strcmp(name, "gateway") == 0 || strcmp(name, "made") == 0)
         return;
+    if (parser->config->kind->has_rules && strncmp(name, "rule ", 5) == 0) {
+        parser->rule = policy_file_rule(file, &parser->config->policy, name + 5 + strspn(name + 5, " "));
+        return;
+    }
     if (strncmp(name, "bind ", 5) != 0) {
         text_quote(quoted, sizeof(quoted), name);
-        inifile_mistake(file, "unknown section [%s]; there are [gateway] and [bind ID]", quoted);
+        inifile_mistake(file, "unknown section [%s]; there are [gateway]%s and [bind ID]", quoted,
+                        parser->config->kind->has_rules ? ", [rule NAME]" : "");
         return;
     }
     wrong = gateway_id_check(id);
@@ -172,7 +180,16 @@ static void on_setting(struct inifile *file, const char *section, const char *ke
     char why[GATEWAY_WHY_SIZE];
     int index;
 
-    if (parser->binding) {
+    if (parser->rule) {
+        char quoted[64];
+
+        text_quote(quoted, sizeof(quoted), key);
+        if (policy_setting_find(key) < 0)
+            inifile_mistake(file, "unknown setting '%s' in [rule NAME]; there are: who allow deny names",
+                            quoted);
+        else
+            policy_file_setting(file, parser->rule, policy_setting_find(key), value, true);
+    } else if (parser->binding) {
         index = gateway_setting_find(&parser->config->kind->binds, key, why);
         if (index < 0)
             inifile_mistake(file, "%s", why);
@@ -195,6 +212,7 @@ unsigned gateway_config_parse(struct gateway_config *config, const char *path, c
     static const struct inifile_use use = {on_section, on_setting};
     struct parser parser = {.config = config};
 
+    policy_file_begin(&config->policy);
     return inifile_parse(&use, &parser, path, text, size, errors);
 }
 
@@ -211,7 +229,7 @@ unsigned gateway_config_load(struct gateway_config *config, const char *path, bo
 unsigned gateway_config_resolve(struct gateway_config *config, FILE *errors)
 {
     char why[GATEWAY_WHY_SIZE];
-    unsigned mistakes = 0;
+    unsigned mistakes = policy_file_check(&config->policy, errors);
 
     config->own = calloc(1, config->kind->own.size + 1);
     if (!config->own) {
@@ -244,6 +262,7 @@ void gateway_config_done(struct gateway_config *config)
         free(config->made[i]);
     free(config->made);
     free(config->own);
+    policy_done(&config->policy);
     *config = (struct gateway_config){0};
 }
 
@@ -270,6 +289,7 @@ void gateway_config_print(const struct gateway_config *config, FILE *out)
     }
     for (size_t i = 0; i < config->n_bindings; i++)
         gateway_binding_print(config->bindings[i], config->kind, out);
+    policy_file_print(&config->policy, out);
 }
 
 /* Written beside it and renamed: whoever reads it sees the old or the new one. It is not synced: it is about things that

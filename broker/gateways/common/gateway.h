@@ -16,6 +16,7 @@
 #include <ipc/ipc.h>
 
 #include "broker/core/util/log.h"
+#include "broker/core/util/policy.h"
 #include "gateway.pb-c.h"
 
 #define GATEWAY_ID_SIZE      48u  /* of a binding, terminated */
@@ -80,7 +81,7 @@ struct gateway_timer {
 };
 
 struct gateway_counters {
-    uint64_t received, sent, bytes, dropped, refused, bad, dead, held; /* as in gateway.proto */
+    uint64_t received, sent, bytes, dropped, denied, refused, bad, dead, held; /* as in gateway.proto */
 };
 
 struct gateway_binding {
@@ -114,6 +115,7 @@ struct gateway_kind {
     const char *doc;            /* for --help */
     struct gateway_table own;   /* of the section [gateway], besides address and log-level */
     struct gateway_table binds; /* of the sections [bind ID] */
+    bool has_rules;             /* it asks gateway->policy: there may be sections [rule NAME] */
 
     /* Add bindings that are there in any case to what the files and options gave. 0 or a negative errno. NULL: none. */
     int (*defaults)(struct gateway_config *config);
@@ -150,6 +152,7 @@ struct gateway {
     const struct gateway_kind *kind;
     void *own;     /* the struct of its [gateway] settings */
     void *context; /* the kind's */
+    const struct policy *policy;
     ipc_connection *connection;
     bool over;     /* the session is */
     bool stopping; /* we were told to */
@@ -226,6 +229,7 @@ struct gateway_config {
     size_t n_bindings;
     char **made;
     size_t n_made;
+    struct policy policy;
 };
 
 /* The binding of that id, which is made if there is none. NULL: there are too many, or no memory. */
@@ -266,6 +270,10 @@ int gateway_bind(struct gateway *gateway, const Ipc__Gateway__Request *request, 
                  char why[GATEWAY_WHY_SIZE]);
 int gateway_unbind(struct gateway *gateway, struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE]);
 struct gateway_binding *gateway_find(struct gateway *gateway, const char *id);
+
+/* By the rules, if there are any, and the reason. */
+bool gateway_explain(const struct gateway *gateway, const struct identity *identity, enum verb verb,
+                     const char *name, char why[GATEWAY_WHY_SIZE]);
 
 int gateway_manage_start(struct gateway *gateway);
 void gateway_manage_stop(struct gateway *gateway);

@@ -409,6 +409,7 @@ static int start(struct gateway *gateway, const struct arguments *arguments, str
     if (result == 0 && gateway_config_load(state, gateway->state_path, false, stderr) > 0)
         log_write(LOG_CONFIG, NULL, "%s has mistakes: what is wrong in it is left out", gateway->state_path);
     gateway->own = config->own;
+    gateway->policy = &config->policy;
     gateway->since_ns = time_realtime_ns();
     if (result == 0)
         result = run(gateway, config, state);

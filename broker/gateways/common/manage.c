@@ -11,8 +11,25 @@
 
 #include "broker/core/util/fd.h"
 #include "broker/gateways/common/gateway.h"
+#include "proto/name.h"
 
 #define REQUEST_SIZE_MAX ((size_t)16384)
+
+bool gateway_explain(const struct gateway *gateway, const struct identity *identity, enum verb verb,
+                     const char *name, char why[GATEWAY_WHY_SIZE])
+{
+    char page[64];
+
+    (void)snprintf(page, sizeof(page), "%s(8)", gateway->kind->program);
+    if (gateway->policy->n == 0)
+        (void)snprintf(why, GATEWAY_WHY_SIZE,
+                       "there are no rules: who may connect may do what the gateway may");
+    else if (policy_may_everything(identity))
+        (void)snprintf(why, GATEWAY_WHY_SIZE, "root and the gateway's own user may do everything");
+    else
+        return policy_explain(gateway->policy, identity, verb, name, page, why, GATEWAY_WHY_SIZE);
+    return true;
+}
 
 static int answer(struct ipc_request *request, const Ipc__Gateway__Item *item, bool last)
 {
@@ -58,6 +75,7 @@ static int answer_binding(struct ipc_request *request, struct gateway_binding *b
     message.sent = counters->sent;
     message.bytes = counters->bytes;
     message.dropped = counters->dropped;
+    message.denied = counters->denied;
     message.refused = counters->refused;
     message.bad = counters->bad;
     message.dead = counters->dead;
@@ -92,6 +110,39 @@ static void list(struct gateway *gateway, struct ipc_request *request)
         result = answer_binding(request, gateway->bindings[i], i == gateway->n_bindings - 1);
     if (result < 0 && result != -EPIPE)
         (void)ipc_request_fail(request, result, "the answer could not be sent", NULL, 0);
+}
+
+static int explain(struct gateway *gateway, struct ipc_request *request,
+                   const Ipc__Gateway__Question *question, char why[GATEWAY_WHY_SIZE])
+{
+    Ipc__Gateway__Item item = IPC__GATEWAY__ITEM__INIT;
+    Ipc__Gateway__Decision decision = IPC__GATEWAY__DECISION__INIT;
+    struct identity identity = {.uid = POLICY_NOBODY, .gid = POLICY_NOBODY};
+    enum verb verb = question ? verb_from_word(question->verb) : VERB_COUNT;
+    const char *wrong = question ? ipc_name_check(question->name, false) : "there is none";
+
+    if (!gateway->kind->has_rules || verb == VERB_COUNT || wrong) {
+        if (!gateway->kind->has_rules)
+            (void)snprintf(why, GATEWAY_WHY_SIZE, "%s has no rules", gateway->kind->program);
+        else if (wrong)
+            (void)snprintf(why, GATEWAY_WHY_SIZE, "the name is not valid: %s", wrong);
+        else
+            (void)snprintf(why, GATEWAY_WHY_SIZE, "there is no such verb");
+        return -EINVAL;
+    }
+    if (question->key[0]) {
+        identity.key = question->key;
+    } else {
+        identity.uid = question->uid;
+        if (question->n_gids > 0)
+            identity = (struct identity){question->uid, question->gids[0], question->gids + 1,
+                                         question->n_gids - 1, NULL};
+    }
+    decision.allowed = gateway_explain(gateway, &identity, verb, question->name, why);
+    decision.text = why;
+    item.decision = &decision;
+    (void)answer(request, &item, true);
+    return 0;
 }
 
 static void on_request(struct gateway *gateway, struct ipc_request *request,
@@ -129,6 +180,11 @@ static void on_request(struct gateway *gateway, struct ipc_request *request,
         (void)answer_binding(request, binding, true);
         (void)gateway_binding_free(binding);
         return;
+    case IPC__GATEWAY__VERB__EXPLAIN:
+        result = explain(gateway, request, asked->question, why);
+        if (result == 0)
+            return;
+        break;
     default:
         result = -EOPNOTSUPP;
         (void)snprintf(why, sizeof(why), "this gateway (%s) does not know that request", IPCD_VERSION);

@@ -114,7 +114,7 @@ static void take(struct zmq_gateway *gateway, struct endpoint_socket *socket, st
         return;
     case ENDPOINT_SUB:
     case ENDPOINT_MATCH:
-        subscribe_plain(gateway, socket->which, &in->frames[0]);
+        subscribe_plain(gateway, socket->which, &in->parts[0]);
         return;
     case ENDPOINT_PUB:
     case ENDPOINT_PUSH:
@@ -123,7 +123,8 @@ static void take(struct zmq_gateway *gateway, struct endpoint_socket *socket, st
             endpoint_drop(gateway, socket->which, NULL, text);
             return;
         }
-        outlet_take(gateway, socket->which == ENDPOINT_PUB ? OUTLET_TOPIC : OUTLET_QUEUE, &message, NULL);
+        if (access_message(gateway, socket->which, &in->parts[0], message.name))
+            outlet_take(gateway, socket->which == ENDPOINT_PUB ? OUTLET_TOPIC : OUTLET_QUEUE, &message, NULL);
         return;
     case ENDPOINT_COUNT:
         return;
@@ -140,7 +141,7 @@ static bool drain(struct zmq_gateway *gateway, struct endpoint_socket *socket)
         if (socket->which == ENDPOINT_PUSH && gateway->overfull)
             return false;
         if (!receive(socket->socket, &in)) {
-            socket->touched = false;
+            socket->touched = socket->skipping = false;
             return false;
         }
         take(gateway, socket, &in);
@@ -225,7 +226,8 @@ static int open_all(struct zmq_gateway *gateway)
 static int prepare(struct zmq_gateway *gateway)
 {
     struct hash *const tables[] = {&gateway->peers,    &gateway->peer_numbers, &gateway->outlets,
-                                   &gateway->services, &gateway->requests,     &gateway->topics};
+                                   &gateway->services, &gateway->requests,     &gateway->topics,
+                                   &gateway->watchers};
 
     gateway->opened = true;
     list_init(&gateway->peer_list);
@@ -268,7 +270,9 @@ void session_close(struct gateway *common)
     peers_end(gateway);
     outlets_end(gateway);
     services_end(gateway);
+    watch_end(gateway);
     subscribe_end(gateway);
+    access_end(gateway);
     for (size_t i = 0; i < ENDPOINT_COUNT; i++) {
         gateway_unwatch(common, &gateway->sockets[i].source.watch);
         gateway_unwatch(common, &gateway->sockets[i].monitor_source.watch);
@@ -285,6 +289,7 @@ void session_close(struct gateway *common)
     hash_done(&gateway->services);
     hash_done(&gateway->requests);
     hash_done(&gateway->topics);
+    hash_done(&gateway->watchers);
     wire_text_free(&gateway->text);
     free(gateway->buffer);
     memset((char *)gateway + offsetof(struct zmq_gateway, opened), 0,

@@ -31,14 +31,18 @@
 #define PEER_CALLS_MAX  1024u /* open at a time, of one peer */
 #define OUTLETS_MAX     4096u /* topics and queues that are held open */
 #define CHANNELS_MAX    1024u /* subscriptions for plain subscribers */
+#define TEXTS_MAX       1024u /* of one of them */
 #define TOPICS_MAX      65536u
 #define SYNCS_MAX       1024u
 #define ROUND_MAX       256u                 /* messages of one socket before the others have their turn */
 #define BLOCK_MAX_NS    UINT64_C(1000000000) /* how long what is full holds up others */
 #define RETRY_NS        UINT64_C(1000000)    /* a topic has no descriptor that says that there is room */
 #define HOUSEKEEPING_NS UINT64_C(100000000)
-#define IDENTITY_SIZE   64u
+#define IDENTITY_SIZE   (POLICY_KEY_SIZE + 4u) /* key:NAME */
 #define CURVE_KEY_SIZE  41u
+#define VISITORS        256u /* whose rights are at hand */
+#define ACCESS_WHY_SIZE 640u
+#define ACCESS_PROPERTY "Ipcd" /* of messages: the number of their connection */
 
 enum endpoint { ENDPOINT_PUB, ENDPOINT_PUSH, ENDPOINT_SUB, ENDPOINT_MATCH, ENDPOINT_ROUTER, ENDPOINT_COUNT };
 
@@ -53,14 +57,14 @@ struct source {
 };
 
 struct endpoint_counts {
-    uint64_t received, sent, bad, dropped, connections, handshakes_failed;
+    uint64_t received, sent, bad, dropped, denied, connections, handshakes_failed;
 };
 
 struct endpoint_socket {
     enum endpoint which;
     void *socket, *monitor;
     struct source source, monitor_source;
-    bool touched;
+    bool touched, skipping;
     struct endpoint_counts counts;
 };
 
@@ -84,7 +88,15 @@ struct binding {
 
 /* An outside client by its public key. */
 struct curve_client {
-    char key[CURVE_KEY_SIZE], identity[IDENTITY_SIZE];
+    char key[CURVE_KEY_SIZE], name[POLICY_KEY_SIZE];
+};
+
+/* Somebody, as the rules know him: by his connection. */
+struct visitor {
+    uint64_t connection;
+    struct identity identity;
+    char name[IDENTITY_SIZE];
+    gid_t *groups;
 };
 
 struct peer {
@@ -102,7 +114,8 @@ struct peer {
     bool gone, greeted;
     struct list pulls, subs, serves, calls;
     unsigned pull_count, sub_count, serve_count, call_count;
-    uint64_t received, sent, dropped;
+    uint64_t received, sent, dropped, denied;
+    struct visitor visitor; /* if there are rules */
 };
 
 struct zmq_gateway {
@@ -122,6 +135,8 @@ struct zmq_gateway {
     ipc_connection *in, *out; /* out is common's */
     uint64_t epoch, next_number, now_ns, housekeeping_ns, probe_at_ns;
     uint64_t secret[2];
+    uint64_t next_connection; /* if there are rules */
+    struct visitor visitors[VISITORS];
     struct source *dead;
 
     struct hash peers, peer_numbers;
@@ -135,6 +150,7 @@ struct zmq_gateway {
     struct hash services, requests;
     unsigned call_count;
 
+    struct hash watchers; /* plain subscribers, if there are rules */
     struct list channels;
     unsigned channel_count;
     struct hash topics; /* counts for plain subscribers */
@@ -172,6 +188,8 @@ void sockets_close(struct zmq_gateway *gateway);
 int address_bind(struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE]);
 void address_unbind(struct gateway_binding *binding);
 const char *endpoint_word(enum endpoint which);
+/* What its monitor tells. */
+void endpoint_news(struct zmq_gateway *gateway, struct endpoint_socket *socket);
 /* Count and log what cannot be answered. */
 void endpoint_drop(struct zmq_gateway *gateway, enum endpoint which, const char *name, const char *why);
 
@@ -183,6 +201,32 @@ int security_read_keys(struct zmq_gateway *gateway);
 bool security_is_local(const char *address);
 int security_make_keys(const char *path);
 int security_zap_open(struct zmq_gateway *gateway);
+
+/* ---- access.c ------------------------------------------------------------------------------------------------- */
+
+/* Are there any? Otherwise everything is allowed. */
+bool access_rules(const struct zmq_gateway *gateway);
+/* The number of the connection that a message came by. */
+uint64_t access_connection(const zmq_msg_t *message);
+/* Who sent that message. Zeroed at first; done with visitor_done(). */
+void visitor_take(struct zmq_gateway *gateway, struct visitor *visitor, const zmq_msg_t *message);
+/* Without his groups: by what ZAP knows. */
+void visitor_identify(struct visitor *visitor, const char *name, const char *address);
+void visitor_done(struct visitor *visitor);
+
+/* May who sent that publish or send to `name`? Counted and logged if not. */
+bool access_message(struct zmq_gateway *gateway, enum endpoint which, const zmq_msg_t *message,
+                    const char *name);
+/* May the peer do what it says? It is told if not. */
+bool access_peer(struct zmq_gateway *gateway, struct peer *peer, const struct wire_message *message);
+/* May it see that topic? */
+bool access_topic(const struct zmq_gateway *gateway, const struct peer *peer, const char *topic);
+/* All topics of a pattern? */
+bool access_covers(const struct zmq_gateway *gateway, const struct visitor *visitor, const char *pattern);
+/* The same of who sent that message. Counted and logged if not. */
+bool access_plain(struct zmq_gateway *gateway, enum endpoint which, const zmq_msg_t *message,
+                  const char *pattern);
+void access_end(struct zmq_gateway *gateway);
 
 /* ---- peer.c --------------------------------------------------------------------------------------------------- */
 
@@ -230,10 +274,29 @@ void subscribe_command(struct zmq_gateway *gateway, struct peer *peer, const str
                        const struct wire_properties *given);
 void subs_end(struct zmq_gateway *gateway, struct peer *peer);
 /* What XPUB says: 1 or 0, and the text. */
-void subscribe_plain(struct zmq_gateway *gateway, enum endpoint which, const struct wire_frame *frame);
+void subscribe_plain(struct zmq_gateway *gateway, enum endpoint which, const zmq_msg_t *message);
 void subscribe_end(struct zmq_gateway *gateway);
 /* The headers of a message into gateway->text, which has begun. */
 void put_headers(struct wire_text *text, const char *content_type, const void *fields, size_t fields_size);
+
+/* ---- watch.c: plain subscribers where there are rules ----------------------------------------------------------- */
+
+/* What their monitors tell. */
+void watch_accepted(struct zmq_gateway *gateway, enum endpoint which, int fd, const char *address);
+void watch_disconnected(struct zmq_gateway *gateway, enum endpoint which, int fd);
+/* Nobody listens on that address any more, and who came by it is gone. */
+void watch_unbound(struct zmq_gateway *gateway, enum endpoint which, const char *address);
+/* As subscribe_plain(). */
+void watch_message(struct zmq_gateway *gateway, enum endpoint which, const zmq_msg_t *message);
+void watch_end(struct zmq_gateway *gateway);
+
+/* And what those use of subscribe.c: the pattern that serves a text; NULL, or what is wrong. It is wanted once more: false: it
+ * cannot be had. No more. */
+const char *plain_pattern(enum endpoint which, const struct wire_frame *text, char ret[256]);
+bool plain_want(struct zmq_gateway *gateway, enum endpoint which, const char *pattern);
+void plain_want_no_more(struct zmq_gateway *gateway, enum endpoint which, const char *pattern);
+void plain_refused(struct zmq_gateway *gateway, enum endpoint which, const char *name, const char *why);
+bool plain_sync(struct zmq_gateway *gateway, const struct wire_frame *text, bool there);
 
 /* ---- service.c ------------------------------------------------------------------------------------------------------ */
 

@@ -140,6 +140,7 @@ static void tell(struct gateway_binding *binding, Ipc__Gateway__Binding *message
     binding->counters.sent = counts->sent;
     binding->counters.bad = counts->bad;
     binding->counters.dropped = counts->dropped;
+    binding->counters.denied = counts->denied;
     if (given->endpoint == ENDPOINT_ROUTER)
         peers_tell(gateway, message);
 }
@@ -168,6 +169,7 @@ int main(int argc, char **argv)
             "SIGINT. See ipcd-zmq(8).",
         .own = {own, sizeof(own) / sizeof(own[0]), sizeof(struct options)},
         .binds = {binds, sizeof(binds) / sizeof(binds[0]), sizeof(struct binding)},
+        .has_rules = true,
         .defaults = defaults,
         .check = check,
         .start = start,

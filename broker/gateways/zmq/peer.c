@@ -253,6 +253,7 @@ static void peer_end(struct zmq_gateway *gateway, struct peer *peer)
     hash_remove(&gateway->peers, &peer->node);
     hash_remove(&gateway->peer_numbers, &peer->number_node);
     list_remove(&peer->link);
+    visitor_done(&peer->visitor);
     gateway->peer_count--;
     free(peer);
 }
@@ -281,6 +282,7 @@ void peers_tell(const struct zmq_gateway *gateway, Ipc__Gateway__Binding *messag
         told->received = peer->received;
         told->sent = peer->sent;
         told->dropped = peer->dropped;
+        told->denied = peer->denied;
         told->state = (char *)(uintptr_t)(list_empty(&peer->backlog) ? "open" : "blocked");
         message->peers[message->n_peers++] = told;
     }
@@ -347,6 +349,8 @@ static void hello(struct zmq_gateway *gateway, struct peer *peer, zmq_msg_t *rou
                   const struct wire_message *message, const struct wire_properties *given)
 {
     let_go(gateway, peer); /* it begins anew */
+    if (access_rules(gateway))
+        visitor_take(gateway, &peer->visitor, routing_id);
     copy_property(peer->identity, sizeof(peer->identity), routing_id, "User-Id");
     copy_property(peer->address, sizeof(peer->address), routing_id, "Peer-Address");
     text_clean(peer->name, sizeof(peer->name), given->name ? given->name : "");
@@ -392,6 +396,23 @@ static void carry_out(struct zmq_gateway *gateway, struct peer *peer, const stru
     }
 }
 
+/* If there are rules: answers go to a routing id, so nobody may have that of somebody else. Those that libzmq chooses, of five
+ * bytes with a zero first, cannot be guessed; another connection with the same one has to say who it is. */
+static int check_connection(const struct peer *peer, zmq_msg_t *routing_id, const char **ret_text)
+{
+    const char *id = zmq_msg_data(routing_id);
+
+    if (zmq_msg_size(routing_id) != 5 || id[0] != 0) {
+        *ret_text = "where there are rules the gateway chooses routing ids: leave ZMQ_ROUTING_ID alone";
+        return -EINVAL;
+    }
+    if (peer && peer->visitor.connection != access_connection(routing_id)) {
+        *ret_text = "say HELLO first, and after each new connection";
+        return -ENOTCONN;
+    }
+    return 0;
+}
+
 void peer_receive(struct zmq_gateway *gateway, zmq_msg_t *routing_id, const struct wire_frame *frames,
                   size_t count)
 {
@@ -412,6 +433,8 @@ void peer_receive(struct zmq_gateway *gateway, zmq_msg_t *routing_id, const stru
         result = -ENOTCONN;
         text = "say HELLO first, and after each new connection";
     }
+    if (result == 0 && access_rules(gateway))
+        result = check_connection(peer, routing_id, &text);
     /* Messages on their way into topics and queues are taken apart there, later if they have to wait. */
     const bool later = result == 0 && (message.command == WIRE_PUB || message.command == WIRE_SEND);
     if (result == 0 && !later)
@@ -435,6 +458,11 @@ void peer_receive(struct zmq_gateway *gateway, zmq_msg_t *routing_id, const stru
     peer->received++;
     peer->heard_ns = gateway->now_ns;
     peer->probe_wait_ns = peer->probe_at_ns = 0;
+    if (!access_peer(gateway, peer, &message)) {
+        if (!later)
+            wire_properties_free(&given);
+        return;
+    }
     if (later) {
         outlet_take(gateway, message.command == WIRE_PUB ? OUTLET_TOPIC : OUTLET_QUEUE, &message, peer);
         return;

@@ -44,7 +44,7 @@ static bool take_line(struct zmq_gateway *gateway, char *line, char secret[CURVE
         memcpy(secret, words[1], CURVE_KEY_SIZE);
         return true;
     }
-    if (count != 3 || strcmp(words[0], "client") != 0 || strlen(words[1]) >= IDENTITY_SIZE ||
+    if (count != 3 || strcmp(words[0], "client") != 0 || strlen(words[1]) >= POLICY_KEY_SIZE ||
         strlen(words[2]) != CURVE_KEY_SIZE - 1 || !zmq_z85_decode(bytes, words[2]) ||
         gateway->n_curve_clients == CLIENTS_MAX)
         return false;
@@ -55,7 +55,7 @@ static bool take_line(struct zmq_gateway *gateway, char *line, char secret[CURVE
         return false;
     gateway->curve_clients = clients;
     memcpy(clients[gateway->n_curve_clients].key, words[2], CURVE_KEY_SIZE);
-    memcpy(clients[gateway->n_curve_clients++].identity, words[1], strlen(words[1]) + 1);
+    memcpy(clients[gateway->n_curve_clients++].name, words[1], strlen(words[1]) + 1);
     return true;
 }
 
@@ -196,11 +196,28 @@ static const char *decide(const struct zmq_gateway *gateway, const struct zap_re
     (void)zmq_z85_encode(key, (const unsigned char *)request->frames[ZAP_KEY], 32);
     for (size_t i = 0; i < gateway->n_curve_clients; i++) {
         if (strcmp(gateway->curve_clients[i].key, key) == 0) {
-            (void)snprintf(identity, IDENTITY_SIZE, "%s", gateway->curve_clients[i].identity);
+            (void)snprintf(identity, IDENTITY_SIZE, "key:%s", gateway->curve_clients[i].name);
             return NULL;
         }
     }
     return "its key is not in the key file";
+}
+
+/* ZMTP's form: a size and a name, a size and a value. */
+static void send_metadata(struct zmq_gateway *gateway)
+{
+    unsigned char text[64] = {sizeof(ACCESS_PROPERTY) - 1};
+    char *number = (char *)text + 1 + sizeof(ACCESS_PROPERTY) - 1 + 4;
+    int size;
+
+    if (!access_rules(gateway)) {
+        (void)zmq_send(gateway->zap, "", 0, 0);
+        return;
+    }
+    memcpy(text + 1, ACCESS_PROPERTY, sizeof(ACCESS_PROPERTY) - 1);
+    size = snprintf(number, 24, "%llu", (unsigned long long)++gateway->next_connection);
+    number[-1] = (char)size;
+    (void)zmq_send(gateway->zap, text, (size_t)(number - (char *)text) + (size_t)size, 0);
 }
 
 static void asked(struct zmq_gateway *gateway, struct source *source)
@@ -209,6 +226,10 @@ static void asked(struct zmq_gateway *gateway, struct source *source)
 
     (void)source;
     while (receive(gateway->zap, &request)) {
+        /* Who was accepted by now gets a number that is higher than that of who was gone before: see watch.c. */
+        if (access_rules(gateway))
+            for (unsigned i = ENDPOINT_SUB; i <= ENDPOINT_MATCH; i++)
+                endpoint_news(gateway, &gateway->sockets[i]);
         char identity[IDENTITY_SIZE] = "";
         const char *why = decide(gateway, &request, identity);
         const struct log_about about = {.name = request.frames[ZAP_ADDRESS], .reason = "zap"};
@@ -221,7 +242,7 @@ static void asked(struct zmq_gateway *gateway, struct source *source)
         (void)zmq_send(gateway->zap, !why ? "200" : why == too_many ? "300" : "400", 3, ZMQ_SNDMORE);
         (void)zmq_send(gateway->zap, why ? why : "OK", strlen(why ? why : "OK"), ZMQ_SNDMORE);
         (void)zmq_send(gateway->zap, identity, strlen(identity), ZMQ_SNDMORE);
-        (void)zmq_send(gateway->zap, "", 0, 0);
+        send_metadata(gateway);
     }
 }
 

@@ -45,9 +45,10 @@ static void touched(struct zmq_gateway *gateway, struct source *source)
     (void)gateway;
 }
 
-static void monitored(struct zmq_gateway *gateway, struct source *source)
+void endpoint_news(struct zmq_gateway *gateway, struct endpoint_socket *socket)
 {
-    struct endpoint_socket *socket = list_entry(source, struct endpoint_socket, monitor_source);
+    const bool watched = access_rules(gateway) &&
+                         (socket->which == ENDPOINT_SUB || socket->which == ENDPOINT_MATCH);
     unsigned char event[6];
     char address[256];
 
@@ -62,10 +63,14 @@ static void monitored(struct zmq_gateway *gateway, struct source *source)
         address[size < 0 ? 0 : size < (int)sizeof(address) ? size : (int)sizeof(address) - 1] = '\0';
         if (kind == ZMQ_EVENT_ACCEPTED) {
             socket->counts.connections++;
+            if (watched)
+                watch_accepted(gateway, socket->which, (int)value, address);
         } else if (kind == ZMQ_EVENT_DISCONNECTED) {
             socket->counts.connections -= socket->counts.connections > 0;
             if (socket->which == ENDPOINT_ROUTER)
                 peers_disconnected(gateway, (int)value);
+            if (watched)
+                watch_disconnected(gateway, socket->which, (int)value);
         } else {
             const struct log_about about = {.name = address, .reason = endpoint_word(socket->which)};
 
@@ -77,6 +82,11 @@ static void monitored(struct zmq_gateway *gateway, struct source *source)
                 log_write(LOG_REFUSED, &about, "a handshake failed (%u)", (unsigned)value);
         }
     }
+}
+
+static void monitored(struct zmq_gateway *gateway, struct source *source)
+{
+    endpoint_news(gateway, list_entry(source, struct endpoint_socket, monitor_source));
 }
 
 static int set(void *socket, int option, int value)
@@ -107,7 +117,8 @@ static int prepare(struct zmq_gateway *gateway, struct endpoint_socket *socket)
     if (kinds[socket->which].type == ZMQ_ROUTER)
         failed |= set(socket->socket, ZMQ_ROUTER_MANDATORY, 1) | set(socket->socket, ZMQ_ROUTER_HANDOVER, 1);
     if (kinds[socket->which].type == ZMQ_XPUB)
-        failed |= set(socket->socket, ZMQ_XPUB_NODROP, 1);
+        failed |= set(socket->socket, ZMQ_XPUB_NODROP, 1) |
+                  set(socket->socket, ZMQ_XPUB_MANUAL, access_rules(gateway));
     if (kinds[socket->which].type == ZMQ_SUB)
         failed |= zmq_setsockopt(socket->socket, ZMQ_SUBSCRIBE, "", 0);
     return failed ? -EINVAL : 0;
@@ -216,6 +227,8 @@ void address_unbind(struct gateway_binding *binding)
 
     (void)zmq_unbind(gateway->sockets[given->endpoint].socket, binding->open);
     gateway->sockets[given->endpoint].touched = true;
+    if (access_rules(gateway))
+        watch_unbound(gateway, (enum endpoint)given->endpoint, binding->open);
     if (file)
         (void)unlink(file); /* libzmq leaves it */
     free(binding->open);

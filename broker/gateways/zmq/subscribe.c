@@ -24,6 +24,7 @@ struct sub {
     unsigned char id[WIRE_ID_MAX];
     ipc_subscription *subscription;
     uint64_t sequence;
+    bool some; /* the peer may not see every topic of the pattern */
 };
 
 /* What a channel that was replaced by a broader one has sent: not again. */
@@ -111,6 +112,8 @@ static void sub_ready(struct zmq_gateway *gateway, struct source *source)
         if (result < 0)
             return;
         sub->sequence += message.lost;
+        if (sub->some && !access_topic(gateway, sub->peer, message.topic))
+            continue;
         wire_text_begin(&gateway->text);
         wire_text_number(&gateway->text, "seq", sub->sequence++);
         wire_text_number(&gateway->text, "sender", message.sender->session);
@@ -172,6 +175,7 @@ static int sub_open(struct zmq_gateway *gateway, struct peer *peer, const struct
     memcpy(sub->id, message->id.data, message->id.size);
     list_append(&peer->subs, &sub->link);
     peer->sub_count++;
+    sub->some = access_rules(gateway) && !access_covers(gateway, &peer->visitor, message->name);
     result = ipc_subscription_open(&sub->subscription, gateway->out, message->name, &options, error);
     if (result == 0) {
         /* It also asks the broker for bells, which answers once the publishers have been told. */
@@ -438,17 +442,17 @@ static struct channel *find_channel(const struct zmq_gateway *gateway, enum endp
     return NULL;
 }
 
-static void want(struct zmq_gateway *gateway, enum endpoint which, const char *pattern)
+bool plain_want(struct zmq_gateway *gateway, enum endpoint which, const char *pattern)
 {
     struct channel *channel = find_channel(gateway, which, pattern);
 
     if (!channel)
         channel = channel_open(gateway, which, pattern);
     if (!channel)
-        return;
+        return false;
     channel->count++;
     if (which == ENDPOINT_MATCH)
-        return;
+        return true;
     list_for_each_safe(link, &gateway->channels)
     {
         struct channel *other = list_entry(link, struct channel, link);
@@ -457,9 +461,10 @@ static void want(struct zmq_gateway *gateway, enum endpoint which, const char *p
             wire_cover_contains(channel->pattern, other->pattern))
             hand_over(gateway, other, channel);
     }
+    return true;
 }
 
-static void want_no_more(struct zmq_gateway *gateway, enum endpoint which, const char *pattern)
+void plain_want_no_more(struct zmq_gateway *gateway, enum endpoint which, const char *pattern)
 {
     struct channel *channel = find_channel(gateway, which, pattern);
 
@@ -528,40 +533,59 @@ static void sync_seen(struct zmq_gateway *gateway, const struct wire_frame *text
         sync_add(gateway, text, 0);
 }
 
-void subscribe_plain(struct zmq_gateway *gateway, enum endpoint which, const struct wire_frame *frame)
+void plain_refused(struct zmq_gateway *gateway, enum endpoint which, const char *name, const char *why)
 {
-    const char *bytes = frame->data;
-    const struct wire_frame text = {bytes + 1, frame->size - 1};
+    const struct log_about about = {.name = name, .reason = endpoint_word(which)};
+
+    gateway->sockets[which].counts.bad++;
+    log_write(LOG_REFUSED, &about, "a subscription was not made: %s", why);
+}
+
+const char *plain_pattern(enum endpoint which, const struct wire_frame *text, char ret[256])
+{
+    char *end;
+
+    if (which == ENDPOINT_SUB) {
+        wire_prefix_cover(text->data, text->size, ret);
+        return NULL;
+    }
+    (void)snprintf(ret, 256, "%.*s", (int)(text->size < 256 ? text->size : 256), (const char *)text->data);
+    end = strchr(ret, '\n');
+    if (!end)
+        return "a pattern ends with a line feed";
+    *end = '\0';
+    return ipc_name_check(ret, true);
+}
+
+bool plain_sync(struct zmq_gateway *gateway, const struct wire_frame *text, bool there)
+{
+    if (text->size == 0 || *(const char *)text->data != '\n')
+        return false;
+    sync_seen(gateway, text, there);
+    return true;
+}
+
+void subscribe_plain(struct zmq_gateway *gateway, enum endpoint which, const zmq_msg_t *message)
+{
+    const char *bytes = zmq_msg_data((zmq_msg_t *)(uintptr_t)message), *wrong;
+    const struct wire_frame text = {bytes + 1, zmq_msg_size(message) - 1};
     char pattern[256];
 
-    if (frame->size == 0 || (bytes[0] != 0 && bytes[0] != 1))
-        return; /* an XSUB may send what it likes */
-    if (text.size > 0 && bytes[1] == '\n') {
-        sync_seen(gateway, &text, bytes[0] == 1);
+    if (access_rules(gateway)) {
+        watch_message(gateway, which, message);
         return;
     }
-    if (which == ENDPOINT_SUB) {
-        wire_prefix_cover(bytes + 1, text.size, pattern);
-    } else {
-        (void)snprintf(pattern, sizeof(pattern), "%.*s", (int)(text.size < 256 ? text.size : 256), bytes + 1);
-        char *end = strchr(pattern, '\n');
-        const char *wrong = end ? NULL : "a pattern ends with a line feed";
-
-        if (end)
-            *end = '\0';
-        wrong = wrong ? wrong : ipc_name_check(pattern, true);
-        if (wrong) {
-            const struct log_about about = {.name = pattern, .reason = endpoint_word(which)};
-
-            gateway->sockets[which].counts.bad++;
-            log_write(LOG_REFUSED, &about, "a subscription was not made: %s", wrong);
-            return;
-        }
-    }
-    if (bytes[0] == 1)
-        want(gateway, which, pattern);
+    if (zmq_msg_size(message) == 0 || (bytes[0] != 0 && bytes[0] != 1))
+        return; /* an XSUB may send what it likes */
+    if (plain_sync(gateway, &text, bytes[0] == 1))
+        return;
+    wrong = plain_pattern(which, &text, pattern);
+    if (wrong)
+        plain_refused(gateway, which, pattern, wrong);
+    else if (bytes[0] == 1)
+        (void)plain_want(gateway, which, pattern);
     else
-        want_no_more(gateway, which, pattern);
+        plain_want_no_more(gateway, which, pattern);
 }
 
 void subscribe_end(struct zmq_gateway *gateway)
