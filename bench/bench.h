@@ -99,7 +99,8 @@ struct bench_case {
 extern const struct bench_case bench_case_limits, bench_case_throughput, bench_case_roundtrip,
     bench_case_adaptive, bench_case_large, bench_case_fanout, bench_case_publisher, bench_case_idle,
     bench_case_syscalls, bench_case_memory, bench_case_scale, bench_case_peers, bench_case_peers_queue,
-    bench_case_call, bench_case_queue, bench_case_queue_latency, bench_case_queue_memory, bench_case_resume;
+    bench_case_call, bench_case_queue, bench_case_queue_latency, bench_case_queue_memory, bench_case_resume,
+    bench_case_flood;
 
 /* Say why a value could not be measured, or why its target cannot be met on this machine. The first one counts. */
 void bench_waive(unsigned value, const char *format, ...) __attribute__((format(printf, 2, 3)));
