@@ -31,6 +31,9 @@ static const struct argp_option options[] = {
     {"kind", 'k', "KIND", 0, "Only started, came, went, died, ended, denied, limit or more", 0},
     {0}};
 
+static const char *const kinds[] = {"started", "came",  "went", "died", "ended",
+                                    "denied",  "limit", "more", NULL};
+
 static error_t parse(int key, char *value, struct argp_state *state)
 {
     struct events_arguments *arguments = state->input;
@@ -52,7 +55,13 @@ static error_t parse(int key, char *value, struct argp_state *state)
         arguments->user = value;
         return 0;
     case 'k':
-        arguments->kind = value;
+        for (size_t i = 0; kinds[i] && !arguments->kind; i++)
+            if (strcmp(kinds[i], value) == 0)
+                arguments->kind = kinds[i];
+        if (!arguments->kind)
+            argp_error(state,
+                       "--kind=%s: started, came, went, died, ended, denied, limit and more are allowed",
+                       value);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

@@ -258,6 +258,29 @@ static error_t parse_gateways(int key, char *value, struct argp_state *state)
     return 0;
 }
 
+/* The first thing that people get wrong, before a gateway is asked, which alone knows all settings. */
+static void check_way(const struct gateway_arguments *arguments, struct argp_state *state)
+{
+    static const struct {
+        const char *gateway, *setting, *words[6];
+    } ways[] = {{"mq", "direction", {"in", "out", "call", "serve", NULL}},
+                {"zmq", "endpoint", {"pub", "push", "sub", "match", "router", NULL}}};
+    for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
+        for (size_t j = 0; strcmp(ways[i].gateway, arguments->gateway) == 0 && j < arguments->n_settings;
+             j++) {
+            const Ipc__Gateway__Setting *setting = &arguments->settings[j];
+            size_t k = 0;
+            if (strcmp(setting->name, ways[i].setting) != 0)
+                continue;
+            while (ways[i].words[k] && strcmp(ways[i].words[k], setting->value) != 0)
+                k++;
+            if (!ways[i].words[k])
+                argp_error(state, "%s=%s: see ipcd-%s(8) for those that there are", setting->name,
+                           setting->value, arguments->gateway);
+        }
+    }
+}
+
 static void add_setting(struct gateway_arguments *arguments, char *text, struct argp_state *state)
 {
     char *equals = strchr(text, '=');
@@ -290,6 +313,7 @@ static error_t parse_bind(int key, char *value, struct argp_state *state)
             argp_error(state, "at which GATEWAY, such as mq?");
         if (arguments->n_settings == 0)
             argp_error(state, "which settings? docs/gateways.md and ipcd-%s(8) tell", arguments->gateway);
+        check_way(arguments, state);
         return 0;
     default:
         return parse_common(key, state);

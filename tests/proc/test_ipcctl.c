@@ -630,6 +630,9 @@ static void test_usage(void **state)
                                            {"queue", "move", "q"},
                                            {"queue", "peek", "q", "--force"},
                                            {"queue", "ls", "--count=5"},
+                                           {"events", "--kind=broken"},
+                                           {"bind", "mq", "direction=sideways"},
+                                           {"bind", "zmq", "endpoint=dealer"},
                                            {NULL}};
     struct run run;
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
