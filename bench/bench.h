@@ -79,6 +79,11 @@ struct bench_row {
   .name = (n), .value = (v), .scale = (s), .unit = (u), .limit_name = (l_name), .limit = -1, \
   .limit_fixed = (l), .kind = (k), .target = (t)                                             \
  }
+#define BENCH_AT_MOST(n, v, u, t)                                                             \
+ {                                                                                            \
+  .name = (n), .value = (v), .scale = 1, .unit = (u), .limit = -1, .limit_fixed = BENCH_NONE, \
+  .kind = BENCH_VALUE_MAX, .target = (t)                                                      \
+ }
 #define BENCH_ROWS(rows) (rows), sizeof(rows) / sizeof(*(rows))
 
 #define BENCH_PROBED 0x1u /* keep only repetitions that stayed within one placement of the cores */
@@ -100,7 +105,8 @@ extern const struct bench_case bench_case_limits, bench_case_throughput, bench_c
     bench_case_adaptive, bench_case_large, bench_case_fanout, bench_case_publisher, bench_case_idle,
     bench_case_syscalls, bench_case_memory, bench_case_scale, bench_case_peers, bench_case_peers_queue,
     bench_case_call, bench_case_queue, bench_case_queue_latency, bench_case_queue_memory, bench_case_resume,
-    bench_case_flood;
+    bench_case_flood, bench_case_gateway_mq, bench_case_gateway_mq_idle, bench_case_gateway_zmq,
+    bench_case_gateway_zmq_idle;
 
 /* Say why a value could not be measured, or why its target cannot be met on this machine. The first one counts. */
 void bench_waive(unsigned value, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -13,7 +13,7 @@
 
 static FILE *open_of(pid_t pid, const char *name)
 {
-    char path[128];
+    char path[320];
     snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
     return fopen(path, "re");
 }
@@ -111,6 +111,29 @@ double inspect_cpu_s(pid_t pid)
     struct inspection now;
 
     return inspect(&now, pid) < 0 ? (double)NAN : (double)now.cpu_ticks / (double)ticks_per_s;
+}
+
+double inspect_sleeps(pid_t pid)
+{
+    static const char word[] = "voluntary_ctxt_switches:";
+    char path[300], line[256];
+    double sum = 0;
+
+    snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+    DIR *folder = opendir(path);
+    if (!folder)
+        return (double)NAN;
+    for (struct dirent *entry; (entry = readdir(folder)) != NULL;) {
+        snprintf(path, sizeof(path), "task/%s/status", entry->d_name);
+        FILE *file = *entry->d_name == '.' ? NULL : open_of(pid, path);
+        while (file && fgets(line, sizeof(line), file))
+            if (strncmp(line, word, sizeof(word) - 1) == 0)
+                sum += strtod(line + sizeof(word) - 1, NULL);
+        if (file)
+            fclose(file);
+    }
+    closedir(folder);
+    return sum;
 }
 
 static int is_broker(pid_t pid)

@@ -23,6 +23,9 @@ int inspect(struct inspection *ret, pid_t pid);
 /* Its CPU time, in seconds; not a number if that cannot be told. */
 double inspect_cpu_s(pid_t pid);
 
+/* How often its threads that are there now went to sleep by themselves. */
+double inspect_sleeps(pid_t pid);
+
 /* The process of the broker behind IPC_ADDRESS; -1 if it cannot be told. */
 pid_t inspect_broker(void);
 

@@ -20,11 +20,29 @@
 struct bench_settings bench = {.reps = 0};
 
 static const struct bench_case *const cases[] = {
-    &bench_case_limits,   &bench_case_memory,        &bench_case_throughput,   &bench_case_roundtrip,
-    &bench_case_adaptive, &bench_case_large,         &bench_case_fanout,       &bench_case_publisher,
-    &bench_case_syscalls, &bench_case_idle,          &bench_case_scale,        &bench_case_call,
-    &bench_case_queue,    &bench_case_queue_latency, &bench_case_queue_memory, &bench_case_resume,
-    &bench_case_flood,    &bench_case_peers,         &bench_case_peers_queue,
+    &bench_case_limits,
+    &bench_case_memory,
+    &bench_case_throughput,
+    &bench_case_roundtrip,
+    &bench_case_adaptive,
+    &bench_case_large,
+    &bench_case_fanout,
+    &bench_case_publisher,
+    &bench_case_syscalls,
+    &bench_case_idle,
+    &bench_case_scale,
+    &bench_case_call,
+    &bench_case_queue,
+    &bench_case_queue_latency,
+    &bench_case_queue_memory,
+    &bench_case_resume,
+    &bench_case_flood,
+    &bench_case_gateway_mq,
+    &bench_case_gateway_mq_idle,
+    &bench_case_gateway_zmq,
+    &bench_case_gateway_zmq_idle,
+    &bench_case_peers,
+    &bench_case_peers_queue,
 };
 #define CASE_COUNT (sizeof(cases) / sizeof(*cases))
 

@@ -104,17 +104,11 @@ static int idle_run(double *values)
     return 0;
 }
 
-#define AT_MOST(n, v, u, t)                                                                   \
- {                                                                                            \
-  .name = (n), .value = (v), .scale = 1, .unit = (u), .limit = -1, .limit_fixed = BENCH_NONE, \
-  .kind = BENCH_VALUE_MAX, .target = (t)                                                      \
- }
-
 static const struct bench_row rows[] = {
-    AT_MOST("idle.subscriber.ticks", V_TICKS, "ticks", 0),
+    BENCH_AT_MOST("idle.subscriber.ticks", V_TICKS, "ticks", 0),
     BENCH_FIGURE("idle.subscriber.cpu", V_CPU, 1, "us"),
     BENCH_FIGURE("idle.subscriber.sleeps", V_SWITCHES, 1, "times"),
-    AT_MOST("idle.broker.ticks", V_BROKER_TICKS, "ticks", 0),
+    BENCH_AT_MOST("idle.broker.ticks", V_BROKER_TICKS, "ticks", 0),
 };
 
 const struct bench_case bench_case_idle = {"idle", "CPU time of those who wait (2 s)",
