@@ -42,6 +42,7 @@ KEY_STRANDED         unit-broker-route    a message of a key that was passed by 
 VERDICT_FORGOTTEN    torture-torture      a message is refused without a word
 LETTER_EARLY         unit-broker-route    a dead letter is delivered before the queue it comes from has let go of it
 LETTER_TRUSTED       unit-broker-route    the same by the next ipcd
+DIVERTED_TRUSTED     unit-broker-route    what a full queue diverted is delivered by the next ipcd, whatever the queue did
 ROUTER_NO_RELOOK     unit-broker-route    a router does not look again before it sleeps
 RENEW_FORGOTTEN      proc-policy          a reader that may not read any more sees on what is written into its lane
 MATCH_UNCHECKED      proc-policy          a wildcard gets topics that its user may not read

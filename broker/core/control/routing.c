@@ -113,6 +113,13 @@ static void pass_on(struct broker *broker, struct route_mail *mail, uint64_t que
     routers_send(broker->routers, mail);
 }
 
+static uint64_t named_or(const struct broker *broker, const char *name, uint64_t otherwise)
+{
+    const struct queue *queue = registry_queue_named(broker, name);
+
+    return queue ? queue->id : otherwise;
+}
+
 /* Takes the mail. */
 static void handle(struct broker *broker, struct route_mail *mail)
 {
@@ -127,7 +134,7 @@ static void handle(struct broker *broker, struct route_mail *mail)
         return;
     case ROUTE_LETTER_ASK:
         mail->origin = mail->queue;
-        pass_on(broker, mail, mail->to);
+        pass_on(broker, mail, mail->to ? mail->to : named_or(broker, mail->target, mail->queue));
         return;
     case ROUTE_LETTER_KNOWN:
         pass_on(broker, mail, mail->to);

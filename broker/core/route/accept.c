@@ -383,7 +383,7 @@ void letters_sort(struct queue *queue)
 /* Where it comes from: a queue, or a port if it never was in one. */
 static uint64_t origin_of(const struct route_mail *mail)
 {
-    return mail->diverted ? mail->diverted | UINT64_C(1) << 63 : mail->origin;
+    return mail->diverted ? mail->diverted | ORIGIN_PORT : mail->origin;
 }
 
 /* It came before ipcd was killed, and its origin does not know. */

@@ -2,7 +2,7 @@
  *
  * Messages on their way to another queue. The original counts as delivered to nobody (SLOT_LEAVING) until the other queue
  * has committed the copy, and the copy is not delivered (SLOT_ARRIVED) until the original is done with. A router that
- * finds such a copy asks for that.
+ * finds such a copy asks for that. What was diverted has no original but in its producer's lane.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -160,20 +160,26 @@ bool letter_divert(struct queue *queue, struct port *port, struct record *record
     return true;
 }
 
+/* The name of the queue where it became a dead letter; empty if it did not. */
+static void origin_name(struct record *record, char name[IPC_MAX_NAME_SIZE + 1])
+{
+    const unsigned char *block;
+    size_t size = block_of(record, &block), position = 0;
+    struct ipc_field field;
+
+    memset(name, 0, IPC_MAX_NAME_SIZE + 1);
+    while (size && ipc_field_next(block, size, &position, &field) > 0)
+        if (field.kind == IPC_FIELD_ORIGIN && field.value_size <= IPC_MAX_NAME_SIZE)
+            memcpy(name, field.value, field.value_size);
+}
+
 bool letter_move(struct queue *queue, struct record *record, uint64_t to, void *work)
 {
     char origin[IPC_MAX_NAME_SIZE + 1] = "";
     struct route_mail *mail;
 
-    if (!to) {
-        const unsigned char *block;
-        size_t size = block_of(record, &block), position = 0;
-        struct ipc_field field;
-
-        while (size && ipc_field_next(block, size, &position, &field) > 0)
-            if (field.kind == IPC_FIELD_ORIGIN && field.value_size <= IPC_MAX_NAME_SIZE)
-                memcpy(origin, field.value, field.value_size);
-    }
+    if (!to)
+        origin_name(record, origin);
     mail = to || *origin ? letter_new(queue, record, NULL) : NULL;
     if (!mail)
         return false;
@@ -201,7 +207,12 @@ bool letter_ask(struct queue *queue, const struct origin *letter)
 
     if (!mail)
         return false;
-    mail->to = letter->queue;
+    if (letter->queue & ORIGIN_PORT) {
+        mail->diverted = letter->queue & ~ORIGIN_PORT;
+        origin_name(file_record(&queue->file, letter->offset), mail->target);
+    } else {
+        mail->to = letter->queue;
+    }
     mail->number = letter->number;
     mail->offset = letter->offset;
     mail->arrived = letter->arrived;
@@ -209,11 +220,42 @@ bool letter_ask(struct queue *queue, const struct origin *letter)
     return true;
 }
 
+static int by_position(void *data, uint64_t offset, struct record *record)
+{
+    const struct origin *wanted = data;
+
+    (void)offset;
+    return record->origin == wanted->queue && record->position == wanted->number;
+}
+
+/* Did the queue take in what an earlier ipcd had diverted? If that is not decided, it will not. */
+static int diverted_asked(struct router *router, struct queue *queue, const struct route_mail *mail)
+{
+    struct hash_node *node = hash_find(&router->ports, mail->diverted);
+    struct port *port = node ? list_entry(node, struct port, node) : NULL;
+    struct origin wanted = {.queue = mail->diverted, .number = mail->number};
+    int result;
+
+    if (port && mail->number >= port->in.position) {
+        if (port->decided <= mail->number)
+            port->decided = mail->number + sizeof(uint64_t);
+        return 0;
+    }
+    if (port && port->taken == mail->number + 1)
+        return -EEXIST;
+    result = queue ? file_each(&queue->file, 0, by_position, &wanted) : 0;
+    return result > 0 ? -EEXIST : result;
+}
+
 void letter_asked(struct router *router, struct queue *queue, struct route_mail *mail)
 {
     struct entry entry = {.number = mail->number};
-    int result = queue ? file_each(&queue->file, mail->number - 1, by_number, &entry) : 0;
+    int result;
 
+    if (mail->diverted)
+        result = diverted_asked(router, queue, mail);
+    else
+        result = queue ? file_each(&queue->file, mail->number - 1, by_number, &entry) : 0;
     if (entry.offset) {
         struct record *record = file_record(&queue->file, entry.offset);
         struct record_state state = record_load(record);

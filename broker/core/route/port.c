@@ -360,6 +360,8 @@ static bool take_message(struct queue *queue, struct port *port, const struct la
 #endif
     switch (queue_accept(queue, port, in)) {
     case VERDICT_ACCEPTED:
+        if (!port->taken && port->in.position >= port->decided)
+            port->taken = port->in.position + 1;
         lane_reader_advance(&port->in, in);
         return true;
     case VERDICT_HOLD:

@@ -233,13 +233,17 @@ static int found_dying(struct queue *queue, uint64_t offset, const struct record
     return 0;
 }
 
-/* The queue that it comes from may have it, too. (A port that comes again to what it had diverted finds it here.) */
+/* The queue that it comes from, or was diverted from, may have it, too. */
 static bool is_unknown(const struct record *head, struct record_state state)
 {
 #ifdef IPC_PLANT_LETTER_TRUSTED
     return false;
 #endif
-    return state.kind == RECORD_WAITING && state.slot == SLOT_ARRIVED && !(head->origin >> 63);
+#ifdef IPC_PLANT_DIVERTED_TRUSTED
+    if (head->origin & ORIGIN_PORT)
+        return false;
+#endif
+    return state.kind == RECORD_WAITING && state.slot == SLOT_ARRIVED;
 }
 
 static void ask_for_letters(struct queue *queue)

@@ -61,7 +61,8 @@ enum route_kind {
     ROUTE_LETTER_DONE,  /* on its way back to the router that sent it: its own again */
     ROUTE_LETTER_KNOWN, /* and to where it was accepted, mail.to: its origin has let go of it, so it may be delivered; result:
                            see router.h */
-    ROUTE_LETTER_ASK, /* from there, of one that an earlier ipcd accepted, to its origin, mail.to: -> ROUTE_LETTER_KNOWN */
+    ROUTE_LETTER_ASK, /* from there, of one that an earlier ipcd accepted, to its origin, mail.to (0: the queue of the name in
+                         mail.target, if there is one, of which mail.diverted is a port): -> ROUTE_LETTER_KNOWN */
     ROUTE_STOP, /* of routers_stop() */
     /* From a router. */
     ROUTE_QUEUE_GONE, /* if it is: nothing of it or its ports is mapped or used any more; no ROUTE_PORT_GONE follows */

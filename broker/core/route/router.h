@@ -89,6 +89,7 @@ struct port {
     uint64_t records; /* read */
     /* Of a producer. */
     uint64_t decided; /* records below this position were decided by an earlier ipcd */
+    uint64_t taken;   /* 1 + the position of the first one that this one did; 0: none yet */
     bool letter;      /* its next message is on its way to the dead-letter queue */
     /* Of a consumer: deliveries [open_first, port_next_delivery()), in a ring. */
     struct open *open;
@@ -104,7 +105,9 @@ struct owner {
 };
 #define OWNERS_MAX 32u
 
-/* Where a letter came from, and the record that it is here. */
+/* Where a letter came from, and the record that it is here. A message that was diverted comes from a port: its number is a
+ * position in the port's lane. */
+#define ORIGIN_PORT (UINT64_C(1) << 63)
 struct origin {
     uint64_t queue, number;
     uint64_t offset, arrived;
@@ -286,7 +289,7 @@ bool letter_divert(struct queue *queue, struct port *port, struct record *record
 /* To the queue `to`; 0: where a dead letter came from. False: it does not say where, or there is no memory. */
 bool letter_move(struct queue *queue, struct record *record, uint64_t to, void *work);
 void letter_done(struct router *router, struct route_mail *mail);
-/* Has the queue that it comes from let go of it? False if out of memory. And what that answers (queue may be NULL). */
+/* Has the queue, or port, that it comes from let go of it? False if out of memory. And what that answers (queue may be NULL). */
 bool letter_ask(struct queue *queue, const struct origin *letter);
 void letter_asked(struct router *router, struct queue *queue, struct route_mail *mail);
 

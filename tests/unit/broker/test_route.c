@@ -55,6 +55,7 @@ struct stage {
     int files[8];
     uint64_t dead_letter[8];
     bool keeps_answers;       /* to letters */
+    bool keeps_questions;     /* about them */
     bool drops_letters;       /* and questions about them */
     struct route_mail *mails; /* that were not letters */
     uint64_t next_port;
@@ -106,6 +107,19 @@ static int teardown(void **state)
     return 0;
 }
 
+/* Queues are called q0, q1, ... */
+static uint64_t queue_named(const char *name)
+{
+    return *name ? strtoull(name + 1, NULL, 10) : 0;
+}
+
+static void ask(struct stage *stage, struct route_mail *mail)
+{
+    mail->origin = mail->queue;
+    mail->queue = mail->to ? mail->to : queue_named(mail->target);
+    routers_send(stage->routers, mail);
+}
+
 /* What the control thread does with mail. */
 static void pump(struct stage *stage, int timeout_ms)
 {
@@ -118,15 +132,13 @@ static void pump(struct stage *stage, int timeout_ms)
     while ((mail = routers_receive(stage->routers))) {
         if (stage->drops_letters && (mail->kind == ROUTE_LETTER || mail->kind == ROUTE_LETTER_ASK)) {
             route_mail_free(mail);
-        } else if (mail->kind == ROUTE_LETTER_ASK) {
-            mail->origin = mail->queue;
-            mail->queue = mail->to;
-            routers_send(stage->routers, mail);
+        } else if (mail->kind == ROUTE_LETTER_ASK && !stage->keeps_questions) {
+            ask(stage, mail);
         } else if (mail->kind == ROUTE_LETTER) {
             uint64_t from = mail->queue, to = mail->to ? mail->to : mail->dead ? stage->dead_letter[from] : 0;
 
-            if (!to && *mail->target)
-                to = strtoull(mail->target + 1, NULL, 10); /* queues are called q0, q1, ... */
+            if (!to)
+                to = queue_named(mail->target);
             if (!to) {
                 mail->kind = ROUTE_LETTER_DONE;
                 mail->result = -ENOENT;
@@ -970,6 +982,67 @@ static void test_letter_and_two_deaths(void **state)
     close_port(stage, &producer);
 }
 
+/* A queue is full and diverts a message, and ipcd is killed before its producer's cursor passed it. */
+static void test_divert_and_death(void **state)
+{
+    struct stage *stage = *state;
+    struct client producer, consumer, undertaker, *clients[] = {&producer, &consumer, &undertaker};
+    /* The queue is full again; it has room, and is asked when that is over, or by the ipcd after that; it is asked first. */
+    enum { FULL, ASKED_LATE, ASKED_BY_THE_NEXT, ASKED_FIRST };
+
+    stage->settings[1] = (struct queue_settings){.messages_max = 1, .full = QUEUE_FULL_DEAD_LETTER};
+    stage->dead_letter[1] = 2;
+    new_queue(stage, 1);
+    new_queue(stage, 2);
+    for (unsigned way = FULL; way <= ASKED_FIRST; way++) {
+        bool is_letter = way == FULL || way == ASKED_FIRST;
+        struct got first, got;
+
+        open_port(stage, &producer, 1, false, 0);
+        open_port(stage, &consumer, 1, true, 1);
+        open_port(stage, &undertaker, 2, true, 10);
+        stage->keeps_answers = true;
+        put_number(&producer, NULL, 1);
+        first = want(stage, &consumer);
+        put_number(&producer, NULL, 2);
+        route_mail_free(wait_mail(stage, ROUTE_LETTER_DONE));
+        stage->keeps_answers = false;
+        if (!is_letter) {
+            ack(&consumer, IPC_ACK_DONE, first.delivery, first.delivery, 0, 0);
+            settle(stage, &stage->stats[1].unacked, 0);
+        }
+        if (way == ASKED_FIRST)
+            stage->settings[1].full = QUEUE_FULL_BLOCK;
+        stage->keeps_questions = way == ASKED_LATE;
+        stage->drops_letters = way == ASKED_BY_THE_NEXT;
+        restart(stage, clients, 3, 1);
+        got = want(stage, is_letter ? &undertaker : &consumer);
+        assert_int_equal(got.value, 2);
+        if (is_letter)
+            ack(&consumer, IPC_ACK_DONE, first.delivery, first.delivery, 0, 0);
+        wait_confirmed(stage, &producer);
+        if (way == ASKED_BY_THE_NEXT) {
+            stage->drops_letters = false;
+            restart(stage, clients, 3, 1);
+            settle(stage, &stage->stats[2].waiting, 0);
+        }
+        ack(is_letter ? &undertaker : &consumer, IPC_ACK_DONE, got.delivery, got.delivery, 0, 0);
+        settle(stage, &stage->stats[1].unacked, 0);
+        if (way == ASKED_LATE) {
+            ask(stage, wait_mail(stage, ROUTE_LETTER_ASK));
+            stage->keeps_questions = false;
+        }
+        settle(stage, &stage->stats[2].waiting, 0);
+        settle(stage, &stage->stats[2].unacked, 0);
+        settle_mail(stage);
+        assert_false(get(&undertaker, &got));
+        assert_false(get(&consumer, &got));
+        close_port(stage, &undertaker);
+        close_port(stage, &consumer);
+        close_port(stage, &producer);
+    }
+}
+
 /* A message is moved, and ipcd killed before its origin knows that it has arrived: whoever asks first, one of the two has it. */
 static void test_move_and_death(void **state)
 {
@@ -1386,6 +1459,7 @@ int main(void)
         CASE(test_refuse_and_dead_letters),
         CASE(test_letter_waits_for_origin),
         CASE(test_letter_and_two_deaths),
+        CASE(test_divert_and_death),
         CASE(test_move_and_death),
         CASE(test_ids_and_keys),
         CASE(test_key_comes_back),
