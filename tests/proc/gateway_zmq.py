@@ -258,6 +258,26 @@ class Commands(Case):
         other.ask("PING")
 
 
+    def test_who_wants_no_more_keeps_nothing(self):
+        """What waits in the gateway for a peer that has acknowledged everything goes to others, until it pulls again."""
+        idle, other = self.client(), self.client()
+        self.queue("q")
+        for i in range(10):
+            idle.send("q", b"%d" % i)
+        idle.ask("PULL", "q", pack({"credit": 2, "window": 8}))
+        for _ in range(2):
+            idle.ack(idle.next("MSG", PATIENCE))
+        pulled = other.pull("q", credit=8, timeout=PATIENCE)
+        got = [next(pulled) for _ in range(8)]
+        self.assertEqual(sorted(message.body for message in got), [b"%d" % i for i in range(2, 10)])
+        for message in got:
+            other.ack(message)
+        other.ask("STOP", "q")
+        idle.ask("PULL", "q")
+        other.send("q", b"again")
+        self.assertEqual(idle.next("MSG", PATIENCE).body, b"again")
+
+
 class Plainly(Case):
     def test_prefixes_and_patterns(self):
         client = self.client()

@@ -171,7 +171,7 @@ static uint64_t wanted_at_ns(const struct zmq_gateway *gateway)
     if (gateway->holding_topics && gateway->now_ns + RETRY_NS < at_ns)
         at_ns = gateway->now_ns + RETRY_NS;
     if ((gateway->holding || gateway->heartbeats || at_ns != UINT64_MAX || gateway->blocked ||
-         gateway->call_count) &&
+         gateway->idle_pulls || gateway->call_count) &&
         gateway->now_ns + HOUSEKEEPING_NS < at_ns)
         at_ns = gateway->now_ns + HOUSEKEEPING_NS;
     return at_ns;
@@ -196,6 +196,7 @@ uint64_t session_round(struct gateway *common)
     if (gateway->now_ns >= gateway->housekeeping_ns) {
         gateway->housekeeping_ns = gateway->now_ns + HOUSEKEEPING_NS;
         peers_check(gateway);
+        pulls_check(gateway);
         services_check(gateway);
     }
     for (size_t i = 0; i < ENDPOINT_COUNT; i++)

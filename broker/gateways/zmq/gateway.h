@@ -142,6 +142,7 @@ struct zmq_gateway {
     struct hash peers, peer_numbers;
     struct list peer_list;
     unsigned peer_count, heartbeats, blocked; /* of them: with a heartbeat; with a backlog */
+    unsigned idle_pulls;
 
     struct hash outlets;
     struct list outlet_list; /* least recently used first */
@@ -267,6 +268,7 @@ void pull_command(struct zmq_gateway *gateway, struct peer *peer, const struct w
                   const struct wire_properties *given);
 void pulls_resume(struct zmq_gateway *gateway, struct peer *peer);
 void pulls_end(struct zmq_gateway *gateway, struct peer *peer);
+void pulls_check(struct zmq_gateway *gateway); /* those that want no more */
 
 /* ---- subscribe.c: out of topics ----------------------------------------------------------------------------------- */
 

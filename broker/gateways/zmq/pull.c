@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Out of queues: a consumer for each peer and queue. So a slow peer holds no more than its window, and what it did not
- * acknowledge goes to others the moment its consumer is closed.
+ * acknowledge goes to others the moment its consumer is closed. Which is also done when a peer has acknowledged everything and
+ * asks for no more: what waits here for it is for others, and with the next PULL there is another consumer.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -11,20 +12,28 @@
 #include "broker/gateways/zmq/gateway.h"
 
 #define WINDOW_DEFAULT 256u
+#define IDLE_NS        UINT64_C(1000000000)
 
 /* A message that the peer has. */
 struct delivery {
     struct hash_node node;
 };
 
-struct pull {
+/* Of a consumer, which may end before its pull. */
+struct intake {
     struct source source;
+    struct pull *pull;
+};
+
+struct pull {
     struct list link;
     struct peer *peer;
     char queue[256];
     ipc_consumer *consumer;
-    uint64_t credit;
-    struct hash open; /* deliveries */
+    struct intake *intake;
+    uint64_t credit, window;
+    uint64_t idle_since_ns; /* 0: it is not */
+    struct hash open;       /* deliveries */
 };
 
 static struct pull *find(const struct peer *peer, const char *queue)
@@ -39,6 +48,46 @@ static struct pull *find(const struct peer *peer, const char *queue)
     return NULL;
 }
 
+static void consumer_close(struct zmq_gateway *gateway, struct pull *pull)
+{
+    if (pull->intake)
+        source_bury(gateway, &pull->intake->source, pull->intake);
+    pull->intake = NULL;
+    pull->consumer = ipc_consumer_close(pull->consumer);
+    gateway->idle_pulls -= pull->idle_since_ns > 0;
+    pull->idle_since_ns = 0;
+}
+
+/* After credit or what is open has changed. */
+static void look_idle(struct zmq_gateway *gateway, struct pull *pull)
+{
+    const bool idle = pull->consumer && !pull->credit && !pull->open.count;
+
+    if (idle == (pull->idle_since_ns > 0))
+        return;
+    pull->idle_since_ns = idle ? gateway->now_ns : 0;
+    if (idle)
+        gateway->idle_pulls++;
+    else
+        gateway->idle_pulls--;
+}
+
+void pulls_check(struct zmq_gateway *gateway)
+{
+    if (!gateway->idle_pulls)
+        return;
+    list_for_each(link, &gateway->peer_list)
+    {
+        list_for_each(of_peer, &list_entry(link, struct peer, link)->pulls)
+        {
+            struct pull *pull = list_entry(of_peer, struct pull, link);
+
+            if (pull->idle_since_ns && gateway->now_ns - pull->idle_since_ns > IDLE_NS)
+                consumer_close(gateway, pull);
+        }
+    }
+}
+
 static void pull_end(struct zmq_gateway *gateway, struct pull *pull)
 {
     if (pull->open.buckets) {
@@ -51,8 +100,8 @@ static void pull_end(struct zmq_gateway *gateway, struct pull *pull)
     }
     list_remove(&pull->link);
     pull->peer->pull_count--;
-    source_bury(gateway, &pull->source, pull);
-    ipc_consumer_close(pull->consumer);
+    consumer_close(gateway, pull);
+    free(pull);
 }
 
 void pulls_end(struct zmq_gateway *gateway, struct peer *peer)
@@ -119,6 +168,8 @@ static void pull_run(struct zmq_gateway *gateway, struct pull *pull)
 {
     int result = 0;
 
+    if (!pull->consumer)
+        return;
     for (unsigned n = 0; n < ROUND_MAX && result == 0 && pull->credit && peer_ready(pull->peer); n++)
         result = deliver(gateway, pull);
     if (result < 0 && result != -EAGAIN && result != -ENOMEM) {
@@ -127,12 +178,13 @@ static void pull_run(struct zmq_gateway *gateway, struct pull *pull)
         pull_end(gateway, pull);
         return;
     }
-    source_enable(gateway, &pull->source, pull->credit && peer_ready(pull->peer));
+    source_enable(gateway, &pull->intake->source, pull->credit && peer_ready(pull->peer));
+    look_idle(gateway, pull);
 }
 
 static void pull_ready(struct zmq_gateway *gateway, struct source *source)
 {
-    pull_run(gateway, list_entry(source, struct pull, source));
+    pull_run(gateway, list_entry(source, struct intake, source)->pull);
 }
 
 void pulls_resume(struct zmq_gateway *gateway, struct peer *peer)
@@ -142,10 +194,29 @@ void pulls_resume(struct zmq_gateway *gateway, struct peer *peer)
 
 /* ---- commands ---------------------------------------------------------------------------------------------------- */
 
+static int consumer_open(struct zmq_gateway *gateway, struct pull *pull, struct ipc_error *error)
+{
+    struct ipc_consumer_options options = IPC_CONSUMER_OPTIONS_INIT;
+    int result;
+
+    options.prefetch = (uint32_t)pull->window;
+    pull->intake = calloc(1, sizeof(*pull->intake));
+    if (!pull->intake)
+        return -ENOMEM;
+    pull->intake->pull = pull;
+    result = ipc_consumer_open(&pull->consumer, gateway->out, pull->queue, &options, error);
+    if (result < 0)
+        return result;
+    result = source_add(gateway, &pull->intake->source, ipc_consumer_fd(pull->consumer), pull_ready);
+    if (result < 0)
+        (void)snprintf(error->text, sizeof(error->text), "the queue cannot be watched: %s",
+                       strerror(-result));
+    return result;
+}
+
 static int pull_open(struct zmq_gateway *gateway, struct peer *peer, const char *queue, uint64_t window,
                      struct pull **ret, struct ipc_error *error)
 {
-    struct ipc_consumer_options options = IPC_CONSUMER_OPTIONS_INIT;
     struct pull *pull = peer->pull_count < PEER_THINGS_MAX ? calloc(1, sizeof(*pull)) : NULL;
     int result;
 
@@ -158,16 +229,8 @@ static int pull_open(struct zmq_gateway *gateway, struct peer *peer, const char 
     (void)snprintf(pull->queue, sizeof(pull->queue), "%s", queue);
     list_append(&peer->pulls, &pull->link);
     peer->pull_count++;
-    options.prefetch = (uint32_t)window;
+    pull->window = window;
     result = hash_init(&pull->open);
-    if (result == 0)
-        result = ipc_consumer_open(&pull->consumer, gateway->out, queue, &options, error);
-    if (result == 0) {
-        result = source_add(gateway, &pull->source, ipc_consumer_fd(pull->consumer), pull_ready);
-        if (result < 0)
-            (void)snprintf(error->text, sizeof(error->text), "the queue cannot be watched: %s",
-                           strerror(-result));
-    }
     if (result < 0) {
         pull_end(gateway, pull);
         return result;
@@ -185,6 +248,11 @@ static void pull_more(struct zmq_gateway *gateway, struct peer *peer, const stru
     uint64_t window = given->window ? given->window : credit < WINDOW_DEFAULT ? credit : WINDOW_DEFAULT;
     int result = pull ? 0 : pull_open(gateway, peer, message->name, window, &pull, &error);
 
+    if (result == 0 && !pull->consumer) {
+        result = consumer_open(gateway, pull, &error);
+        if (result < 0)
+            pull_end(gateway, pull);
+    }
     if (result < 0) {
         peer_error(gateway, peer, message->id, result, error.text);
         if (result == -EPIPE)
@@ -197,7 +265,8 @@ static void pull_more(struct zmq_gateway *gateway, struct peer *peer, const stru
 }
 
 /* Those of a range that the peer has; each is decided once. Returns how many. */
-static uint64_t settle(struct pull *pull, uint64_t first, uint64_t last, const struct ipc_nack *nack)
+static uint64_t settle(struct zmq_gateway *gateway, struct pull *pull, uint64_t first, uint64_t last,
+                       const struct ipc_nack *nack)
 {
     uint64_t count = 0, highest = 0;
 
@@ -217,6 +286,7 @@ static uint64_t settle(struct pull *pull, uint64_t first, uint64_t last, const s
     }
     if (count && !nack)
         (void)ipc_consumer_ack_range(pull->consumer, first, highest);
+    look_idle(gateway, pull);
     return count;
 }
 
@@ -233,7 +303,7 @@ static void decide(struct zmq_gateway *gateway, struct peer *peer, const struct 
     if (wire_range_parse(&message->id, &first, &last) < 0 || last - first >= 1000000)
         peer_error(gateway, peer, message->id, -EINVAL,
                    "the id is a delivery, as 17, or a range of at most a million, as 12-17");
-    else if (!pull || settle(pull, first, last, message->command == WIRE_NACK ? &nack : NULL) == 0)
+    else if (!pull || settle(gateway, pull, first, last, message->command == WIRE_NACK ? &nack : NULL) == 0)
         peer_error(gateway, peer, message->id, -ENOENT,
                    "that was not delivered to this peer, or was acknowledged or refused before");
 }
