@@ -38,6 +38,7 @@ enum {
     V_CALL,
     V_PROXY_CALL,
     V_PULL,
+    V_SUB_LATE,
     V_SUB_BESIDE,
     V_PULL_BESIDE,
     V_TICKS,
@@ -253,16 +254,23 @@ static int check(struct bench_seat *seat, int size, const void *data, uint64_t w
                             (unsigned long long)wanted);
 }
 
-/* PULL or SUB. */
+/* PULL or SUB. values[0]: messages per second of the last two thirds; who does not read has been sent by then what he and
+ * the sockets hold. */
 static int take_all(struct bench_seat *seat, const struct gateway_stream *stream, struct end *end)
 {
+    const uint64_t first = stream->count / 3;
     unsigned char data[SIZE];
+    uint64_t first_ns = 0;
 
     bench_begin(seat);
-    for (uint64_t n = 0; n < stream->count; gateway_taken(stream, ++n))
+    for (uint64_t n = 0; n < stream->count; gateway_taken(stream, ++n)) {
+        if (n == first)
+            first_ns = bench_now_ns();
         if (check(seat, receive_parts(end->socket, data, SIZE, 0, NULL), data, n) < 0)
             return -1;
+    }
     bench_end(seat);
+    seat->values[0] = (double)(stream->count - first) * 1e9 / (double)(seat->end_ns - first_ns);
     bench_meet(seat);
     return end_close(end);
 }
@@ -470,8 +478,8 @@ static int serve(struct bench_seat *seat, void *argument)
 
 typedef int role(struct bench_seat *seat, void *argument);
 
-/* Sender, receiver, and (or NULL) one that stalls. Rate, or p50 of the sender's calls. */
-static int play(double *ret, bool calls, role *sender, role *receiver, role *third,
+/* Sender, receiver, and (or NULL) one that stalls. Rate, or p50 of the sender's calls; the receiver's values[0]. */
+static int play(double *ret, double *ret_late, bool calls, role *sender, role *receiver, role *third,
                 struct gateway_stream *stream)
 {
     struct bench_role roles[] = {{0, sender, stream}, {1, receiver, stream}, {BENCH_ANYWHERE, third, stream}};
@@ -482,6 +490,7 @@ static int play(double *ret, bool calls, role *sender, role *receiver, role *thi
         return -1;
     *ret = calls ? seats[0].values[0]
                  : (double)stream->count * 1e9 / (double)(seats[1].end_ns - seats[0].start_ns);
+    *ret_late = seats[1].values[0];
     return 0;
 }
 
@@ -515,7 +524,8 @@ static int proxy_run(double *values)
 
         if (proxy < 0)
             return -1;
-        result = play(&values[trials[i].value], calls, trials[i].sender, trials[i].receiver, NULL, &stream);
+        result = play(&values[trials[i].value], &(double){0}, calls, trials[i].sender, trials[i].receiver,
+                      NULL, &stream);
         proxy_stop(proxy);
     }
     return result;
@@ -527,17 +537,17 @@ static int push_run(double *ret)
     struct gateway_stream stream = {.count = bench_count(300000), .queue = QUEUE, .outside = &outside};
 
     gateway_address(outside.front, "push");
-    return play(ret, false, push, gateway_receive, NULL, &stream);
+    return play(ret, &(double){0}, false, push, gateway_receive, NULL, &stream);
 }
 
-static int sub_run(double *ret, role *third)
+static int sub_run(double *ret, double *ret_late, role *third)
 {
     struct outside outside = {.router = ""};
     struct gateway_stream stream = {.count = bench_count(300000), .topic = new_topic(), .outside = &outside};
 
     gateway_address(outside.back, "sub");
     gateway_address(outside.router, "router");
-    return play(ret, false, gateway_send, subscribe, third, &stream);
+    return play(ret, ret_late, false, gateway_send, subscribe, third, &stream);
 }
 
 static int pull_run(double *ret, role *third)
@@ -546,7 +556,7 @@ static int pull_run(double *ret, role *third)
     struct gateway_stream stream = {.count = bench_count(192000), .queue = QUEUE, .outside = &outside};
 
     gateway_address(outside.back, "router");
-    return play(ret, false, gateway_send, pull_acknowledged, third, &stream);
+    return play(ret, &(double){0}, false, gateway_send, pull_acknowledged, third, &stream);
 }
 
 static int call_run(double *ret)
@@ -555,7 +565,7 @@ static int call_run(double *ret)
     struct gateway_stream stream = {.count = bench_count(5000), .outside = &outside};
 
     gateway_address(outside.front, "router");
-    return play(ret, true, call, serve, NULL, &stream);
+    return play(ret, &(double){0}, true, call, serve, NULL, &stream);
 }
 
 static int start(struct gateway_program *gateway)
@@ -571,8 +581,9 @@ static int measure(double *values)
     struct gateway_stream stalled = {.count = 20000, .queue = STALLED};
     struct bench_role fill = {BENCH_ANYWHERE, gateway_send, &stalled};
 
-    if (push_run(&values[V_PUSH]) < 0 || sub_run(&values[V_SUB], NULL) < 0 || call_run(&values[V_CALL]) < 0 ||
-        pull_run(&values[V_PULL], NULL) < 0 || sub_run(&values[V_SUB_BESIDE], subscribe_and_stall) < 0 ||
+    if (push_run(&values[V_PUSH]) < 0 || sub_run(&values[V_SUB], &values[V_SUB_LATE], NULL) < 0 ||
+        call_run(&values[V_CALL]) < 0 || pull_run(&values[V_PULL], NULL) < 0 ||
+        sub_run(&(double){0}, &values[V_SUB_BESIDE], subscribe_and_stall) < 0 ||
         bench_play(&fill, 1, NULL) < 0)
         return -1;
     return pull_run(&values[V_PULL_BESIDE], pull_and_stall);
@@ -662,8 +673,8 @@ static const struct bench_row rows[] = {
     BENCH_AGAINST("gateway-zmq.call.p50", V_CALL, 1e-3, "us", "zmq_proxy ROUTER/DEALER", V_PROXY_CALL,
                   BENCH_RATIO_MAX, 1.3),
     BENCH_FIGURE("gateway-zmq.pull", V_PULL, 1e-3, "k/s"),
-    BENCH_AGAINST("gateway-zmq.subscribe.beside-a-stalled-one", V_SUB_BESIDE, 1e-3, "k/s", "alone", V_SUB,
-                  BENCH_RATIO_MIN, 0.9),
+    BENCH_AGAINST("gateway-zmq.subscribe.beside-a-stalled-one", V_SUB_BESIDE, 1e-3, "k/s", "alone",
+                  V_SUB_LATE, BENCH_RATIO_MIN, 0.9),
     BENCH_AGAINST("gateway-zmq.pull.beside-a-stalled-one", V_PULL_BESIDE, 1e-3, "k/s", "alone", V_PULL,
                   BENCH_RATIO_MIN, 0.9),
 };
