@@ -186,7 +186,7 @@ static int kill_and_ask(struct bench_seat *seat, struct resume *resume, pid_t ru
 {
     struct bench_sample olds, news;
     ipc_connection *other;
-    uint64_t start;
+    uint64_t start = 0;
     pid_t pid;
 
     bench_sample_init(&olds, KILLS);
@@ -244,7 +244,7 @@ static int kill_and_trace(struct bench_seat *seat, struct resume *resume, pid_t 
 {
     char path[] = "/tmp/ipc-bench-XXXXXX", number[24];
     struct inspection held;
-    uint64_t start;
+    uint64_t start = 0;
     pid_t pid;
     int fd = mkostemp(path, O_CLOEXEC);
 
@@ -319,7 +319,7 @@ static int kill_and_receive(struct bench_seat *seat, struct resume *resume, pid_
     struct bench_sample sample;
     ipc_consumer *consumer;
     struct ipc_error error;
-    uint64_t start;
+    uint64_t start = 0;
     pid_t pid;
 
     options.prefetch = 1;

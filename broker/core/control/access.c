@@ -184,7 +184,8 @@ void request_policy(struct broker *broker, struct session *session, uint64_t id,
     text_quote(quoted, sizeof(quoted), policy->verb);
     if (verb == VERB_COUNT || wrong) {
         session_fail(broker, session, id, -EINVAL,
-                     wrong ? "the name is not valid: %s" : "there is no verb '%s'", wrong ? wrong : quoted);
+                     wrong ? "the name is not valid: %s" : "there is no verb '%s'; there are " VERB_WORDS,
+                     wrong ? wrong : quoted);
         return;
     }
     if (!own && !access_administers(broker, session)) {

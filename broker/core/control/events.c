@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "broker/core/control/events.h"
 
+#include <assert.h>
 #include <stdio.h>
 
 #include "broker/core/util/text.h"
@@ -80,6 +81,7 @@ static void drop_oldest_of_largest(struct events *events)
         if (!most || source->n > most->n)
             most = source;
     }
+    assert(most); /* it is called when there are events */
     event = list_entry(most->events.next, struct event, by_source);
     list_remove(&event->link);
     list_remove(&event->by_source);

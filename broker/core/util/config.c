@@ -38,7 +38,7 @@ const struct limit_about limit_about[LIMIT_COUNT] = {
 
 #define MEMBERS_PER_LINE 12u /* of numbers; see INIFILE_LINE_SIZE */
 
-enum kind { KIND_PATH, KIND_LEVEL, KIND_MODE, KIND_COUNT, KIND_SIZE };
+enum kind { KIND_PATH, KIND_LEVEL, KIND_MODE, KIND_COUNT, KIND_SECONDS, KIND_SIZE };
 
 static const struct setting {
     const char *section, *key;
@@ -49,7 +49,7 @@ static const struct setting {
     {"broker", "address", KIND_PATH, offsetof(struct config, address), 0, 0},
     {"broker", "log-level", KIND_LEVEL, offsetof(struct config, log_level), 0, 0},
     {"broker", "socket-mode", KIND_MODE, offsetof(struct config, socket_mode), 0, 0777},
-    {"broker", "drain", KIND_COUNT, offsetof(struct config, drain), 0, 3600},
+    {"broker", "drain", KIND_SECONDS, offsetof(struct config, drain), 0, 3600},
     {"broker", "router-threads", KIND_COUNT, offsetof(struct config, router_threads), 1, IPC_MAX_ROUTERS},
 #define SETTING_USER(id, setting, what, bytes, user, total_default, highest, advice) \
  {"limits",                                                                          \
@@ -71,7 +71,7 @@ static const struct setting {
 #undef SETTING_TOTAL
         {"limits", "connects-per-second", KIND_COUNT, offsetof(struct config, connects_per_second), 1,
          1000000},
-    {"limits", "hello-timeout", KIND_COUNT, offsetof(struct config, hello_timeout), 1, 3600},
+    {"limits", "hello-timeout", KIND_SECONDS, offsetof(struct config, hello_timeout), 1, 3600},
     {"limits", "ring-size-max", KIND_SIZE, offsetof(struct config, ring_size_max), IPC_MIN_RING_SIZE,
      IPC_MAX_RING_SIZE},
     {"limits", "queue-bytes", KIND_SIZE, offsetof(struct config, queue_bytes), 65536, UINT64_C(1) << 46},
@@ -209,9 +209,10 @@ static void on_section(struct inifile *file, const char *name)
         quoted);
 }
 
-static void parse_number(struct inifile *file, const char *key, bool size, uint64_t least, uint64_t most,
+static void parse_number(struct inifile *file, const char *key, enum kind kind, uint64_t least, uint64_t most,
                          const char *value, uint64_t *field)
 {
+    bool size = kind == KIND_SIZE;
     char least_text[32], most_text[32], quoted[64];
     uint64_t number = 0;
     int result = text_to_number(value, size, &number);
@@ -223,8 +224,9 @@ static void parse_number(struct inifile *file, const char *key, bool size, uint6
     text_from_number(least_text, sizeof(least_text), least, size);
     text_from_number(most_text, sizeof(most_text), most, size);
     text_quote(quoted, sizeof(quoted), value);
-    inifile_mistake(file, "%s = %s: a whole number from %s to %s is allowed%s", key, quoted, least_text,
-                    most_text, size ? ", with K, M or G for 1024, 1024^2, 1024^3 bytes" : "");
+    inifile_mistake(file, "%s = %s: a whole number%s from %s to %s is allowed%s", key, quoted,
+                    kind == KIND_SECONDS ? " of seconds" : "", least_text, most_text,
+                    size ? ", with K, M or G for 1024, 1024^2, 1024^3 bytes" : "");
 }
 
 static void parse_mode(struct inifile *file, const char *value, uint64_t *field)
@@ -271,8 +273,9 @@ static void parse_value(struct inifile *file, const struct setting *setting, con
         parse_mode(file, value, (uint64_t *)(void *)field);
         break;
     case KIND_COUNT:
+    case KIND_SECONDS:
     case KIND_SIZE:
-        parse_number(file, setting->key, setting->kind == KIND_SIZE, setting->least, setting->most, value,
+        parse_number(file, setting->key, setting->kind, setting->least, setting->most, value,
                      (uint64_t *)(void *)field);
         break;
     }
@@ -342,8 +345,8 @@ static void parse_quota_setting(struct inifile *file, int limit, const char *val
     const struct user_limit_about *about = &user_limit_about[limit];
 
     if (inifile_once(file, &quota->set_at[limit], about->setting))
-        parse_number(file, about->setting, about->bytes, about->least, about->highest, value,
-                     &quota->most[limit]);
+        parse_number(file, about->setting, about->bytes ? KIND_SIZE : KIND_COUNT, about->least,
+                     about->highest, value, &quota->most[limit]);
 }
 
 /* Only in what an ipcd before has kept. */
@@ -584,6 +587,7 @@ static void print(const struct config *config, bool keep, FILE *out)
             (void)snprintf(text, sizeof(text), "%03" PRIo64, number);
             break;
         case KIND_COUNT:
+        case KIND_SECONDS:
         case KIND_SIZE:
             text_from_number(text, sizeof(text), number, settings[i].kind == KIND_SIZE);
             break;

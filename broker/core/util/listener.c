@@ -47,9 +47,9 @@ int listener_default_address(char *ret, size_t capacity)
 
 static bool is_ours(int fd)
 {
-    int type, listens;
+    int type = 0, listens = 0;
     socklen_t size = sizeof(int);
-    struct sockaddr_storage name;
+    struct sockaddr_storage name = {0};
     socklen_t name_size = sizeof(name);
 
     return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_SEQPACKET &&

@@ -165,10 +165,7 @@ static int parse_verbs(uint32_t *ret, const char *key, const char *value, char w
         else if (strcmp(word, "all") == 0)
             *ret |= ALL_VERBS;
         else
-            return wrong(
-                why, key, word,
-                "publish, subscribe, send, receive, call, serve, attach, create, administer and all are "
-                "allowed");
+            return wrong(why, key, word, VERB_WORDS " and all are allowed");
     }
     return 0;
 }

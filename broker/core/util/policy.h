@@ -31,6 +31,7 @@ enum verb {
 };
 
 /* The word of a verb, what it is in a sentence, and the verb of a word (VERB_COUNT: there is none). */
+#define VERB_WORDS "publish, subscribe, send, receive, call, serve, attach, create, administer"
 const char *verb_word(enum verb verb);
 const char *verb_phrase(enum verb verb);
 enum verb verb_from_word(const char *word);

@@ -446,7 +446,7 @@ void peer_receive(struct zmq_gateway *gateway, zmq_msg_t *routing_id, const stru
         if (!peer)
             wire_properties_free(&given);
     }
-    if (result < 0) {
+    if (result != 0) {
         const struct log_about about = {.name = peer ? peer->name : "",
                                         .reason = peer ? peer->identity : "router"};
 

@@ -34,12 +34,13 @@ static bool frame_is(const struct wire_frame *frame, const char *text)
 
 static int take_name(const struct wire_frame *frame, enum named named, char ret[256], const char **ret_text)
 {
-    if (frame->size > IPC_MAX_NAME_SIZE || memchr(frame->data ? frame->data : "", '\0', frame->size)) {
+    const void *data = frame->data ? frame->data : "";
+
+    if (frame->size > IPC_MAX_NAME_SIZE || memchr(data, '\0', frame->size)) {
         *ret_text = "the name is longer than 255 bytes, or holds a NUL";
         return -EINVAL;
     }
-    if (frame->size)
-        memcpy(ret, frame->data, frame->size);
+    memcpy(ret, data, frame->size);
     ret[frame->size] = '\0';
     *ret_text = ipc_name_check(ret, named == PATTERN);
     return *ret_text ? -EINVAL : 0;

@@ -73,6 +73,8 @@ static void test_mistakes_name_line_and_what_is_allowed(void **state)
     expect_said("x.conf:1: 'sessions' stands before any section");
     assert_int_equal(PARSE("[limits]\nsessions = 0\n"), 1);
     expect_said("x.conf:2: sessions = 0: a whole number from 1 to 8192 is allowed");
+    assert_int_equal(PARSE("[broker]\ndrain = 10s\n"), 1);
+    expect_said("x.conf:2: drain = 10s: a whole number of seconds from 0 to 3600 is allowed");
     assert_int_equal(PARSE("[limits]\nsessions = 8193\n"), 1);
     assert_int_equal(PARSE("[limits]\nsessions = 8192\n"), 0);
     assert_int_equal(PARSE("[limits]\nsessions = -1\nsegment-bytes = 1T\ntopics = 99999999999999999999999\n"),
