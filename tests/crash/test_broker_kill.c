@@ -3,11 +3,11 @@
  * ipcd is killed before and after each of its system calls, and after each of its stores to shared memory, while a client
  * connects, advertises, subscribes by name and by pattern, is paired, exchanges messages, waits by bell, leaves a
  * retained lane, and takes all of it back; and while another one makes, uses and removes queues, a service and a shared
- * segment. The ipcd that follows is killed in the same way while it takes over. After
- * each death the client has noticed nothing, a bystander has lost nothing, and neither ipcd nor ipcd-run has more than
+ * segment; at system calls also while one opens a server and a client and makes calls, and closes both. The ipcd that follows
+ * is killed in the same way while it takes over. After each death the client has noticed nothing, a bystander has lost nothing, and neither ipcd nor ipcd-run has more than
  * before.
  *
- * IPC_KILL_FULL=1: each of these (`./dev kill`), of queues and the like every fifth; else every fourth, from another one in
+ * IPC_KILL_FULL=1: each of these (`./dev kill`), of queues and the like every fifth, fewer of the next one's; else every fourth, from another one in
  * each run, and fewer of the second.
  */
 #include <errno.h>
@@ -79,11 +79,50 @@ static void be_client(void *argument)
     ipc_connection_close(connection);
 }
 
+/* One thread is both sides of three calls. */
+static void use_service(ipc_connection *connection, ipc_connection *other)
+{
+    ipc_server *server;
+    ipc_client *client;
+    ipc_call *call;
+    struct ipc_request *request;
+    struct ipc_reply reply;
+    uint32_t question = 42, answer = 0;
+
+    EXPECT_EQ(ipc_server_open(&server, connection, "step.service", NULL, NULL), 0);
+    EXPECT_EQ(ipc_client_open(&client, other, "step.service", NULL, NULL), 0);
+    for (unsigned i = 0; i < 3; i++) {
+        EXPECT_EQ(ipc_call_start(&call, client, &question, sizeof(question), NULL), 0);
+        ssize_t got;
+        do { /* one thread is both sides: each has to hear of the other */
+            EXPECT_EQ(ipc_call_next(call, &reply, 0), -EAGAIN);
+            got = ipc_server_receive(server, &answer, sizeof(answer), &request, 1000000);
+        } while (got == -ETIMEDOUT);
+        EXPECT_EQ(got, sizeof(answer));
+        EXPECT_EQ(ipc_request_reply(request, &answer, sizeof(answer), NULL), 0);
+        EXPECT_EQ(ipc_call_next(call, &reply, IPC_FOREVER), 1);
+        EXPECT(reply.size == sizeof(question) && memcmp(reply.data, &question, sizeof(question)) == 0);
+        ipc_call_free(call);
+    }
+    ipc_client_close(client);
+    ipc_server_close(server);
+}
+
+static void be_caller(void *argument)
+{
+    const int *go = argument;
+
+    gate_wait(*go);
+    ipc_connection *connection = connection_new(), *other = connection_new();
+    use_service(connection, other);
+    ipc_connection_close(other);
+    ipc_connection_close(connection);
+}
+
 /* The same with queues, a service and a shared segment. */
 static void be_user(void *argument)
 {
     const int *go = argument;
-    uint32_t question = 42, answer = 0;
     char text[64];
 
     gate_wait(*go);
@@ -116,28 +155,7 @@ static void be_user(void *argument)
     consumer_end(letters);
     EXPECT_EQ(ipc_queue_remove(connection, "step.letters", 0, NULL), 0);
 
-    ipc_server *server;
-    ipc_client *client;
-    ipc_call *call;
-    struct ipc_request *request;
-    struct ipc_reply reply;
-    EXPECT_EQ(ipc_server_open(&server, connection, "step.service", NULL, NULL), 0);
-    EXPECT_EQ(ipc_client_open(&client, other, "step.service", NULL, NULL), 0);
-    for (unsigned i = 0; i < 3; i++) {
-        EXPECT_EQ(ipc_call_start(&call, client, &question, sizeof(question), NULL), 0);
-        ssize_t got;
-        do { /* one thread is both sides: each has to hear of the other */
-            EXPECT_EQ(ipc_call_next(call, &reply, 0), -EAGAIN);
-            got = ipc_server_receive(server, &answer, sizeof(answer), &request, 1000000);
-        } while (got == -ETIMEDOUT);
-        EXPECT_EQ(got, sizeof(answer));
-        EXPECT_EQ(ipc_request_reply(request, &answer, sizeof(answer), NULL), 0);
-        EXPECT_EQ(ipc_call_next(call, &reply, IPC_FOREVER), 1);
-        EXPECT(reply.size == sizeof(question) && memcmp(reply.data, &question, sizeof(question)) == 0);
-        ipc_call_free(call);
-    }
-    ipc_client_close(client);
-    ipc_server_close(server);
+    use_service(connection, other);
 
     ipc_segment *segment, *same;
     struct ipc_segment_options options = IPC_SEGMENT_OPTIONS_INIT;
@@ -305,6 +323,16 @@ static void test_at_system_calls_of_the_next(void **state)
     at_system_calls(be_client, true, full() ? 1 : 31);
 }
 
+static void test_calls_at_every_system_call(void **state)
+{
+    at_system_calls(be_caller, false, full() ? 1 : 13);
+}
+
+static void test_calls_at_system_calls_of_the_next(void **state)
+{
+    at_system_calls(be_caller, true, full() ? 7 : 61);
+}
+
 static void test_queues_at_every_system_call(void **state)
 {
     at_system_calls(be_user, false, full() ? 5 : 13);
@@ -468,6 +496,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_at_system_calls_of_the_next, setup, teardown),
         cmocka_unit_test_setup_teardown(test_queues_at_every_system_call, setup, teardown),
         cmocka_unit_test_setup_teardown(test_queues_at_system_calls_of_the_next, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_calls_at_every_system_call, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_calls_at_system_calls_of_the_next, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
