@@ -85,6 +85,13 @@ CURSOR_UNCHECKED     hostile-words        the cursor of a reader is taken as it 
 RING_BLOCKS          hostile-bells        a full bell holds up whoever rings it
 DRAIN_WITHOUT_END    unit-lane-wait       a bell rung without end keeps its reader from reading
 SPOILED_ALWAYS       hostile-bells        bells that are shut down are asked for without end
+RULES_UNASKED        proc-gateway-zmq     a peer of ipcd-zmq may do what its rules deny
+PLAIN_UNASKED        proc-gateway-zmq     a plain subscriber gets what the rules deny
+ROUTING_CHOSEN       proc-gateway-zmq     a peer may have the routing id of another one
+CREDIT_ENDLESS       proc-gateway-zmq     more messages come than the peer gave credit for
+MQUEUE_UNASKED       proc-gateway-mq      a message is acknowledged before the mqueue has taken it
+MQUEUE_LEFT          proc-gateway-mq      an mqueue that the gateway made stays
+BINDING_FORGOTTEN    proc-gateway-mq      what was bound at run time does not survive a kill of the gateway
 '
 
 build=$PWD/build/plant/core source=$PWD/build/plant/source
@@ -93,8 +100,8 @@ wanted() { # NAME
     ((${#only[@]} == 0)) || [[ " ${only[*]} " == *" $1 "* ]]
 }
 
-compile() { # TARGET...
-    ninja -C "$build" ipcd ipcd-run ipcctl "$@" >"$build/log" 2>&1 </dev/null || {
+compile() { # TEST...
+    ninja -C "$build" ipcd ipcd-run ipcctl ipcd-mq ipcd-zmq "${@/#proc-gateway-zmq/ipcd-zmq}" >"$build/log" 2>&1 </dev/null || {
         tail -n 30 "$build/log"
         exit 1
     }

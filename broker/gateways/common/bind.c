@@ -103,7 +103,9 @@ void gateway_sweep(struct gateway *gateway, bool all)
             gateway->made[kept++] = gateway->made[i];
             continue;
         }
+#ifndef IPC_PLANT_MQUEUE_LEFT
         gateway->kind->unmake(gateway->made[i]);
+#endif
         free(gateway->made[i]);
     }
     gateway->n_made = kept;

@@ -252,6 +252,10 @@ static int adopt(struct gateway *gateway, struct gateway_config *config, struct 
         char why[GATEWAY_WHY_SIZE];
 
         binding->origin[0] = '\0';
+#ifdef IPC_PLANT_BINDING_FORGOTTEN
+        (void)gateway_binding_free(binding);
+        continue;
+#endif
         if (gateway_find(gateway, binding->id) || gateway->n_bindings == GATEWAY_BINDINGS_MAX) {
             log_write(LOG_CONFIG, &(struct log_about){.name = binding->id},
                       "the configuration has such a binding now: what was made at run time is dropped");

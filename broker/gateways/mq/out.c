@@ -142,6 +142,9 @@ static int send_taken(struct outbound *out)
         if (size > 0) {
             result = refuse(out, message, size);
         } else {
+#ifdef IPC_PLANT_MQUEUE_UNASKED
+            (void)ipc_consumer_ack(out->consumer, message->delivery);
+#endif
             result = put(out, &envelope);
             if (result >= 0)
                 result = ipc_consumer_ack(out->consumer, message->delivery);
