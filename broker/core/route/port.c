@@ -243,6 +243,7 @@ void port_gone(struct router *router, struct port *port, bool silent)
         return;
     }
     queue_publish(queue); /* what was taken from it is seen when it is gone */
+    router_queue_dirty(queue);
     mail->kind = ROUTE_PORT_GONE;
     mail->result = 0;
     router_mail(router, mail);

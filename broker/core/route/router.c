@@ -264,13 +264,21 @@ static bool refuse_mail(struct router *router, const struct queue *queue, struct
     return true;
 }
 
-/* Until it is known what is in the queue. */
+static bool some_end(const struct list *ports)
+{
+    list_for_each(node, ports) if (list_entry(node, struct port, link)->ending) return true;
+    return false;
+}
+
+/* Until it is known what is in the queue: until all was found, and what those said who have left. */
 static bool hold_mail(struct router *router, struct queue *queue, struct route_mail *mail)
 {
     struct route_mail **last = &queue->held_mail;
+    bool end = mail->kind == ROUTE_QUEUE_REMOVE && mail->if_empty &&
+               (some_end(&queue->producers) || some_end(&queue->consumers));
 
-    if (!queue->scanning || (mail->kind != ROUTE_QUEUE_REMOVE && mail->kind != ROUTE_DO &&
-                             mail->kind != ROUTE_LETTER && mail->kind != ROUTE_LETTER_ASK))
+    if (!end && (!queue->scanning || (mail->kind != ROUTE_QUEUE_REMOVE && mail->kind != ROUTE_DO &&
+                                      mail->kind != ROUTE_LETTER && mail->kind != ROUTE_LETTER_ASK)))
         return false;
     if (queue->trouble && mail->kind != ROUTE_LETTER_ASK)
         return refuse_mail(router, queue, mail);

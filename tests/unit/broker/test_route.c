@@ -635,6 +635,42 @@ static void test_resume_of_many(void **state)
     close_port(stage, &producer);
 }
 
+/* The router hears of all at once: what a consumer said before it left counts before the queue is removed if it is empty. */
+static void test_remove_after_the_end(void **state)
+{
+    struct stage *stage = *state;
+
+    for (uint64_t i = 0; i < 20; i++) {
+        struct client producer, consumer;
+        struct route_mail *mail, *next;
+
+        new_queue(stage, 1);
+        open_port(stage, &producer, 1, false, 0);
+        open_port(stage, &consumer, 1, true, 10);
+        put_number(&producer, NULL, i);
+        struct got got = want(stage, &consumer);
+        wait_confirmed(stage, &producer);
+        ack(&consumer, IPC_ACK_DONE, got.delivery, got.delivery, 0, 0);
+        end_port(stage, &consumer);
+        mail = route_mail_new(ROUTE_QUEUE_REMOVE, 1, 0);
+        mail->if_empty = true;
+        routers_send(stage->routers, mail);
+        mail = wait_mail(stage, ROUTE_QUEUE_GONE);
+        assert_int_equal(mail->result, 0);
+        route_mail_free(mail);
+        while ((mail = stage->mails)) {
+            next = mail->next;
+            route_mail_free(mail);
+            stage->mails = next;
+        }
+        free_port(&consumer);
+        free_port(&producer);
+        close(stage->files[1]);
+        stage->files[1] = -1;
+        memset(&stage->stats[1], 0, sizeof(stage->stats[1]));
+    }
+}
+
 /* In a late slice: a message that expires, one that is delayed. */
 static void test_resume_of_times(void **state)
 {
@@ -1450,6 +1486,7 @@ int main(void)
         CASE(test_order_and_ack),
         CASE(test_prefetch_and_death),
         CASE(test_resume),
+        CASE(test_remove_after_the_end),
         CASE(test_resume_of_many),
         CASE(test_resume_of_times),
         CASE(test_resume_of_letters),
