@@ -284,6 +284,33 @@ static void test_who_died_meanwhile_is_found(void **state)
     ipc_connection_close(connection);
 }
 
+/* Readers are dead, and their writer has not looked: the next ipcd has their cells, and goes on. */
+static void test_readers_that_nobody_missed(void **state)
+{
+    enum { READERS = 3 };
+    ipc_connection *connection = connection_new();
+    ipc_publisher *publisher = publisher_new(connection, "dead", 1 << 16, 0);
+    struct broker_counts before = counts();
+    struct ipc_publisher_stats stats;
+    pid_t children[READERS];
+
+    for (unsigned i = 0; i < READERS; i++)
+        children[i] = child_start(subscribe_and_wait, NULL);
+    EXPECT_EQ(ipc_publisher_wait_readers(publisher, READERS, IPC_FOREVER), READERS);
+    for (unsigned i = 0; i < READERS; i++)
+        child_kill(children[i]);
+    while (counts().sessions > before.sessions)
+        sched_yield();
+    for (unsigned i = 0; i < 2; i++)
+        guarded_kill_ipcd(&guarded);
+    do
+        EXPECT_EQ(ipc_publisher_stats(publisher, &stats), 0);
+    while (stats.readers > 0);
+    settles(&before);
+    publisher_end(publisher);
+    ipc_connection_close(connection);
+}
+
 static void come_and_go(void *argument)
 {
     char topic[32];
@@ -475,6 +502,7 @@ int main(void)
         GUARDED(test_new_clients_join_old_topics),
         GUARDED(test_requests_in_flight_are_answered),
         GUARDED(test_who_died_meanwhile_is_found),
+        GUARDED(test_readers_that_nobody_missed),
         GUARDED(test_many_kills_under_load),
         GUARDED(test_hung),
         GUARDED(test_upgrade),

@@ -38,7 +38,7 @@ struct client {
 };
 
 struct gateway_kill {
-    uint8_t gateway;
+    uint8_t gateway;   /* 0: of ipcd */
     uint64_t from, to; /* it was killed in between */
 };
 

@@ -52,7 +52,7 @@ void begin_alone(struct self *self, const struct client_work *work)
     note(self, (struct event){.kind = EVENT_BEGIN, .client = work->client});
 }
 
-static void begin(struct self *self, const struct client_work *work)
+void begin(struct self *self, const struct client_work *work)
 {
     struct ipc_connection_options options = IPC_CONNECTION_OPTIONS_INIT;
     int result;
@@ -64,7 +64,7 @@ static void begin(struct self *self, const struct client_work *work)
         FAIL(self, result);
 }
 
-static void end(struct self *self)
+void end(struct self *self)
 {
     ipc_connection_close(self->connection);
     _exit(0);
@@ -72,8 +72,9 @@ static void end(struct self *self)
 
 const char *torture_queue_name(unsigned queue)
 {
-    static const char *const names[TORTURE_ALL] = {"q0",       "q1",       "q2",    "q3",    "dead",
-                                                   "zmq-send", "zmq-push", "mq-in", "mq-out"};
+    static const char *const names[TORTURE_WAYS] = {"q0",     "q1",       "q2",        "q3",
+                                                    "dead",   "zmq-send", "zmq-push",  "mq-in",
+                                                    "mq-out", "calls",    "topic-out", "topic-in"};
 
     return names[queue];
 }
@@ -127,6 +128,21 @@ static void settle(struct self *self)
     while (next <= last && self->tickets[next % UNSETTLED_MAX] &&
            self->tickets[next % UNSETTLED_MAX] <= confirmed)
         *decided = next++;
+}
+
+bool is_composed(const struct self *self, const void *data, size_t size, struct body *ret)
+{
+    unsigned char bytes[TORTURE_SIZE_MAX + 64];
+    struct client_work work = *self->work;
+    struct self sender = {.work = &work, .queue = self->queue};
+    struct event event;
+
+    if (size < sizeof(*ret))
+        return false;
+    memcpy(ret, data, sizeof(*ret));
+    work.slot = ret->producer;
+    sender.client = ret->sender;
+    return compose(&sender, ret->sequence, bytes, &event) == size && memcmp(bytes, data, size) == 0;
 }
 
 static int send_by_loan(struct self *self, const unsigned char *bytes, size_t size,

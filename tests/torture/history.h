@@ -14,8 +14,8 @@
 #include <stdio.h>
 
 #define HISTORY_QUEUES    12u
-#define HISTORY_PRODUCERS 32u
-#define HISTORY_JOURNALS  32u
+#define HISTORY_PRODUCERS 40u
+#define HISTORY_JOURNALS  40u
 #define HISTORY_KEYS      16u
 #define HISTORY_GATEWAYS  3u /* 0: none */
 
@@ -84,7 +84,8 @@ struct findings {
     uint64_t kills, core_kills, closes, errors, gateway_kills[HISTORY_GATEWAYS];
     uint64_t cut[HISTORY_QUEUES]; /* missing, as the way allows it: no finding */
     uint64_t repeated;            /* came again from an mqueue, after a kill */
-    uint64_t overtaken; /* by what was sent later, over a kill of the gateway that both went through */
+    uint64_t
+        overtaken; /* by what was sent later, over a kill of the gateway that both went through; a dead letter, over one of ipcd */
 };
 
 /* Texts of the first findings go to `out`. Returns false if there was no memory. */

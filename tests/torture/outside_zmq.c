@@ -12,12 +12,14 @@
 #include <unistd.h>
 
 #include "tests/support/dealer.h"
-#include "tests/torture/self.h"
+#include "tests/torture/calls_topics.h"
 
 #define WINDOW     64u  /* messages of which a sender does not know */
 #define CREDIT     32u  /* as the PULLs say */
 #define SILENCE_MS 50   /* then it asks whether it is still known */
 #define AHEAD_MAX  512u /* pushed, and not known to have arrived */
+#define CALLS      8u   /* at a time */
+#define PACE_US    200  /* between two messages of a publisher */
 
 struct outside {
     struct self self;
@@ -255,10 +257,174 @@ void outside_zmq_pull(const struct client_work *work)
     outside_end(&outside);
 }
 
+/* ---- CALL ---- */
+
+static void call_one(struct outside *outside, uint32_t number)
+{
+    unsigned char bytes[TORTURE_SIZE_MAX + 64];
+    struct event event;
+    size_t size = compose(&outside->self, number, bytes, &event);
+
+    say(outside, "CALL", number,
+        number % 2 ? "{\"timeout_ms\":5000,\"retry\":true}" : "{\"timeout_ms\":5000}", bytes, size);
+}
+
+/* The answer to that call, and to no other; or why there is none. */
+static void call_over(struct outside *outside, uint32_t number)
+{
+    unsigned char bytes[TORTURE_SIZE_MAX + 64];
+    struct torture_answer answer;
+    struct event event;
+    size_t size = compose(&outside->self, number, bytes, &event);
+    long long code = dealer_number(&outside->dealer, "code");
+
+    if (hears(outside, "ERROR")) { /* its server was killed, there is none now, or it is stopped */
+        if (code != -EPIPE && code != -ENOENT && code != -ETIMEDOUT && code != -EAGAIN && code != -ECONNRESET)
+            FAIL(&outside->self, (int)code);
+        return;
+    }
+    if (!hears(outside, "REPLY") || zmq_msg_size(&outside->dealer.body) != sizeof(answer))
+        FAIL(&outside->self, -EPROTO);
+    memcpy(&answer, zmq_msg_data(&outside->dealer.body), sizeof(answer));
+    if (memcmp(&answer.of, bytes, sizeof(answer.of)) != 0 || answer.sum != checksum(bytes, size))
+        FAIL(&outside->self, -EBADMSG);
+    outside->self.work->torture->received[TORTURE_CALLS]++;
+}
+
+void outside_zmq_call(const struct client_work *work)
+{
+    static struct outside outside;
+    uint64_t open[CALLS] = {0}, number;
+    uint32_t session = 0, made = 0;
+    unsigned n_open = 0;
+
+    outside_begin(&outside, work);
+    while (!work->torture->producers_stop || n_open) {
+        bool room;
+
+        if (session != outside.self.client && outside.welcome) { /* nobody answers what was asked before */
+            session = outside.self.client;
+            memset(open, 0, sizeof(open));
+            n_open = made = 0;
+        }
+        room = outside.welcome && n_open < CALLS && !work->torture->producers_stop;
+        for (unsigned i = 0; room && i < CALLS; i++)
+            if (!open[i]) {
+                open[i] = ++made;
+                n_open++;
+                call_one(&outside, made);
+                break;
+            }
+        while (hear(&outside, room ? 0 : SILENCE_MS)) {
+            room = true;
+            if (hears(&outside, "WELCOME") || hears(&outside, "PONG") || !answers(&outside, &number))
+                continue;
+            unsigned i = 0;
+            while (i < CALLS && open[i] != number)
+                i++;
+            if (i == CALLS) /* it was answered before */
+                FAIL(&outside.self, -EEXIST);
+            open[i] = 0;
+            n_open--;
+            call_over(&outside, (uint32_t)number);
+        }
+    }
+    outside_end(&outside);
+}
+
+/* ---- plain sockets ---- */
+
+struct plain {
+    struct self self;
+    void *context, *socket;
+};
+
+static void plain_begin(struct plain *plain, const struct client_work *work, int type, const char *endpoint)
+{
+    const int reconnect = 10;
+    char address[128];
+
+    begin_alone(&plain->self, work);
+    plain->context = zmq_ctx_new();
+    plain->socket = plain->context ? zmq_socket(plain->context, type) : NULL;
+    (void)snprintf(address, sizeof(address), "ipc://%s/%s", work->torture->folder, endpoint);
+    if (!plain->socket ||
+        zmq_setsockopt(plain->socket, ZMQ_RECONNECT_IVL, &reconnect, sizeof(reconnect)) < 0 ||
+        zmq_connect(plain->socket, address) < 0)
+        FAIL(&plain->self, -errno);
+}
+
+static void plain_end(struct plain *plain) __attribute__((noreturn));
+static void plain_end(struct plain *plain)
+{
+    note(&plain->self, (struct event){.kind = EVENT_CLOSE, .client = plain->self.client});
+    (void)zmq_close(plain->socket);
+    while (zmq_ctx_term(plain->context) < 0 && errno == EINTR)
+        continue;
+    _exit(0);
+}
+
+static void plain_send(struct plain *plain, const void *data, size_t size, int flags)
+{
+    while (zmq_send(plain->socket, data, size, flags) < 0)
+        if (errno != EINTR)
+            FAIL(&plain->self, -errno);
+}
+
+void outside_zmq_publish(const struct client_work *work)
+{
+    static struct plain plain;
+    const char *name = torture_queue_name(work->queue);
+    unsigned char bytes[TORTURE_SIZE_MAX + 64];
+    const int linger = 0;
+    struct event event;
+
+    plain_begin(&plain, work, ZMQ_PUB, "zmq-pub");
+    if (zmq_setsockopt(plain.socket, ZMQ_LINGER, &linger, sizeof(linger)) < 0)
+        FAIL(&plain.self, -errno);
+    for (uint32_t sequence = 1; !work->torture->producers_stop; sequence++) {
+        size_t size = compose(&plain.self, sequence, bytes, &event);
+
+        plain_send(&plain, name, strlen(name), ZMQ_SNDMORE);
+        plain_send(&plain, "", 0, ZMQ_SNDMORE);
+        plain_send(&plain, bytes, size, 0);
+        usleep(PACE_US);
+    }
+    plain_end(&plain);
+}
+
+void outside_zmq_subscribe(const struct client_work *work)
+{
+    static struct plain plain;
+    const char *name = torture_queue_name(work->queue);
+    unsigned char frames[3][TORTURE_SIZE_MAX + 64];
+    const int patience = 50;
+
+    plain_begin(&plain, work, ZMQ_SUB, "zmq-sub");
+    if (zmq_setsockopt(plain.socket, ZMQ_RCVTIMEO, &patience, sizeof(patience)) < 0 ||
+        zmq_setsockopt(plain.socket, ZMQ_SUBSCRIBE, name, strlen(name)) < 0)
+        FAIL(&plain.self, -errno);
+    while (!work->torture->consumers_stop) {
+        int sizes[3] = {-1, -1, -1};
+
+        for (unsigned i = 0; i < 3; i++)
+            if ((sizes[i] = zmq_recv(plain.socket, frames[i], sizeof(frames[i]), 0)) < 0)
+                break;
+        if (sizes[0] < 0 && (errno == EAGAIN || errno == EINTR))
+            continue;
+        if (sizes[2] < 0 || (size_t)sizes[2] > sizeof(frames[2]) || (size_t)sizes[0] != strlen(name) ||
+            memcmp(frames[0], name, strlen(name)) != 0)
+            FAIL(&plain.self, -EPROTO);
+        published(&plain.self, frames[2], (size_t)sizes[2], 0);
+    }
+    plain_end(&plain);
+}
+
 /* ---- PUSH ---- */
 
-static void push_one(struct self *self, void *socket, uint32_t sequence)
+static void push_one(struct plain *plain, uint32_t sequence)
 {
+    struct self *self = &plain->self;
     const char *name = torture_queue_name(self->work->queue);
     unsigned char bytes[TORTURE_SIZE_MAX + 64];
     struct event event;
@@ -266,43 +432,28 @@ static void push_one(struct self *self, void *socket, uint32_t sequence)
 
     self->work->torture->last[self->work->slot] = sequence;
     note(self, event);
-    while (zmq_send(socket, name, strlen(name), ZMQ_SNDMORE) < 0)
-        if (errno != EINTR)
-            FAIL(self, -errno);
-    while (zmq_send(socket, bytes, size, 0) < 0)
-        if (errno != EINTR)
-            FAIL(self, -errno);
+    plain_send(plain, name, strlen(name), ZMQ_SNDMORE);
+    plain_send(plain, bytes, size, 0);
     note(self, (struct event){.kind = EVENT_SENT, .sequence = sequence});
 }
 
 void outside_zmq_push(const struct client_work *work)
 {
-    static struct self self;
+    static struct plain plain;
     _Atomic uint32_t *arrived = &work->torture->arrived[work->slot];
     uint32_t next = work->torture->last[work->slot] + 1, first;
-    void *context = zmq_ctx_new(), *socket = context ? zmq_socket(context, ZMQ_PUSH) : NULL;
-    const int reconnect = 10;
-    char address[128];
 
-    begin_alone(&self, work);
-    (void)snprintf(address, sizeof(address), "ipc://%s/zmq-push", work->torture->folder);
-    if (!socket || zmq_setsockopt(socket, ZMQ_RECONNECT_IVL, &reconnect, sizeof(reconnect)) < 0 ||
-        zmq_connect(socket, address) < 0)
-        FAIL(&self, -errno);
+    plain_begin(&plain, work, ZMQ_PUSH, "zmq-push");
     for (; !work->torture->producers_stop; next++) {
-        push_one(&self, socket, next);
+        push_one(&plain, next);
         if (next - *arrived > AHEAD_MAX)
             usleep(1000);
     }
     /* Nobody is killed any more: as soon as one has arrived, all that follow will. */
     for (first = next; *arrived < first; next++) {
-        push_one(&self, socket, next);
+        push_one(&plain, next);
         usleep(10000);
     }
     work->torture->ended[work->slot] = next - 1;
-    note(&self, (struct event){.kind = EVENT_CLOSE, .client = work->client});
-    (void)zmq_close(socket);
-    while (zmq_ctx_term(context) < 0 && errno == EINTR)
-        continue;
-    _exit(0);
+    plain_end(&plain);
 }

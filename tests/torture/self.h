@@ -35,10 +35,15 @@ void note(struct self *self, struct event event);
 #define FAIL(self, result) failed(self, result, __LINE__)
 void failed(struct self *self, int result, int line) __attribute__((noreturn));
 void begin_alone(struct self *self, const struct client_work *work);
+/* With a connection. */
+void begin(struct self *self, const struct client_work *work);
+void end(struct self *self) __attribute__((noreturn));
 
 uint32_t checksum(const unsigned char *bytes, size_t size);
 /* The message of that number: into bytes, of TORTURE_SIZE_MAX + 64. Returns its size. */
 size_t compose(const struct self *self, uint32_t sequence, unsigned char *bytes, struct event *ret);
+/* Is that the message of its number, as somebody composed it? */
+bool is_composed(const struct self *self, const void *data, size_t size, struct body *ret);
 /* Note that it was received; the event has what came beside the body. */
 void receive_note(struct self *self, struct event event, const void *data, size_t size);
 

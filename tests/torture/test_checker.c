@@ -362,6 +362,30 @@ static void test_overtaken(void **state)
     assert_int_equal(judge(&story).overtaken, 1);
 }
 
+/* Two dead letters in the wrong order: nothing explains it but a kill of ipcd after they were sent. */
+static void test_letter_overtaken(void **state)
+{
+    struct story story;
+
+    (void)state;
+    for (unsigned killed = 0; killed < 2; killed++) {
+        tell(&story);
+        story.history.queues[0].dead_letter = 1;
+        for (unsigned i = 0; i < 2; i++) {
+            at(&story, RECEIVED_A, EVENT_RECEIVED, i)->queue = 1;
+            at(&story, RECEIVED_A, EVENT_RECEIVED, i)->number = 20 - i;
+        }
+        at(&story, RECEIVED_B, EVENT_RECEIVED, 0)->queue = 1;
+        at(&story, RECEIVED_B, EVENT_RECEIVED, 0)->number = 19;
+        if (killed) {
+            add(&story, DRIVER, (struct event){.kind = EVENT_KILL_CORE});
+            story.events[DRIVER][story.counts[DRIVER] - 1].time_ns =
+                at(&story, SENT, EVENT_SENT, 1)->time_ns + 1;
+        }
+        expect(&story, 0, 0, !killed, 0);
+    }
+}
+
 /* A session with a gateway is over with the gateway, or with the process whose it is. */
 static void test_sessions(void **state)
 {
@@ -408,6 +432,7 @@ int main(void)
         cmocka_unit_test(test_lost_by_a_gateway),
         cmocka_unit_test(test_sessions),
         cmocka_unit_test(test_overtaken),
+        cmocka_unit_test(test_letter_overtaken),
         cmocka_unit_test(test_stuck_and_errors),
     };
 

@@ -75,7 +75,7 @@ static void choose_queues(void)
         }
     }
     torture->queues[TORTURE_DEAD] = (struct torture_queue){.priorities = 10, .prefetch = 64};
-    for (unsigned i = TORTURE_DEAD + 1; i < TORTURE_ALL; i++)
+    for (unsigned i = TORTURE_DEAD + 1; i < TORTURE_WAYS; i++)
         torture->queues[i] = (struct torture_queue){.priorities = 1, .prefetch = 64};
     torture->queues[TORTURE_ZMQ_SEND].messages_max = 400;
     torture->queues[TORTURE_MQ_OUT].messages_max = 400;
@@ -185,8 +185,17 @@ static void choose_slots(void)
         slot_add(outside_zmq_pull, TORTURE_ZMQ_SEND);
         slot_add_producer(outside_zmq_push, TORTURE_ZMQ_PUSH)->told = false;
     }
-    if (with_gateways[TORTURE_ZMQ])
+    if (with_gateways[TORTURE_ZMQ]) {
         slot_add(client_consume, TORTURE_ZMQ_PUSH);
+        for (unsigned i = 0; i < 2; i++) {
+            slot_add(client_serve, TORTURE_CALLS);
+            slot_add_producer(outside_zmq_call, TORTURE_CALLS);
+        }
+        slot_add_producer(client_publish, TORTURE_TOPIC_OUT);
+        slot_add(outside_zmq_subscribe, TORTURE_TOPIC_OUT);
+        slot_add_producer(outside_zmq_publish, TORTURE_TOPIC_IN);
+        slot_add(client_subscribe, TORTURE_TOPIC_IN);
+    }
 #endif
 }
 
@@ -287,20 +296,20 @@ static void kill_gateway(void)
 
 static bool still(void)
 {
-    static uint64_t before[TORTURE_ALL];
-    static unsigned ticks[TORTURE_ALL];
+    static uint64_t before[TORTURE_WAYS];
+    static unsigned ticks[TORTURE_WAYS];
 
-    bool used[TORTURE_ALL] = {false};
+    bool used[TORTURE_WAYS] = {false};
 
     for (unsigned i = 0; i < n_slots; i++)
         used[slots[i].queue] = true;
-    for (unsigned i = 0; i < TORTURE_ALL; i++) {
+    for (unsigned i = 0; i < TORTURE_WAYS; i++) {
         uint64_t now = torture->received[i];
 
         ticks[i] = now == before[i] ? ticks[i] + 1 : 0;
         before[i] = now;
         if (i != TORTURE_DEAD && used[i] && ticks[i] > STILL_TICKS) {
-            printf("stuck: no message of queue %u for %u ticks\n", i, ticks[i]);
+            printf("stuck: nothing by %s for %u ticks\n", torture_queue_name(i), ticks[i]);
             stuck = true;
         }
     }
@@ -472,6 +481,9 @@ static bool judge(double seconds)
            ", out of an mqueue: %" PRIu64 "\n",
            torture->received[TORTURE_ZMQ_SEND], torture->received[TORTURE_ZMQ_PUSH],
            torture->received[TORTURE_MQ_IN], torture->received[TORTURE_MQ_OUT]);
+    printf("answers to CALL: %" PRIu64 ", by topics to a SUB: %" PRIu64 ", from a PUB: %" PRIu64 "\n",
+           torture->received[TORTURE_CALLS], torture->received[TORTURE_TOPIC_OUT],
+           torture->received[TORTURE_TOPIC_IN]);
     printf("%" PRIu64 " ipcd-mq and %" PRIu64 " ipcd-zmq killed: %" PRIu64
            " messages of the inbound mqueue are missing and %" PRIu64 " of the PUSH sockets, %" PRIu64
            " came out of an mqueue again, %" PRIu64 " were overtaken\n",

@@ -12,11 +12,14 @@
 
 #define TORTURE_QUEUES   4u /* and one for dead letters */
 #define TORTURE_DEAD     TORTURE_QUEUES
-#define TORTURE_CLIENTS  26u
+#define TORTURE_CLIENTS  34u
 #define TORTURE_SIZE_MAX 1400u
 
 /* Queues with outside programs at one end, or both. */
 enum { TORTURE_ZMQ_SEND = TORTURE_DEAD + 1, TORTURE_ZMQ_PUSH, TORTURE_MQ_IN, TORTURE_MQ_OUT, TORTURE_ALL };
+/* What no history is written of, since nobody promises anything that it would show: calls, and topics with outside programs at one
+ * end. Whoever gets something looks at it. */
+enum { TORTURE_CALLS = TORTURE_ALL, TORTURE_TOPIC_OUT, TORTURE_TOPIC_IN, TORTURE_WAYS };
 enum { TORTURE_MQ = 1, TORTURE_ZMQ }; /* gateways */
 
 static_assert(TORTURE_CLIENTS <= HISTORY_PRODUCERS && TORTURE_CLIENTS < HISTORY_JOURNALS &&
@@ -33,11 +36,11 @@ struct torture_queue {
 /* In memory that the clients share, beside their journals. */
 struct torture {
     uint64_t seed;
-    struct torture_queue queues[TORTURE_ALL];
+    struct torture_queue queues[TORTURE_WAYS];
     char folder[64], mqueue_in[40], mqueue_out[40]; /* of the gateways' sockets; names of mqueues */
     _Atomic uint32_t clients;                       /* the last number that a process or session got */
     _Atomic bool producers_stop, consumers_stop;
-    _Atomic uint64_t received[TORTURE_ALL]; /* messages: the driver looks if something moves */
+    _Atomic uint64_t received[TORTURE_WAYS]; /* messages, answers: the driver looks if something moves */
     /* Of a producer, whatever process it is: the last sequence number that it used; all up to the other one are decided. */
     _Atomic uint32_t last[TORTURE_CLIENTS], decided[TORTURE_CLIENTS];
     _Atomic uint32_t ended[TORTURE_CLIENTS]; /* the last one, of a producer that was not killed */
@@ -57,12 +60,18 @@ struct client_work {
 /* Run as that client, and exit. */
 void client_produce(const struct client_work *work) __attribute__((noreturn));
 void client_consume(const struct client_work *work) __attribute__((noreturn));
+void client_serve(const struct client_work *work) __attribute__((noreturn));
+void client_publish(const struct client_work *work) __attribute__((noreturn));
+void client_subscribe(const struct client_work *work) __attribute__((noreturn));
 /* Programs that know nothing of libipc, with mqueues and sockets of ZeroMQ. */
 void outside_mq_send(const struct client_work *work) __attribute__((noreturn));
 void outside_mq_receive(const struct client_work *work) __attribute__((noreturn));
 void outside_zmq_send(const struct client_work *work) __attribute__((noreturn));
 void outside_zmq_pull(const struct client_work *work) __attribute__((noreturn));
 void outside_zmq_push(const struct client_work *work) __attribute__((noreturn));
+void outside_zmq_call(const struct client_work *work) __attribute__((noreturn));
+void outside_zmq_publish(const struct client_work *work) __attribute__((noreturn));
+void outside_zmq_subscribe(const struct client_work *work) __attribute__((noreturn));
 
 const char *torture_queue_name(unsigned queue);
 

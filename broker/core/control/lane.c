@@ -381,7 +381,7 @@ static void charge_a_writer(struct broker *broker, struct cells *cells)
     cells->user = writer;
 }
 
-static void cells_release(struct broker *broker, struct cells *cells)
+void cells_release(struct broker *broker, struct cells *cells)
 {
     struct charge charge = charge_of_segments(1);
 

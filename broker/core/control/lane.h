@@ -64,6 +64,8 @@ void cells_return(struct broker *broker, struct cells *cells, uint32_t cell);
 
 /* Its session is gone. */
 void cells_orphan(struct broker *broker, struct cells *cells);
+/* If that is so, and nothing is in it any more, it goes; otherwise a writer pays for it. */
+void cells_release(struct broker *broker, struct cells *cells);
 
 /* Those of an earlier ipcd, from their rows; NULL: out of memory. Then, when the pairings are there as well, what is
  * left to do for a lane. */

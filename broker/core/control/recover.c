@@ -352,7 +352,7 @@ static void finish_what_was_begun(struct broker *broker)
     list_for_each(calls, &broker->lanes) service_seek(broker, list_entry(calls, struct lane, link));
     list_for_each_safe(ports, &broker->ports)
         registry_port_resume(broker, list_entry(ports, struct port, link));
-    list_for_each_safe(left, &broker->orphans) cells_orphan(broker, list_entry(left, struct cells, link));
+    list_for_each_safe(left, &broker->orphans) cells_release(broker, list_entry(left, struct cells, link));
     registry_shared_resume(broker);
     list_for_each_safe(sessions, &broker->sessions)
     {

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef IPC_TESTS_TORTURE_CALLS_TOPICS_H
+#define IPC_TESTS_TORTURE_CALLS_TOPICS_H
+
+#include "tests/torture/self.h"
+
+/* What a request was, and a checksum of all of it. */
+struct torture_answer {
+    struct body of;
+    uint32_t sum;
+};
+
+/* A message of a topic has come, which that session published (0: it is not said). */
+void published(struct self *self, const void *data, size_t size, uint64_t session);
+
+#endif
