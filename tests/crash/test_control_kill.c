@@ -323,7 +323,7 @@ static void kill_everywhere(void (*be)(void *), void (*check)(struct bystanders 
 {
     struct bystanders them = {.out = connection_new(), .in = connection_new()};
     unsigned stops = (unsigned)getpid() % step, stores = stops;
-    watchdog(280, "killing a client everywhere");
+    watchdog(500, "killing a client everywhere");
     them.publisher = publisher_new(them.out, "bystander", 4096, 0);
     them.subscription = subscription_new(them.in, "bystander", IPC_START_OLDEST, IPC_SLOW_BLOCK, 0);
     them.of_victim = subscription_new(them.in, "victim", IPC_START_OLDEST, IPC_SLOW_BLOCK, 0);
