@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Every attack of docs/threat-model.md names the tests that try it, `file:function` or a file: they exist, and each is run.
+# Every attack of docs/threat-model.md names the tests that try it, `file:function`, `file.py:Class.test` or a file: they exist, and each is run.
 # And each test of a hostile client is named there.
 #
 # test_table.sh [SOURCE]
@@ -29,6 +29,15 @@ while IFS='|' read -r _ attack result tests _; do
         named+="$ref "
         [[ -f $file ]] || complain "$file does not exist: $attack"
         [[ -z $function ]] && continue
+        if [[ $file == *.py ]]; then # a class, or one of its cases; unittest finds both by their names
+            class=${function%%.*}
+            part=$(sed -n "/^class $class(/,/^class /p" "$file")
+            [[ -n $part ]] || complain "$file has no class $class: $attack"
+            [[ $function != *.* ]] || grep -q "^    def ${function#*.}(" <<<"$part" ||
+                complain "$file has no $function: $attack"
+            grep -q 'unittest\.main(' "$file" || complain "$file runs nothing: $attack"
+            continue
+        fi
         # Defined, and in the list of what is run.
         grep -q "^static void $function(" "$file" || complain "$file has no $function: $attack"
         grep -Eq "(\(|, )${function}[,)]" <(grep -v '^static' "$file") || complain "$file does not run $function: $attack"
