@@ -9,8 +9,6 @@
 
 #include "tests/torture/calls_topics.h"
 
-#define PACE_US 200 /* between two messages of a publisher */
-
 void client_serve(const struct client_work *work)
 {
     static struct self self;

@@ -4,6 +4,8 @@
 
 #include "tests/torture/self.h"
 
+#define PACE_US 200 /* between two messages of a publisher: not a wait, how fast it is */
+
 /* What a request was, and a checksum of all of it. */
 struct torture_answer {
     struct body of;

@@ -19,7 +19,6 @@
 #define SILENCE_MS 50   /* then it asks whether it is still known */
 #define AHEAD_MAX  512u /* pushed, and not known to have arrived */
 #define CALLS      8u   /* at a time */
-#define PACE_US    200  /* between two messages of a publisher */
 
 struct outside {
     struct self self;

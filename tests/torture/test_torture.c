@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Torture of queues: producers and consumers that are killed, stopped and replaced all the time, an ipcd that is killed,
- * gateways that are killed between them and outside programs, and a check of what all of them wrote down. test_torture [SECONDS [SEED]], or IPC_TORTURE_SECONDS, IPC_TORTURE_SEED,
+ * Torture of queues, and by ZeroMQ of topics and calls: clients that are killed, stopped and replaced all the time, an ipcd that is
+ * killed, gateways that are killed between them and outside programs, and a check of what all of them wrote down. test_torture [SECONDS [SEED]], or IPC_TORTURE_SECONDS, IPC_TORTURE_SEED,
  * and IPC_TORTURE_CORE_MS and IPC_TORTURE_GATEWAY_MS, the time between two kills of ipcd, and about that of a gateway.
  */
 #include <assert.h>

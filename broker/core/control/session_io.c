@@ -111,12 +111,7 @@ void session_retry_stalled(struct broker *broker)
     struct list now;
 
     /* Who stalls again has its turn the next time. */
-    list_init(&now);
-    list_for_each_safe(node, &broker->stalled)
-    {
-        list_remove(node);
-        list_append(&now, node);
-    }
+    (void)list_take_all(&broker->stalled, &now);
     list_for_each_safe(node, &now)
     {
         struct session *session = list_entry(node, struct session, stalled);

@@ -242,8 +242,8 @@ void port_gone(struct router *router, struct port *port, bool silent)
         route_mail_free(mail);
         return;
     }
-    queue_publish(queue); /* what was taken from it is seen when it is gone */
-    router_queue_dirty(queue);
+    queue_publish(queue);      /* what was taken from it is seen when it is gone */
+    router_queue_dirty(queue); /* so that mail which was held for its end is looked at again */
     mail->kind = ROUTE_PORT_GONE;
     mail->result = 0;
     router_mail(router, mail);

@@ -577,20 +577,10 @@ static void release_mail(struct router *router, struct queue *queue)
 static bool turns(struct router *router)
 {
     bool some = false;
-    unsigned ports = 0, records;
     struct list now;
+    unsigned ports = (unsigned)list_take_all(&router->active, &now);
+    unsigned records = ROUND_RECORDS / (ports ? ports : 1);
 
-    list_init(&now);
-    while (!list_empty(&router->active)) {
-        struct list *node = router->active.next;
-
-        list_remove(node);
-        list_append(&now, node);
-        ports++;
-    }
-    if (!ports)
-        return false;
-    records = ROUND_RECORDS / ports;
     records = records < TURN_MIN ? TURN_MIN : records > TURN_MAX ? TURN_MAX : records;
     while (!list_empty(&now)) {
         struct port *port = list_entry(now.next, struct port, turn);
@@ -609,13 +599,7 @@ static bool deliveries(struct router *router)
     bool some = false;
     struct list now;
 
-    list_init(&now);
-    while (!list_empty(&router->dirty)) {
-        struct list *node = router->dirty.next;
-
-        list_remove(node);
-        list_append(&now, node);
-    }
+    (void)list_take_all(&router->dirty, &now);
     while (!list_empty(&now)) {
         struct queue *queue = list_entry(now.next, struct queue, dirty);
         bool left;

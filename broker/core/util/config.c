@@ -321,7 +321,6 @@ static void unknown_key(struct inifile *file, const char *section, const char *k
     inifile_mistake(file, "unknown setting '%s' in [%s]; there are:%s", quoted, kind, all);
 }
 
-/* True if the setting was not set in this file yet; else that was said. */
 static void parse_queue_setting(struct inifile *file, const struct ipc_queue_setting *setting,
                                 const char *value)
 {

@@ -39,6 +39,21 @@ static inline void list_remove(struct list *node)
     list_init(node);
 }
 
+/* Take all out of one list, in order, into another one, which need not be initialized. Returns how many there are. */
+static inline size_t list_take_all(struct list *from, struct list *to)
+{
+    size_t n = 0;
+
+    list_init(to);
+    for (; !list_empty(from); n++) {
+        struct list *node = from->next;
+
+        list_remove(node);
+        list_append(to, node);
+    }
+    return n;
+}
+
 #define list_entry(node, type, member) ((type *)(void *)((char *)(node)-offsetof(type, member)))
 
 #define list_for_each(node, head) for (struct list *node = (head)->next; node != (head); node = node->next)

@@ -46,7 +46,7 @@ void policy_file_setting(struct inifile *file, struct policy_rule *rule, int set
         return;
     if (policy_setting_parse(rule, setting, value, why) < 0)
         inifile_mistake(file, "%s", why);
-    else if (!keys && policy_rule_has_keys(rule))
+    else if (!keys && strcmp(policy_settings[setting], "who") == 0 && policy_rule_has_keys(rule))
         inifile_mistake(file, "who: key:NAME: a gateway alone knows keys: rules about them stand in "
                               "ipcd-zmq.conf, see ipcd-zmq(8)");
 }
