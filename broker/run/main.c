@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "broker/core/util/fd.h"
+#include "broker/core/util/listener.h"
 #include "broker/core/util/log.h"
 #include "broker/run/run.h"
 
@@ -128,6 +129,21 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
     return 0;
 }
 
+static bool options_read;
+
+/* Argp ends the program where it finds a mistake. */
+static void on_wrong_options(int status, void *argument)
+{
+    struct listener listener = LISTENER_INIT;
+    char error[512];
+
+    (void)argument;
+    if (!options_read && status == argp_err_exit_status &&
+        listener_inherit(&listener, error, sizeof(error)) > 0)
+        refuse_connections(listener.fd, -1,
+                           "ipcd-run was given wrong options; its log (journalctl -u ipcd) says which");
+}
+
 int main(int argc, char **argv)
 {
     static const struct argp parser = {
@@ -148,7 +164,9 @@ int main(int argc, char **argv)
 
     log_init("ipcd-run", LOG_WARNING);
     run.ipcd_path = beside ? beside : "ipcd";
+    (void)on_exit(on_wrong_options, NULL);
     (void)argp_parse(&parser, argc, argv, ARGP_IN_ORDER, NULL, &run);
+    options_read = true;
     status = run_supervise(&run);
     while (run.gateways.count > 0)
         free(run.gateways.each[--run.gateways.count].path);

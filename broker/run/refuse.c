@@ -5,12 +5,16 @@
  */
 #include "broker/run/run.h"
 
+#include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <sys/socket.h>
 
 #include "broker/core/util/fd.h"
 #include "broker/core/util/text.h"
 #include "proto/frame.h"
+
+#define REFUSE_NS UINT64_C(1000000000) /* so rarely are we started in vain, whoever connects how often */
 
 /* What it sent is not read, and not left unread either, which would have its next look fail before it comes to the answer. */
 static void refuse(int fd, const void *answer, size_t size)
@@ -23,16 +27,18 @@ static void refuse(int fd, const void *answer, size_t size)
     (void)fd_send(fd, answer, size, NULL, 0);
 }
 
-void refuse_connections(int listen_fd, int signal_fd, uint64_t duration_ns, int code, char *text)
+void refuse_connections(int listen_fd, int signal_fd, const char *text)
 {
     Ipc__Control__Failure message = IPC__CONTROL__FAILURE__INIT;
     struct pollfd polls[] = {{.fd = listen_fd, .events = POLLIN}, {.fd = signal_fd, .events = POLLIN}};
-    uint64_t until_ns = time_monotonic_ns() + duration_ns, now_ns;
+    uint64_t until_ns = time_monotonic_ns() + REFUSE_NS, now_ns;
     unsigned char answer[IPC_MAX_FRAME_SIZE];
+    char sentence[256];
     int size;
 
-    message.code = code;
-    message.text = text;
+    (void)snprintf(sentence, sizeof(sentence), "there is no broker: %s", text);
+    message.code = -ESHUTDOWN;
+    message.text = sentence;
     size = ipc_frame_pack(answer, sizeof(answer), IPC__CONTROL__TYPE__FAILURE, 0, &message.base);
     if (size < 0)
         return;

@@ -170,8 +170,9 @@ void adopt_remove(const char *address);
 
 /* ---- refuse.c ----------------------------------------------------------------------------------------------- */
 
-/* For so long, or until a signal comes, answer who connects with a failure: a negative errno and a sentence. */
-void refuse_connections(int listen_fd, int signal_fd, uint64_t duration_ns, int code, char *text);
+/* For a second, or until a signal comes (-1: none is waited for), answer who connects with a failure that says why there is
+ * no broker. */
+void refuse_connections(int listen_fd, int signal_fd, const char *text);
 
 /* ---- folder.c: the private directory ------------------------------------------------------------------------ */
 

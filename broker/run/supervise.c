@@ -37,7 +37,6 @@
 #define CHECK_MS     5000
 #define RESTART_NS   UINT64_C(5000000)    /* before the first restart after a failed one, doubled for each */
 #define ABORT_NS     UINT64_C(1000000000) /* from SIGABRT to SIGKILL */
-#define REFUSE_NS    UINT64_C(1000000000) /* so rarely are we started in vain, whoever connects how often */
 
 enum status {
     STATUS_IPCD_ENDED = 124,
@@ -46,6 +45,8 @@ enum status {
     STATUS_NOT_EXECUTABLE = 126,
     STATUS_NOT_FOUND = 127
 };
+
+static const char not_run[] = "ipcd could not be started; its log (journalctl -u ipcd) says why";
 
 /* Digits enough for any pid; the child writes its own over them. */
 #define PID_PLACE "00000000000"
@@ -69,6 +70,8 @@ struct supervisor {
     uint64_t restart_at_ns; /* 0: no restart is due */
     uint64_t alive_at_ns;   /* ipcd said so last */
     int status;
+    const char
+        *refusal; /* what is told to who connects, if there is no broker and another try would end likewise */
     char folder[IPC_MAX_ADDRESS_SIZE + 1];
 };
 
@@ -195,8 +198,11 @@ static int prepare(struct supervisor *supervisor)
     if (supervisor->mistakes) {
         say("the configuration %s; nothing was started",
             inifile_lacked() ? "cannot be read" : "has mistakes");
-        if (!inifile_lacked()) /* another try would say the same */
+        if (!inifile_lacked()) {
             supervisor->status = STATUS_CONFIGURATION;
+            supervisor->refusal =
+                "its configuration has mistakes; its log (journalctl -u ipcd) and ipcd --check name them";
+        }
         return -1;
     }
     if (listening == 0 && listener_open(&supervisor->listener, address, mode, error, sizeof(error)) < 0) {
@@ -548,6 +554,7 @@ static void on_ipcd_end(struct supervisor *supervisor)
     if (!supervisor->was_ready) {
         say("ipcd (%s) could not start: it %s", supervisor->options->ipcd_path, how);
         supervisor->status = STATUS_IPCD_NOT_RUN;
+        supervisor->refusal = not_run;
         return;
     }
     if (supervisor->stopping && status == 0 && !supervisor->options->command)
@@ -691,18 +698,19 @@ int run_supervise(const struct run_options *options)
                                     .command = CHILD_INIT,
                                     .signal_fd = -1};
 
-    if (prepare(&supervisor) < 0 || (supervisor.ipcd.pid == 0 && start_ipcd(&supervisor) < 0))
+    if (prepare(&supervisor) < 0) {
         supervisor.status = supervisor.status ? supervisor.status : STATUS_IPCD_NOT_RUN;
-    else {
+    } else if (supervisor.ipcd.pid == 0 && start_ipcd(&supervisor) < 0) {
+        supervisor.status = STATUS_IPCD_NOT_RUN;
+        supervisor.refusal = not_run;
+    } else {
         gateways.address = supervisor.listener.path;
         gateways.log_level = options->log_level;
         gateways.notify = supervisor.notify.address;
         loop(&supervisor);
     }
-    if (supervisor.status == STATUS_CONFIGURATION && supervisor.listener.fd >= 0)
-        refuse_connections(supervisor.listener.fd, supervisor.signal_fd, REFUSE_NS, -ESHUTDOWN,
-                           (char[]){"there is no broker: its configuration has mistakes; its log "
-                                    "(journalctl -u ipcd) and ipcd --check name them"});
+    if (supervisor.refusal && supervisor.listener.fd >= 0 && !supervisor.listener.ours)
+        refuse_connections(supervisor.listener.fd, supervisor.signal_fd, supervisor.refusal);
     store_done(&supervisor.store);
     if (supervisor.handed_over)
         return 0; /* ipcd sees our end, not that of what only we have; gateways end with us */

@@ -225,38 +225,53 @@ static int wait_for_term(void)
 }
 
 /* Those that wait are told before it ends, or systemd would start it for them again and again. */
-static void test_mistakes_are_told_to_who_connects(void **state)
+static void expect_refusal(const char *const arguments[10], int status, const char *told, const char *logged)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     int passed_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    char config[96], lock[128], output[8192];
+    char lock[128], output[8192];
     const Ipc__Control__Failure *failure;
     struct raw_client client = {.fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
     struct run run;
 
-    (void)snprintf(config, sizeof(config), "%s/wrong.conf", base);
     (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s/socket", base);
     (void)snprintf(lock, sizeof(lock), "%s.lock", address.sun_path);
-    raw_write(config, "[limits]\nsessions = many\n");
     assert_return_code(bind(passed_fd, (const void *)&address, sizeof(address)), errno);
     assert_return_code(listen(passed_fd, 8), errno);
     assert_return_code(connect(client.fd, (const void *)&address, sizeof(address)), errno);
     assert_int_equal(send(client.fd, "hello", 5, 0), 5);
-    run_start_with(&run, passed_fd, (const char *const[10]){"--config", config, NULL});
+    run_start_with(&run, passed_fd, arguments);
     assert_true(raw_recv(&client, 0) >= 0);
     assert_int_equal(client.frame.type, TYPE(FAILURE));
     assert_int_equal(client.frame.id, 0);
     failure = (const void *)client.frame.message;
     assert_int_equal(failure->code, -ESHUTDOWN);
-    assert_non_null(strstr(failure->text, "its configuration has mistakes"));
-    assert_int_equal(run_end(&run, output, sizeof(output)), 78);
-    assert_non_null(strstr(output, "wrong.conf:2"));
+    assert_non_null(strstr(failure->text, told));
+    assert_int_equal(run_end(&run, output, sizeof(output)), status);
+    assert_non_null(strstr(output, logged));
     assert_int_equal(recv(client.fd, output, sizeof(output), 0), 0);
     close(client.fd);
     close(passed_fd);
-    assert_return_code(unlink(config), errno);
     assert_return_code(unlink(address.sun_path), errno);
     (void)unlink(lock);
+}
+
+static void test_what_keeps_it_from_starting_is_told_to_who_connects(void **state)
+{
+    char config[96];
+
+    (void)snprintf(config, sizeof(config), "%s/wrong.conf", base);
+    raw_write(config, "[limits]\nsessions = many\n");
+    expect_refusal((const char *const[10]){"--config", config, NULL}, 78, "its configuration has mistakes",
+                   "wrong.conf:2");
+    assert_return_code(unlink(config), errno);
+    expect_refusal((const char *const[10]){"--wachdog=10", NULL}, 64, "wrong options", "--wachdog=10");
+    expect_refusal((const char *const[10]){"--watchdog=never", NULL}, 64, "wrong options",
+                   "--watchdog=never");
+    expect_refusal((const char *const[10]){"--ipcd=/nonexistent", NULL}, 125, "could not be started",
+                   "/nonexistent cannot be run");
+    expect_refusal((const char *const[10]){"--ipcd=false", NULL}, 125, "could not be started",
+                   "ended with status 1");
 }
 
 int main(int argc, char **argv)
@@ -271,7 +286,7 @@ int main(int argc, char **argv)
         CASE(test_signals_reach_the_command),
         CASE(test_broker_that_dies_is_started_again),
         CASE(test_broker_and_command_end_with_ipcd_run),
-        CASE(test_mistakes_are_told_to_who_connects),
+        CASE(test_what_keeps_it_from_starting_is_told_to_who_connects),
         CASE(test_service_tells_its_manager_and_stops_on_sigterm),
     };
 

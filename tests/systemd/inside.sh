@@ -54,21 +54,38 @@ for pid in $(main) $(ipcd); do
     grep -qE '^NoNewPrivs:[[:space:]]+1' "/proc/$pid/status"
 done
 
-step "a wrong configuration and no broker: who connects is told at once, it is tried once a second, and mended by the next connect"
+# No broker, and each start fails with that status: who connects is told at once, and no more than once a second it is tried.
+fails_at_rest() { # STATUS WHAT_CLIENTS_ARE_TOLD
+    for _ in 1 2 3; do
+        if said=$(ipcctl status 2>&1); then die "a broker answers that cannot start"; fi
+        grep -q "$2" <<<"$said" || die "a client is told: $said"
+    done
+    wait_for systemctl --quiet is-failed ipcd.service
+    [[ $(systemctl show --value -p ExecMainStatus ipcd.service) == "$1" ]]
+    invocation=$(systemctl show --value -p InvocationID ipcd.service)
+    systemctl daemon-reload
+    [[ $(systemctl show --value -p InvocationID ipcd.service) == "$invocation" ]] || die "it is started over and over"
+}
+
+step "a wrong configuration and no broker; it is mended by the next connect"
 systemctl stop ipcd.service
 conf=$(systemctl cat ipcd.service | sed -n 's/^ExecStart=.*--config //p')
 mkdir -p "$conf.d"
 printf '[limits]\nsessions = many\n' >"$conf.d/wrong.conf"
-for _ in 1 2 3; do
-    if said=$(ipcctl status 2>&1); then die "a broker with a wrong configuration answers"; fi
-    grep -q 'configuration has mistakes' <<<"$said" || die "a client is told: $said"
-done
-wait_for systemctl --quiet is-failed ipcd.service
-[[ $(systemctl show --value -p ExecMainStatus ipcd.service) == 78 ]]
-invocation=$(systemctl show --value -p InvocationID ipcd.service)
-systemctl daemon-reload
-[[ $(systemctl show --value -p InvocationID ipcd.service) == "$invocation" ]] || die "it is started over and over"
+fails_at_rest 78 'configuration has mistakes'
 rm "$conf.d/wrong.conf"
+answers
+
+step "wrong options, likewise"
+systemctl stop ipcd.service
+mkdir -p /run/systemd/system/ipcd.service.d
+printf '[Service]\nExecStart=\nExecStart=%s --config %s --wachdog 5\n' "$(command -v ipcd-run)" "$conf" \
+    >/run/systemd/system/ipcd.service.d/options.conf
+systemctl daemon-reload
+fails_at_rest 64 'wrong options'
+journalctl -u ipcd.service | grep >/dev/null -e '--wachdog' || die "the journal does not say which"
+rm -r /run/systemd/system/ipcd.service.d
+systemctl daemon-reload
 answers
 
 # What goes in by an mqueue and by ZeroMQ comes out of a queue; by a member of group ipc, which the service leaves the mqueue to.
