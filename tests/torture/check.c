@@ -400,6 +400,11 @@ static int by_producer(const void *a, const void *b)
     return left->sequence < right->sequence ? -1 : left->sequence > right->sequence;
 }
 
+static bool within(uint32_t window, uint64_t a, uint64_t b)
+{
+    return (a < b ? b - a : a - b) <= window;
+}
+
 /* What was confirmed has been acknowledged by somebody; what a queue that remembers ids took in, it took in once. */
 static void check_sendings(struct check *check)
 {
@@ -407,20 +412,24 @@ static void check_sendings(struct check *check)
 
     qsort(all, check->n_sendings, sizeof(*all), by_producer);
     for (size_t i = 0, next; i < check->n_sendings; i = next) {
-        bool remembers = check->history->queues[all[i].queue].remembers;
-        unsigned arrived = 0, done = 0;
+        uint32_t remembers = check->history->queues[all[i].queue].remembers;
+        const struct sending *before = NULL; /* that arrived */
+        unsigned done = 0;
 
         for (next = i; next < check->n_sendings && all[next].producer == all[i].producer &&
                        all[next].sequence == all[i].sequence;
              next++) {
-            arrived += all[next].arrived;
             done += all[next].done;
+            if (!all[next].arrived)
+                continue;
+            if (before && within(remembers, before->number, all[next].number))
+                finding(check, &check->found->duplicated,
+                        "duplicate: producer %" PRIu32 ", sequence %" PRIu32 ": taken as %" PRIu64
+                        " and %" PRIu64 ", with an id",
+                        all[i].producer, all[i].sequence, before->number, all[next].number);
+            before = &all[next];
         }
         check->found->resent += next - i - 1;
-        if (remembers && arrived > 1)
-            finding(check, &check->found->duplicated,
-                    "duplicate: producer %" PRIu32 ", sequence %" PRIu32 ": taken %u times, with an id",
-                    all[i].producer, all[i].sequence, arrived);
         for (size_t k = i; k < next; k++) {
             check->found->acknowledged += all[k].done;
             if (all[k].confirmed && !all[k].refused && !all[k].done && !(remembers && done))

@@ -71,7 +71,7 @@ void check_sessions(struct check *check);
 bool check_killed(const struct check *check, unsigned gateway, uint64_t from, uint64_t to);
 /* The order of a sender's messages, which a gateway that is killed between them does not keep. */
 void check_sequence(struct check *check, const struct reception *reception, const struct sending *sending);
-/* What came out of an mqueue. The sendings are in order of their senders, here and below. */
+/* What came without a number. The sendings are in order of their senders, here and below. */
 void check_raw(struct check *check);
 /* What is missing on ways that may lose: only by a kill, and how much. */
 void check_losses(struct check *check);

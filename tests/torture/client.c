@@ -72,11 +72,19 @@ void end(struct self *self)
 
 const char *torture_queue_name(unsigned queue)
 {
-    static const char *const names[TORTURE_WAYS] = {"q0",     "q1",       "q2",        "q3",
-                                                    "dead",   "zmq-send", "zmq-push",  "mq-in",
-                                                    "mq-out", "calls",    "topic-out", "topic-in"};
+    static const char *const names[TORTURE_WAYS] = {
+        "q0",        "q1",       "q2",      "q3",          "dead",         "zmq-send",
+        "zmq-push",  "mq-in",    "mq-out",  "mq-topic-in", "mq-topic-out", "calls",
+        "topic-out", "topic-in", "mq-call", "mq-call-raw", "mq-serve",     "mq-serve-raw"};
 
     return names[queue];
+}
+
+void torture_mqueue_name(const struct torture *torture, unsigned way, const char *suffix,
+                         char ret[TORTURE_MQUEUE_SIZE])
+{
+    (void)snprintf(ret, TORTURE_MQUEUE_SIZE, "/ipc-torture-%d-%s%s", torture->driver, torture_queue_name(way),
+                   suffix);
 }
 
 /* ---- producers ---- */

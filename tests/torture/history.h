@@ -13,9 +13,9 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#define HISTORY_QUEUES    12u
-#define HISTORY_PRODUCERS 40u
-#define HISTORY_JOURNALS  40u
+#define HISTORY_QUEUES    20u
+#define HISTORY_PRODUCERS 52u
+#define HISTORY_JOURNALS  52u
 #define HISTORY_KEYS      16u
 #define HISTORY_GATEWAYS  3u /* 0: none */
 
@@ -57,13 +57,16 @@ struct journal {
 enum history_loss {
     LOSS_NONE, /* of what was confirmed */
     LOSS_ONE,  /* with each kill of the gateway one message of what was taken */
-    LOSS_KILL, /* with each kill of the gateway or the sender what was on its way */
+    LOSS_WAY,  /* with each kill of the gateway what was on its way */
+    LOSS_KILL, /* the same, and with each kill of the sender */
 };
 
 struct history_queue {
-    bool keyed, remembers; /* remembers: message ids */
-    bool raw;              /* what comes out has no number nor attempt, and is not acknowledged */
-    uint8_t gateway;       /* that is on the way, with loss or raw */
+    bool keyed;
+    uint32_t remembers; /* so many message ids */
+    bool
+        raw; /* what comes out has no number nor attempt, and is not acknowledged; with loss, it comes once */
+    uint8_t gateway; /* that is on the way, with loss or raw */
     enum history_loss loss;
     uint64_t lease_ns;
     int dead_letter; /* queue; -1: none */

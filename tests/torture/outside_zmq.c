@@ -18,7 +18,6 @@
 #define CREDIT     32u  /* as the PULLs say */
 #define SILENCE_MS 50   /* then it asks whether it is still known */
 #define AHEAD_MAX  512u /* pushed, and not known to have arrived */
-#define CALLS      8u   /* at a time */
 
 struct outside {
     struct self self;
@@ -271,21 +270,17 @@ static void call_one(struct outside *outside, uint32_t number)
 /* The answer to that call, and to no other; or why there is none. */
 static void call_over(struct outside *outside, uint32_t number)
 {
-    unsigned char bytes[TORTURE_SIZE_MAX + 64];
-    struct torture_answer answer;
-    struct event event;
-    size_t size = compose(&outside->self, number, bytes, &event);
-    long long code = dealer_number(&outside->dealer, "code");
+    int code = (int)dealer_number(&outside->dealer, "code");
 
-    if (hears(outside, "ERROR")) { /* its server was killed, there is none now, or it is stopped */
-        if (code != -EPIPE && code != -ENOENT && code != -ETIMEDOUT && code != -EAGAIN && code != -ECONNRESET)
-            FAIL(&outside->self, (int)code);
+    if (hears(outside, "ERROR")) {
+        if (!may_fail(code))
+            FAIL(&outside->self, code);
         return;
     }
-    if (!hears(outside, "REPLY") || zmq_msg_size(&outside->dealer.body) != sizeof(answer))
+    if (!hears(outside, "REPLY"))
         FAIL(&outside->self, -EPROTO);
-    memcpy(&answer, zmq_msg_data(&outside->dealer.body), sizeof(answer));
-    if (memcmp(&answer.of, bytes, sizeof(answer.of)) != 0 || answer.sum != checksum(bytes, size))
+    if (!is_answer(&outside->self, number, zmq_msg_data(&outside->dealer.body),
+                   zmq_msg_size(&outside->dealer.body)))
         FAIL(&outside->self, -EBADMSG);
     outside->self.work->torture->received[TORTURE_CALLS]++;
 }

@@ -203,14 +203,16 @@ static void test_ids(void **state)
     tell(&story);
     send_again(&story);
     expect(&story, 1, 0, 0, 0); /* confirmed is confirmed... */
-    story.history.queues[0].remembers = true;
+    story.history.queues[0].remembers = 2;
     expect(&story, 0, 0, 0, 0); /* ...but one of an id is enough */
     again.client = 4;
     again.number = 14;
     add(&story, RECEIVED_B, again);
     add(&story, RECEIVED_B, (struct event){.kind = EVENT_ACKING, .number = 2, .delivery = 2});
     expect(&story, 0, 1, 0, 0);
-    story.history.queues[0].remembers = false;
+    at(&story, RECEIVED_B, EVENT_RECEIVED, 2)->number = 16; /* there were two in between */
+    expect(&story, 0, 0, 0, 0);
+    story.history.queues[0].remembers = 0;
     expect(&story, 0, 0, 0, 0);
 }
 
@@ -345,6 +347,24 @@ static void test_lost_by_a_gateway(void **state)
     kill_gateway(&story, at(&story, RECEIVED_A, EVENT_RECEIVED, 0)->time_ns);
     expect(&story, 0, 0, 0, 0);
     assert_int_equal(judge(&story).repeated, 1);
+    story.history.queues[0].loss = LOSS_ONE; /* what was not kept does not come again */
+    expect(&story, 0, 1, 0, 0);
+}
+
+/* What the end of a sender explains. */
+static void test_lost_with_its_sender(void **state)
+{
+    struct story story;
+
+    (void)state;
+    for (enum history_loss loss = LOSS_WAY; loss <= LOSS_KILL; loss++) {
+        tell(&story);
+        forget(&story, SENT, EVENT_CONFIRMED, 0);
+        forget(&story, SENT, EVENT_REFUSED, 0);
+        story.history.queues[0] = (struct history_queue){.dead_letter = -1, .loss = loss, .gateway = 1};
+        add(&story, DRIVER, (struct event){.kind = EVENT_KILL, .client = PRODUCER});
+        expect(&story, loss == LOSS_WAY, 0, 0, 0);
+    }
 }
 
 static void test_overtaken(void **state)
@@ -430,6 +450,7 @@ int main(void)
         cmocka_unit_test(test_content),
         cmocka_unit_test(test_dead_letters),
         cmocka_unit_test(test_lost_by_a_gateway),
+        cmocka_unit_test(test_lost_with_its_sender),
         cmocka_unit_test(test_sessions),
         cmocka_unit_test(test_overtaken),
         cmocka_unit_test(test_letter_overtaken),

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Torture of queues, and by ZeroMQ of topics and calls: clients that are killed, stopped and replaced all the time, an ipcd that is
+ * Torture of queues, and by gateways of topics and calls: clients that are killed, stopped and replaced all the time, an ipcd that is
  * killed, gateways that are killed between them and outside programs, and a check of what all of them wrote down. test_torture [SECONDS [SEED]], or IPC_TORTURE_SECONDS, IPC_TORTURE_SEED,
  * and IPC_TORTURE_CORE_MS and IPC_TORTURE_GATEWAY_MS, the time between two kills of ipcd, and about that of a gateway.
  */
@@ -25,7 +25,8 @@
 #include "tests/torture/torture.h"
 
 #define TICK_NS       UINT64_C(20000000) /* between two kills of a client */
-#define STILL_TICKS   3000u              /* without a message: something is stuck */
+#define DEDUP_WINDOW  65536u
+#define STILL_TICKS   3000u /* without a message: something is stuck */
 #define JOURNAL_BYTES (UINT64_C(2) << 30)
 #define DRIVER        TORTURE_CLIENTS /* journal of the driver; drains use those of consumers */
 
@@ -39,8 +40,9 @@ static struct slot {
     void (*run)(const struct client_work *work);
     unsigned queue;
     bool produces;
-    bool told;  /* a producer: what becomes of its messages */
-    bool lasts; /* is not killed: it could not say what it had taken */
+    bool told;   /* a producer: what becomes of its messages */
+    bool lasts;  /* is not killed: it could not say what it had taken */
+    bool steady; /* is not even stopped: it would miss what does not wait for it, or answer too late */
 } slots[TORTURE_CLIENTS];
 static unsigned n_slots;
 static bool with_gateways[HISTORY_GATEWAYS];
@@ -99,7 +101,7 @@ static void create_queues(void)
         settings.full = queue->reject ? IPC_QUEUE_FULL_REJECT : IPC_QUEUE_FULL_BLOCK;
         settings.lease_ns = queue->lease_ms * UINT64_C(1000000);
         settings.attempts_max = queue->attempts_max;
-        settings.dedup_window = queue->dedup ? 65536 : 0;
+        settings.dedup_window = queue->dedup ? DEDUP_WINDOW : 0;
         settings.dead_letter = "dead";
         if (ipc_queue_create(connection, name, &settings, 0, &error) < 0) {
             fprintf(stderr, "queue %s: %s\n", name, error.text);
@@ -166,6 +168,28 @@ static struct slot *slot_add_producer(void (*run)(const struct client_work *work
     return slot;
 }
 
+/* Topics and calls. */
+static void choose_mqueue_slots(void)
+{
+    struct slot *slot = slot_add(client_subscribe, TORTURE_MQ_TOPIC_IN);
+
+    slot->lasts = slot->steady = true;
+    for (unsigned i = 0; i < 2; i++) {
+        slot_add_producer(outside_mq_send, TORTURE_MQ_TOPIC_IN)->told = false;
+        slot_add_producer(outside_mq_call, TORTURE_MQ_CALL);
+        slot_add(client_serve, TORTURE_MQ_CALL);
+        slot_add_producer(client_call, TORTURE_MQ_SERVE);
+    }
+    slot_add(outside_mq_serve, TORTURE_MQ_SERVE);
+    slot_add_producer(client_publish_all, TORTURE_MQ_TOPIC_OUT)->told = false;
+    slot_add(outside_mq_receive, TORTURE_MQ_TOPIC_OUT)->lasts = true;
+    slot_add_producer(outside_mq_call, TORTURE_MQ_CALL_RAW)->lasts = true;
+    slot_add(client_serve, TORTURE_MQ_CALL_RAW);
+    slot_add_producer(client_call, TORTURE_MQ_SERVE_RAW);
+    slot = slot_add(outside_mq_serve, TORTURE_MQ_SERVE_RAW);
+    slot->lasts = slot->steady = true;
+}
+
 static void choose_slots(void)
 {
     for (unsigned i = 0; i < 6; i++)
@@ -178,6 +202,7 @@ static void choose_slots(void)
         slot_add(client_consume, TORTURE_MQ_IN);
         slot_add_producer(client_produce, TORTURE_MQ_OUT);
         slot_add(outside_mq_receive, TORTURE_MQ_OUT)->lasts = true;
+        choose_mqueue_slots();
     }
 #ifdef TORTURE_WITH_ZMQ
     for (unsigned i = 0; i < 2 && with_gateways[TORTURE_ZMQ]; i++) {
@@ -235,7 +260,7 @@ static void stop_client(void)
 {
     struct slot *slot = &slots[torture_random(&random_state, n_slots)];
 
-    if (!slot->pid)
+    if (!slot->pid || slot->steady)
         return;
     kill(slot->pid, slot->stopped ? SIGCONT : SIGSTOP);
     slot->stopped = !slot->stopped;
@@ -287,7 +312,8 @@ static void kill_gateway(void)
         return;
     kill(pid, SIGKILL);
     while (child_named(gateway == TORTURE_ZMQ ? "ipcd-zmq" : "ipcd-mq") == pid)
-        sched_yield(); /* until it is taken note of: then it is dead */
+        sched_yield();                 /* until it is taken note of: then it is dead */
+    torture->gateway_kills[gateway]++; /* who has not seen it yet has begun before */
     journal_append(journals[DRIVER],
                    (struct event){.kind = EVENT_KILL_GATEWAY, .queue = (uint8_t)gateway, .number = before});
 }
@@ -457,17 +483,20 @@ static bool judge(double seconds)
         history.events[i] = journals[i]->events;
         history.counts[i] = journals[i]->count;
     }
-    for (unsigned i = 0; i < TORTURE_ALL; i++)
+    for (unsigned i = 0; i < TORTURE_JUDGED; i++)
         history.queues[i] =
             (struct history_queue){.keyed = torture->queues[i].keys != 0,
-                                   .remembers = torture->queues[i].dedup,
+                                   .remembers = torture->queues[i].dedup ? DEDUP_WINDOW : 0,
                                    .lease_ns = torture->queues[i].lease_ms * UINT64_C(1000000),
                                    .dead_letter = torture->queues[i].letters ? (int)TORTURE_DEAD : -1};
     history.queues[TORTURE_ZMQ_PUSH].loss = LOSS_KILL;
     history.queues[TORTURE_ZMQ_PUSH].gateway = TORTURE_ZMQ;
-    history.queues[TORTURE_MQ_IN].loss = LOSS_ONE;
-    history.queues[TORTURE_MQ_IN].gateway = history.queues[TORTURE_MQ_OUT].gateway = TORTURE_MQ;
-    history.queues[TORTURE_MQ_OUT].raw = true;
+    history.queues[TORTURE_MQ_IN].loss = history.queues[TORTURE_MQ_TOPIC_IN].loss = LOSS_ONE;
+    history.queues[TORTURE_MQ_TOPIC_OUT].loss = LOSS_WAY;
+    for (unsigned i = TORTURE_MQ_IN; i < TORTURE_JUDGED; i++) {
+        history.queues[i].gateway = TORTURE_MQ;
+        history.queues[i].raw = i != TORTURE_MQ_IN;
+    }
     EXPECT(history_check(&history, &found, stdout));
     printf("%.0f s, seed %" PRIu64 ": %" PRIu64 " sent, %" PRIu64 " confirmed, %" PRIu64 " refused, %" PRIu64
            " sent again, %" PRIu64 " received, %" PRIu64 " dead letters\n",
@@ -484,11 +513,18 @@ static bool judge(double seconds)
     printf("answers to CALL: %" PRIu64 ", by topics to a SUB: %" PRIu64 ", from a PUB: %" PRIu64 "\n",
            torture->received[TORTURE_CALLS], torture->received[TORTURE_TOPIC_OUT],
            torture->received[TORTURE_TOPIC_IN]);
-    printf("%" PRIu64 " ipcd-mq and %" PRIu64 " ipcd-zmq killed: %" PRIu64
-           " messages of the inbound mqueue are missing and %" PRIu64 " of the PUSH sockets, %" PRIu64
-           " came out of an mqueue again, %" PRIu64 " were overtaken\n",
+    printf("answers to calls from an mqueue: %" PRIu64 " (raw: %" PRIu64 "), into one: %" PRIu64
+           " (raw: %" PRIu64 "); by topics from an mqueue: %" PRIu64 ", into one: %" PRIu64 "\n",
+           torture->received[TORTURE_MQ_CALL], torture->received[TORTURE_MQ_CALL_RAW],
+           torture->received[TORTURE_MQ_SERVE], torture->received[TORTURE_MQ_SERVE_RAW],
+           torture->received[TORTURE_MQ_TOPIC_IN], torture->received[TORTURE_MQ_TOPIC_OUT]);
+    printf("%" PRIu64 " ipcd-mq and %" PRIu64 " ipcd-zmq killed: %" PRIu64 " and %" PRIu64
+           " messages of the inbound mqueues are missing, %" PRIu64 " of the topic into one, and %" PRIu64
+           " of the PUSH sockets; %" PRIu64 " came out of an mqueue again, %" PRIu64
+           " were overtaken, %" PRIu32 " calls from mqueues were not waited for\n",
            found.gateway_kills[TORTURE_MQ], found.gateway_kills[TORTURE_ZMQ], found.cut[TORTURE_MQ_IN],
-           found.cut[TORTURE_ZMQ_PUSH], found.repeated, found.overtaken);
+           found.cut[TORTURE_MQ_TOPIC_IN], found.cut[TORTURE_MQ_TOPIC_OUT], found.cut[TORTURE_ZMQ_PUSH],
+           found.repeated, found.overtaken, torture->unanswered);
     printf(
         "found: %" PRIu64 " lost, %" PRIu64 " duplicates without a cause, %" PRIu64 " out of order, %" PRIu64
         " altered or invented, %" PRIu64 " stuck; %" PRIu64 " errors, %u bad ends\n",
@@ -496,12 +532,38 @@ static bool judge(double seconds)
     return findings_none(&found) && !bad_exits;
 }
 
+/* What ipcd-mq binds; but for TORTURE_MQ_IN, which is bound at run time. */
+static const struct binding {
+    unsigned way;
+    const char *direction, *target, *form, *reply; /* the last one: suffix of its mqueue */
+} bindings[] = {
+    {TORTURE_MQ_OUT, "out", "queue", "raw", NULL},
+    {TORTURE_MQ_TOPIC_IN, "in", "topic", "raw", NULL},
+    {TORTURE_MQ_TOPIC_OUT, "out", "topic", "raw", NULL},
+    {TORTURE_MQ_CALL, "call", "service", "enveloped", "-*"},
+    {TORTURE_MQ_CALL_RAW, "call", "service", "raw", "-reply"},
+    {TORTURE_MQ_SERVE, "serve", "service", "enveloped", "-reply"},
+    {TORTURE_MQ_SERVE_RAW, "serve", "service", "raw", "-reply"},
+};
+
+static void write_binding(FILE *file, const struct binding *binding)
+{
+    const char *way = torture_queue_name(binding->way);
+    char mqueue[TORTURE_MQUEUE_SIZE];
+
+    torture_mqueue_name(torture, binding->way, "", mqueue);
+    EXPECT(fprintf(file, "[bind %s]\ndirection = %s\nform = %s\nmqueue = %s\n%s = %s\nmessage-size = 2K\n",
+                   way, binding->direction, binding->form, mqueue, binding->target, way) > 0);
+    if (binding->reply)
+        EXPECT(fprintf(file, "reply = %s%s\n", mqueue, binding->reply) > 0);
+    if (binding->way == TORTURE_MQ_SERVE) /* of a program that is killed nobody hears otherwise */
+        EXPECT(fprintf(file, "timeout = 500ms\n") > 0);
+}
+
 /* Arguments of ipcd-run for those gateways that were built. One binding is in the configuration, the other one is made at run
  * time. */
 static void gateways_configure(const char **arguments)
 {
-    (void)snprintf(torture->mqueue_in, sizeof(torture->mqueue_in), "/ipc-torture-%d-in", getpid());
-    (void)snprintf(torture->mqueue_out, sizeof(torture->mqueue_out), "/ipc-torture-%d-out", getpid());
     with_gateways[TORTURE_MQ] = getenv("IPCD_MQ_BIN") != NULL;
 #ifdef TORTURE_WITH_ZMQ
     with_gateways[TORTURE_ZMQ] = getenv("IPCD_ZMQ_BIN") != NULL;
@@ -512,8 +574,8 @@ static void gateways_configure(const char **arguments)
         (void)snprintf(mq_config, sizeof(mq_config), "mq:/tmp/ipc-torture-%d.conf", getpid());
         file = fopen(mq_config + 3, "we");
         EXPECT(file != NULL);
-        EXPECT(fprintf(file, "[bind out]\ndirection = out\nmqueue = %s\nqueue = %s\n", torture->mqueue_out,
-                       torture_queue_name(TORTURE_MQ_OUT)) > 0);
+        for (size_t i = 0; i < sizeof(bindings) / sizeof(bindings[0]); i++)
+            write_binding(file, &bindings[i]);
         EXPECT_EQ(fclose(file), 0);
         *arguments++ = "--gateway";
         *arguments++ = mq_config;
@@ -526,11 +588,13 @@ static void gateways_configure(const char **arguments)
 
 static void bind_inbound(void)
 {
-    char command[512];
+    char command[512], mqueue[TORTURE_MQUEUE_SIZE];
     unsigned ticks = 0;
 
-    (void)snprintf(command, sizeof(command), "'%s' bind mq in direction=in mqueue=%s queue=%s >/dev/null",
-                   getenv("IPCCTL_BIN"), torture->mqueue_in, torture_queue_name(TORTURE_MQ_IN));
+    torture_mqueue_name(torture, TORTURE_MQ_IN, "", mqueue);
+    (void)snprintf(command, sizeof(command),
+                   "'%s' bind mq in direction=in mqueue=%s queue=%s message-size=2K >/dev/null",
+                   getenv("IPCCTL_BIN"), mqueue, torture_queue_name(TORTURE_MQ_IN));
     while (system(command) != 0 && ticks++ < STILL_TICKS)
         tick();
 }
@@ -540,8 +604,12 @@ static void gateways_ended(void)
     if (!with_gateways[TORTURE_MQ])
         return;
     EXPECT_EQ(unlink(mq_config + 3), 0);
-    EXPECT(mq_open(torture->mqueue_in, O_RDONLY) < 0); /* they were the gateway's */
-    EXPECT(mq_open(torture->mqueue_out, O_RDONLY) < 0);
+    for (unsigned i = TORTURE_MQ_IN; i < TORTURE_WAYS; i++) { /* they were the gateway's */
+        char mqueue[TORTURE_MQUEUE_SIZE];
+
+        torture_mqueue_name(torture, i, "", mqueue);
+        EXPECT(mq_open(mqueue, O_RDONLY) < 0);
+    }
 }
 
 static uint64_t number(const char *text, const char *variable, uint64_t otherwise)
@@ -563,6 +631,7 @@ int main(int argc, char **argv)
     setvbuf(stdout, NULL, _IOLBF, 0);
     torture = shared_new(sizeof(*torture));
     torture->seed = seed;
+    torture->driver = getpid();
     random_state = torture_mix(seed);
     printf("seed %" PRIu64 "\n", seed);
     for (unsigned i = 0; i <= TORTURE_CLIENTS; i++)
