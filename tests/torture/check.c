@@ -202,6 +202,9 @@ static void read_journal(struct check *check, const struct event *events, size_t
                 (struct gateway_kill){.from = event->time_ns, .to = event->time_ns};
             check->found->core_kills++;
             break;
+        case EVENT_MOVE:
+            check_move(check, event);
+            break;
         case EVENT_ERROR:
             finding(check, &check->found->errors, "error: client %" PRIu32 ": line %" PRIu64 ": %s",
                     event->client, event->number, strerror((int)event->checksum));
@@ -225,22 +228,16 @@ int check_by_sender(const void *a, const void *b)
     return left->sequence < right->sequence ? -1 : left->sequence > right->sequence;
 }
 
-static struct sending *sending_of(struct check *check, const struct reception *reception)
+struct sending *check_sending(struct check *check, const struct reception *reception)
 {
     struct sending wanted = {.sender = reception->sender, .sequence = reception->sequence};
 
     return bsearch(&wanted, check->sendings, check->n_sendings, sizeof(wanted), check_by_sender);
 }
 
-static bool is_letter(const struct check *check, const struct reception *reception,
-                      const struct sending *sending)
-{
-    return check->history->queues[sending->queue].dead_letter == reception->queue;
-}
-
 struct sending *check_content(struct check *check, const struct reception *reception)
 {
-    struct sending *sending = sending_of(check, reception);
+    struct sending *sending = check_sending(check, reception);
     uint64_t *count = &check->found->altered;
 
     if (!sending)
@@ -249,7 +246,8 @@ struct sending *check_content(struct check *check, const struct reception *recep
         finding(check, count, "altered: " WHICH ": its bytes", TELL);
     else if (sending->priority != reception->priority || sending->key != reception->key)
         finding(check, count, "altered: " WHICH ": its priority or key", TELL);
-    else if (sending->queue != reception->queue && !is_letter(check, reception, sending))
+    else if (sending->queue != reception->queue && !check_letter(check, reception, sending) &&
+             !check_moved_to(check, reception))
         finding(check, count, "altered: " WHICH ": it was sent to queue %u", TELL, sending->queue);
     else if (sending->refused)
         finding(check, count, "invented: " WHICH ": it was refused, and came", TELL);
@@ -261,10 +259,10 @@ struct sending *check_content(struct check *check, const struct reception *recep
 /* ---- duplicates ---- */
 
 /* A lease begins when a message is given out, which is after it was sent and before it is received. */
-static uint64_t lease_end(struct check *check, const struct reception *reception)
+uint64_t check_lease_end(struct check *check, const struct reception *reception)
 {
     uint64_t lease = check->history->queues[reception->queue].lease_ns;
-    const struct sending *sending = lease ? sending_of(check, reception) : NULL;
+    const struct sending *sending = lease ? check_sending(check, reception) : NULL;
 
     return sending ? sending->time_ns + lease : NEVER;
 }
@@ -274,7 +272,7 @@ static const char *without_cause(struct check *check, const struct reception *la
                                  const struct reception *now)
 {
     const struct client *holder = &check->clients[last->client];
-    bool lease_over = lease_end(check, last) <= now->time_ns;
+    bool lease_over = check_lease_end(check, last) <= now->time_ns;
 
     if (now->attempt <= last->attempt)
         return "its attempt number did not grow";
@@ -341,13 +339,18 @@ static void check_again(struct check *check, const struct reception *last, const
 /* What a queue took in, in the order in which it took it in. */
 static void check_entry(struct check *check, const struct reception *reception, struct sending *sending)
 {
-    if (sending->arrived)
+    const bool moved = check_moved_to(check, reception);
+
+    sending->arrived = true;
+    if (sending->queue != reception->queue)
+        return;
+    if (sending->number && !moved)
         finding(check, &check->found->duplicated, "duplicate: " WHICH ": sent once, taken twice: %" PRIu64,
                 TELL, sending->number);
-    else
+    else if (!moved)
         check_sequence(check, reception, sending);
-    sending->arrived = true;
-    sending->number = reception->number;
+    if (!sending->number)
+        sending->number = reception->number;
 }
 
 /* One message of a queue: all its receptions, in order. */
@@ -362,9 +365,9 @@ static void check_message(struct check *check, const struct reception *reception
     for (size_t i = 1; i < count; i++)
         if (reception[i].time_ns < sending->first_ns)
             sending->first_ns = reception[i].time_ns;
-    if (is_letter(check, reception, sending)) {
+    if (check_letter(check, reception, sending)) {
         check->found->letters++;
-        if (sending->letter)
+        if (sending->letter && !check_letter_again(check, reception))
             finding(check, &check->found->duplicated, "duplicate: " WHICH ": a dead letter twice", TELL);
         sending->letter = true;
     } else {
@@ -422,7 +425,8 @@ static void check_sendings(struct check *check)
             done += all[next].done;
             if (!all[next].arrived)
                 continue;
-            if (before && within(remembers, before->number, all[next].number))
+            if (before && before->number && all[next].number &&
+                within(remembers, before->number, all[next].number))
                 finding(check, &check->found->duplicated,
                         "duplicate: producer %" PRIu32 ", sequence %" PRIu32 ": taken as %" PRIu64
                         " and %" PRIu64 ", with an id",
@@ -452,13 +456,15 @@ static int by_client(const void *a, const void *b)
     return left->delivery < right->delivery ? -1 : left->delivery > right->delivery;
 }
 
-/* A dead letter of which the next ipcd first has to ask where it comes from does not hold up the others. */
+/* A dead letter of which the next ipcd first has to ask where it comes from does not hold up the others; nor does what is moved
+ * there. */
 static bool letter_waited(struct check *check, const struct reception *reception)
 {
-    const struct sending *sending = sending_of(check, reception);
+    const struct sending *sending = check_sending(check, reception);
 
-    return sending && is_letter(check, reception, sending) &&
-           check_killed(check, 0, sending->time_ns, reception->time_ns);
+    return sending && (check_moved_to(check, reception) ||
+                       (check_letter(check, reception, sending) &&
+                        check_killed(check, 0, sending->time_ns, reception->time_ns)));
 }
 
 /* What one consumer is given for the first time comes in the order of the queue, per priority, or else per key. */
@@ -501,9 +507,9 @@ static int by_key(const void *a, const void *b)
 }
 
 /* When a delivery was over for certain, or may have been. */
-static uint64_t over(struct check *check, const struct reception *reception)
+uint64_t check_over(struct check *check, const struct reception *reception)
 {
-    uint64_t end = check->clients[reception->client].end, lease = lease_end(check, reception);
+    uint64_t end = check->clients[reception->client].end, lease = check_lease_end(check, reception);
 
     if (reception->acking < end)
         end = reception->acking;
@@ -520,8 +526,8 @@ static bool passed_by(struct check *check, const struct reception *other, const 
     if (other->number == reception->number || other->acking < reception->time_ns ||
         (other->refusing < reception->time_ns && other->held_back))
         return true;
-    sending = sending_of(check, other);
-    return !sending || sending->letter;
+    sending = check_sending(check, other);
+    return !sending || sending->letter || sending->moved;
 }
 
 /* Messages of one key are with one consumer at a time, and what came back goes out before what follows it. */
@@ -539,7 +545,8 @@ static void check_keys(struct check *check)
         if (i == 0 || reception[-1].queue != reception->queue || reception[-1].key != reception->key)
             n_pending = 0;
         if (!check->history->queues[reception->queue].keyed || !reception->key ||
-            lease_end(check, reception) <= reception->time_ns) /* it may read what was taken back long ago */
+            check_lease_end(check, reception) <=
+                reception->time_ns) /* it may read what was taken back long ago */
             continue;
         for (unsigned p = 0; p < n_pending; p++) {
             const struct reception *other = pending[p];
@@ -549,7 +556,7 @@ static void check_keys(struct check *check)
             pending[kept++] = other;
             if (other->client == reception->client)
                 continue;
-            if (over(check, other) > reception->time_ns)
+            if (check_over(check, other) > reception->time_ns)
                 finding(check, &check->found->disordered,
                         "order: " WHICH ": client %" PRIu32 " has number %" PRIu64 " of key %u", TELL,
                         other->client, other->number, other->key);
@@ -570,6 +577,7 @@ bool history_check(const struct history *history, struct findings *ret, FILE *ou
     bool enough;
 
     *ret = (struct findings){.stuck = history->stuck};
+    memset(check.moved_ns, 0xff, sizeof(check.moved_ns));
     enough = allocate(&check);
     if (enough) {
         for (unsigned j = 0; j < history->journals; j++)
@@ -577,6 +585,7 @@ bool history_check(const struct history *history, struct findings *ret, FILE *ou
         check_sessions(&check);
         qsort(check.sendings, check.n_sendings, sizeof(*check.sendings), check_by_sender);
         check_raw(&check);
+        check_moves(&check);
         check_messages(&check);
         check_losses(&check);
         check_order(&check);

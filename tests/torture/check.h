@@ -17,6 +17,7 @@ struct sending {
     uint8_t queue, priority;
     bool sent, confirmed, refused;
     bool arrived, letter, done; /* came from its queue, as a dead letter; somebody acknowledged it */
+    bool moved;                 /* came from more than one place */
     uint64_t ticket, number, time_ns;
     uint64_t first_ns; /* of its first reception */
 };
@@ -51,6 +52,7 @@ struct check {
     struct client *clients;
     struct gateway_kill *kills;
     size_t n_sendings, n_receptions, n_clients, n_kills;
+    uint64_t moved_ns[HISTORY_QUEUES]; /* the first order to move something there, or NEVER */
 };
 
 void finding(struct check *check, uint64_t *count, const char *format, ...)
@@ -60,8 +62,28 @@ void finding(struct check *check, uint64_t *count, const char *format, ...)
 #define TELL  reception->queue, reception->number, reception->sender, reception->sequence
 
 int check_by_sender(const void *a, const void *b);
-/* The sending that this is; NULL, and it is said, if there is none. */
+/* The sending that this is, or NULL. */
+struct sending *check_sending(struct check *check, const struct reception *reception);
+/* The same; that there is none is said. */
 struct sending *check_content(struct check *check, const struct reception *reception);
+
+/* When its lease is over for certain. */
+uint64_t check_lease_end(struct check *check, const struct reception *reception);
+/* When that delivery was over for certain, or may have been. */
+uint64_t check_over(struct check *check, const struct reception *reception);
+
+/* ---- check_moves.c ---- */
+
+void check_move(struct check *check, const struct event *event);
+/* May what was received have been moved there by somebody's order? */
+bool check_moved_to(const struct check *check, const struct reception *reception);
+/* May it have been moved to a queue, and have become a dead letter of that? */
+bool check_letter_again(const struct check *check, const struct reception *reception);
+/* Is it a dead letter, of the queue that it was sent to or, perhaps, moved to? */
+bool check_letter(const struct check *check, const struct reception *reception,
+                  const struct sending *sending);
+/* What is in several queues, one after the other, is with one consumer at a time, and is acknowledged once. */
+void check_moves(struct check *check);
 
 /* ---- check_gateways.c ---- */
 

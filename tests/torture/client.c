@@ -4,6 +4,7 @@
  * about to, and afterwards that they have done it.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -430,4 +431,35 @@ void client_consume(const struct client_work *work)
     ipc_consumer_close(self.consumer);
     end(&self);
     _exit(0);
+}
+
+/* ---- an operator ---- */
+
+/* Move a few messages from one of the queues to the first one, or dead letters back. */
+void client_move(const struct client_work *work)
+{
+    static struct self self;
+    const char *tool = getenv("IPCCTL_BIN");
+    char count[32], priority[32];
+    uint64_t from;
+
+    begin_alone(&self, work);
+    from = 1 + torture_random(&self.random, TORTURE_QUEUES);
+    (void)snprintf(count, sizeof(count), "--count=%" PRIu64, 1 + torture_random(&self.random, 200));
+    (void)snprintf(priority, sizeof(priority), "--priority=%" PRIu64, torture_random(&self.random, 10));
+    usleep(1000 * (useconds_t)torture_random(&self.random, 200)); /* not all the time */
+    if (work->torture->producers_stop)
+        _exit(0);
+    note(&self, (struct event){.kind = EVENT_MOVE,
+                               .queue = (uint8_t)from,
+                               .number = from == TORTURE_DEAD ? HISTORY_BACK : 0});
+    if (!freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr))
+        FAIL(&self, -errno);
+    if (from == TORTURE_DEAD && torture_random(&self.random, 2))
+        (void)execl(tool, tool, "queue", "requeue", "dead", count, priority, NULL);
+    if (from == TORTURE_DEAD)
+        (void)execl(tool, tool, "queue", "requeue", "dead", count, NULL);
+    (void)execl(tool, tool, "queue", "move", torture_queue_name((unsigned)from), torture_queue_name(0), count,
+                NULL);
+    FAIL(&self, -errno);
 }

@@ -18,6 +18,7 @@
 #define HISTORY_JOURNALS  52u
 #define HISTORY_KEYS      16u
 #define HISTORY_GATEWAYS  3u /* 0: none */
+#define HISTORY_BACK      UINT64_MAX
 
 enum event_kind {
     EVENT_BEGIN, /* a client begins: client; a session with a gateway: number: its process, queue: the gateway */
@@ -34,6 +35,7 @@ enum event_kind {
     EVENT_ERROR,     /* a call failed as it should not: checksum: errno; number: line */
     EVENT_KILL,      /* written by the driver: it is about to kill that client */
     EVENT_KILL_CORE, /* the same for ipcd */
+    EVENT_MOVE, /* it is about to move messages of queue to queue `number`, or (HISTORY_BACK) dead letters back */
     EVENT_KILL_GATEWAY, /* it has killed a gateway: queue: which; number: the time before that */
 };
 
@@ -88,7 +90,9 @@ struct findings {
     uint64_t cut[HISTORY_QUEUES]; /* missing, as the way allows it: no finding */
     uint64_t repeated;            /* came again from an mqueue, after a kill */
     uint64_t
-        overtaken; /* by what was sent later, over a kill of the gateway that both went through; a dead letter, over one of ipcd */
+        overtaken; /* by what was sent later, over a kill of the gateway that both went through; a dead letter, over one of ipcd; in a
+                    * queue that messages are moved to */
+    uint64_t moves, moved; /* orders; messages that were seen in more than one place */
 };
 
 /* Texts of the first findings go to `out`. Returns false if there was no memory. */

@@ -267,7 +267,7 @@ static void hear_raw(struct caller *caller)
 void outside_mq_call(const struct client_work *work)
 {
     static struct caller caller;
-    const struct mq_attr attributes = {.mq_maxmsg = 10, .mq_msgsize = MQUEUE_BYTES / 4};
+    const struct mq_attr attributes = {.mq_maxmsg = 10, .mq_msgsize = 1536};
     char suffix[16];
     int result = 0;
 

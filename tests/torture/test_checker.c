@@ -426,6 +426,34 @@ static void test_sessions(void **state)
     expect(&story, 0, 0, 0, 0);
 }
 
+/* What was moved to queue 1 is with one consumer at a time, and acknowledged once. */
+static void test_moved(void **state)
+{
+    struct story story;
+
+    (void)state;
+    for (unsigned ordered = 0; ordered < 2;
+         ordered++) { /* the second message, that ALICE had, comes out of queue 1 */
+        tell(&story);
+        story.history.queues[0].keyed = ordered; /* nothing is behind in its key that has left */
+        at(&story, RECEIVED_B, EVENT_RECEIVED, 0)->queue = 1;
+        at(&story, RECEIVED_B, EVENT_RECEIVED, 0)->attempt = 1;
+        at(&story, RECEIVED_B, EVENT_RECEIVED, 0)->redelivered = 0;
+        add(&story, DRIVER, (struct event){.kind = EVENT_MOVE, .number = ordered ? 1 : 2});
+        story.events[DRIVER][story.counts[DRIVER] - 1].time_ns =
+            at(&story, RECEIVED_B, EVENT_BEGIN, 0)->time_ns;
+        expect(&story, !ordered, 0, 0, !ordered);
+    }
+    assert_int_equal(judge(&story).moved, 1);
+    forget(&story, DRIVER, EVENT_KILL, 0); /* and ALICE has it still */
+    expect(&story, 0, 1, 0, 0);
+    at(&story, RECEIVED_A, EVENT_ACKING, 0)->delivery = 1; /* or has acknowledged it */
+    at(&story, RECEIVED_A, EVENT_ACKED, 0)->delivery = 1;
+    expect(&story, 0, 1, 0, 0);
+    at(&story, RECEIVED_A, EVENT_ACKED, 0)->delivery = 0; /* or may have */
+    expect(&story, 0, 0, 0, 0);
+}
+
 static void test_stuck_and_errors(void **state)
 {
     struct story story;
@@ -454,6 +482,7 @@ int main(void)
         cmocka_unit_test(test_sessions),
         cmocka_unit_test(test_overtaken),
         cmocka_unit_test(test_letter_overtaken),
+        cmocka_unit_test(test_moved),
         cmocka_unit_test(test_stuck_and_errors),
     };
 

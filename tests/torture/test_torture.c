@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -40,14 +41,15 @@ static struct slot {
     void (*run)(const struct client_work *work);
     unsigned queue;
     bool produces;
-    bool told;   /* a producer: what becomes of its messages */
-    bool lasts;  /* is not killed: it could not say what it had taken */
-    bool steady; /* is not even stopped: it would miss what does not wait for it, or answer too late */
+    bool may_fail; /* while ipcd is killed, or a queue is full */
+    bool told;     /* a producer: what becomes of its messages */
+    bool lasts;    /* is not killed: it could not say what it had taken */
+    bool steady;   /* is not even stopped: it would miss what does not wait for it, or answer too late */
 } slots[TORTURE_CLIENTS];
 static unsigned n_slots;
 static bool with_gateways[HISTORY_GATEWAYS];
 static uint64_t random_state;
-static unsigned bad_exits, stops;
+static unsigned bad_exits, failed_orders, stops;
 static char zmq_config[] = "zmq:/dev/null", mq_config[80];
 static bool stuck;
 
@@ -70,8 +72,8 @@ static void choose_queues(void)
         else if (i == 0)
             queue->priorities = 10;
         queue->reject = queue->messages_max && (choice >> 24) % 2;
-        if (i == 3 || (choice >> 32) % 4 == 0) {
-            queue->lease_ms = 200;
+        if (i == 0 || i == 3 || (choice >> 32) % 4 == 0) {
+            queue->lease_ms = i == 0 ? 0 : 200;
             queue->letters = true;
             queue->attempts_max = 5;
         }
@@ -196,6 +198,8 @@ static void choose_slots(void)
         slot_add_producer(client_produce, i % TORTURE_QUEUES);
     for (unsigned i = 0; i < 8; i++)
         slot_add(client_consume, i % (TORTURE_QUEUES + 1));
+    struct slot *mover = slot_add_producer(client_move, TORTURE_DEAD);
+    mover->may_fail = mover->steady = true; /* stopped, it would hardly move anything */
     if (with_gateways[TORTURE_MQ]) {
         for (unsigned i = 0; i < 2; i++)
             slot_add_producer(outside_mq_send, TORTURE_MQ_IN)->told = false;
@@ -234,7 +238,9 @@ static unsigned reap(bool again)
 
         if (slots[i].pid && waitpid(slots[i].pid, &status, WNOHANG) == slots[i].pid) {
             slots[i].pid = 0;
-            if (!(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) && status != 0) {
+            if (WIFEXITED(status) && slots[i].may_fail) {
+                failed_orders += status != 0;
+            } else if (!(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) && status != 0) {
                 printf("client %u ended with status %#x\n", slots[i].client, (unsigned)status);
                 bad_exits++;
             }
@@ -483,6 +489,8 @@ static bool judge(double seconds)
         history.events[i] = journals[i]->events;
         history.counts[i] = journals[i]->count;
     }
+    for (unsigned i = 0; i < HISTORY_QUEUES; i++)
+        history.queues[i].dead_letter = -1;
     for (unsigned i = 0; i < TORTURE_JUDGED; i++)
         history.queues[i] =
             (struct history_queue){.keyed = torture->queues[i].keys != 0,
@@ -506,6 +514,9 @@ static bool judge(double seconds)
            " closed, %u stops and continues, %" PRIu64 " redeliveries, %" PRIu64
            " of them duplicates with a cause\n",
            found.kills, found.core_kills, found.closes, stops, found.redeliveries, found.duplicates);
+    printf("%" PRIu64 " orders to move messages, of which %u failed; %" PRIu64
+           " messages came from more than one place\n",
+           found.moves, failed_orders, found.moved);
     printf("received by SEND and PULL: %" PRIu64 ", from PUSH: %" PRIu64 ", from an mqueue: %" PRIu64
            ", out of an mqueue: %" PRIu64 "\n",
            torture->received[TORTURE_ZMQ_SEND], torture->received[TORTURE_ZMQ_PUSH],
@@ -552,8 +563,11 @@ static void write_binding(FILE *file, const struct binding *binding)
     char mqueue[TORTURE_MQUEUE_SIZE];
 
     torture_mqueue_name(torture, binding->way, "", mqueue);
-    EXPECT(fprintf(file, "[bind %s]\ndirection = %s\nform = %s\nmqueue = %s\n%s = %s\nmessage-size = 2K\n",
-                   way, binding->direction, binding->form, mqueue, binding->target, way) > 0);
+    EXPECT(
+        fprintf(
+            file,
+            "[bind %s]\ndirection = %s\nform = %s\nmqueue = %s\n%s = %s\nmessages = 5\nmessage-size = 1536\n",
+            way, binding->direction, binding->form, mqueue, binding->target, way) > 0);
     if (binding->reply)
         EXPECT(fprintf(file, "reply = %s%s\n", mqueue, binding->reply) > 0);
     if (binding->way == TORTURE_MQ_SERVE) /* of a program that is killed nobody hears otherwise */
@@ -593,7 +607,7 @@ static void bind_inbound(void)
 
     torture_mqueue_name(torture, TORTURE_MQ_IN, "", mqueue);
     (void)snprintf(command, sizeof(command),
-                   "'%s' bind mq in direction=in mqueue=%s queue=%s message-size=2K >/dev/null",
+                   "'%s' bind mq in direction=in mqueue=%s queue=%s messages=5 message-size=1536 >/dev/null",
                    getenv("IPCCTL_BIN"), mqueue, torture_queue_name(TORTURE_MQ_IN));
     while (system(command) != 0 && ticks++ < STILL_TICKS)
         tick();
@@ -629,6 +643,7 @@ int main(int argc, char **argv)
     bool good;
 
     setvbuf(stdout, NULL, _IOLBF, 0);
+    (void)setrlimit(RLIMIT_MSGQUEUE, &(struct rlimit){RLIM_INFINITY, RLIM_INFINITY}); /* if it may */
     torture = shared_new(sizeof(*torture));
     torture->seed = seed;
     torture->driver = getpid();

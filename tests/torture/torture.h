@@ -13,7 +13,7 @@
 
 #define TORTURE_QUEUES   4u /* and one for dead letters */
 #define TORTURE_DEAD     TORTURE_QUEUES
-#define TORTURE_CLIENTS  50u
+#define TORTURE_CLIENTS  51u
 #define TORTURE_SIZE_MAX 1400u
 
 /* Queues with outside programs at one end, or both. */
@@ -76,6 +76,7 @@ struct client_work {
 /* Run as that client, and exit. */
 void client_produce(const struct client_work *work) __attribute__((noreturn));
 void client_consume(const struct client_work *work) __attribute__((noreturn));
+void client_move(const struct client_work *work) __attribute__((noreturn));
 void client_serve(const struct client_work *work) __attribute__((noreturn));
 void client_call(const struct client_work *work) __attribute__((noreturn));
 void client_publish(const struct client_work *work) __attribute__((noreturn));
