@@ -49,6 +49,7 @@ MATCH_UNCHECKED      proc-policy          a wildcard gets topics that its user m
 HALF_SESSION         proc-restart-state   a session whose descriptors were not kept goes on
 SLOT_EARLY           proc-broker-pairing  a slot is used again before the writer has confirmed that its reader left
 DEATH_UNHEARD        proc-topic-death     nobody is woken for a peer that died (between commit and ring, say)
+RING_FORGOTTEN       proc-topic-death     who sleeps on what was published with more to come is never woken
 QUOTA_KEPT           proc-broker-limits   a lane that ends is charged for ever
 SHARE_IGNORED        unit-broker-quota    one user may take all that all users have together
 ACTOR_IGNORED        unit-broker-quota    one publisher may take all pairings of a reader

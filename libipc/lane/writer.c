@@ -287,6 +287,7 @@ static void count_overrun(struct lane_writer *writer, uint64_t position)
 
 int lane_writer_make_room(struct lane_writer *writer, uint32_t stride)
 {
+    lane_writer_ring_held(writer); /* those in the way may sleep */
     uint64_t needed = writer->position + stride + sizeof(uint64_t) - writer->ring_size;
     uint64_t target = needed + writer->ring_size / TAIL_STEPS;
     uint64_t lowest = pinned(writer);

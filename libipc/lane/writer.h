@@ -51,6 +51,7 @@ struct lane_writer {
     bool faulted; /* some peer has a fault */
     bool hasty;   /* set by an owner that will not pause for a bell that is refused, and comes again itself */
     bool unrung;  /* some bell was: lane_writer_ring_armed() tries again, also at the next publish */
+    bool held;    /* something was committed for which nobody was rung yet: lane_writer_ring_held() */
 
     struct ipc_lane *lane;
     uint64_t tail;
@@ -221,6 +222,33 @@ static inline void lane_writer_commit(struct lane_writer *writer, uint32_t size,
 #endif
 }
 
+/* If more is to come, whoever sleeps is woken with the next commit without `more`, by lane_writer_ring_held(), or before room
+ * is made; and if this process dies before that, by the notice of its death. */
+static inline void lane_writer_ring_or_hold(struct lane_writer *writer, bool more)
+{
+    if (__builtin_expect(more, 0))
+        writer->held = true;
+    else
+        lane_writer_ring(writer);
+}
+
+static inline void lane_writer_commit_more(struct lane_writer *writer, uint32_t size, uint32_t flags,
+                                           bool more)
+{
+    lane_writer_put(writer, size, flags);
+    lane_writer_ring_or_hold(writer, more);
+}
+
+static inline void lane_writer_ring_held(struct lane_writer *writer)
+{
+    if (!writer->held)
+        return;
+    writer->held = false;
+#ifndef IPC_PLANT_RING_FORGOTTEN
+    lane_writer_ring(writer);
+#endif
+}
+
 /* Several records that become visible by one store: the word of the first one, which comes last. Begin; for each one
  * make room for all so far, fill in its body, put; commit. Not committed, it was never there. */
 struct lane_batch {
@@ -263,8 +291,9 @@ static inline void lane_batch_put(struct lane_writer *writer, struct lane_batch 
     batch->position += ipc_record_stride(size);
 }
 
-/* The release pairs with the acquire in lane_reader_peek(). */
-static inline void lane_batch_commit(struct lane_writer *writer, const struct lane_batch *batch)
+/* The release pairs with the acquire in lane_reader_peek(). `more`: as in lane_writer_commit_more(). */
+static inline void lane_batch_commit_more(struct lane_writer *writer, const struct lane_batch *batch,
+                                          bool more)
 {
     if (batch->count == 0)
         return;
@@ -272,7 +301,12 @@ static inline void lane_batch_commit(struct lane_writer *writer, const struct la
     atomic_store_explicit(lane_writer_word(writer, writer->position), batch->first, LANE_PUBLISH);
     writer->position = batch->position;
     writer->sequence += batch->count;
-    lane_writer_ring(writer);
+    lane_writer_ring_or_hold(writer, more);
+}
+
+static inline void lane_batch_commit(struct lane_writer *writer, const struct lane_batch *batch)
+{
+    lane_batch_commit_more(writer, batch, false);
 }
 
 #endif

@@ -46,6 +46,7 @@ struct ipc_publisher {
     uint32_t loan_headers; /* bytes of headers in front of it */
     uint32_t loan_flags;
     bool loan_open;
+    bool loan_more;
     bool renew; /* the broker wants it in another lane */
     struct reader_ref *readers;
     uint64_t dropped;

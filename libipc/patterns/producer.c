@@ -25,6 +25,7 @@ struct ipc_producer {
     uint32_t loan_size;    /* bytes of payload lent out, if loan_open */
     uint32_t loan_headers; /* bytes of headers in front of it */
     bool loan_open;
+    bool loan_more;
     bool some_refused;        /* since the last flush */
     uint64_t decided;         /* everything below this position is */
     uint64_t told;            /* the same, as dispatch last said */
@@ -251,6 +252,7 @@ static int wait_decided(ipc_producer *producer, uint64_t ticket, int64_t timeout
 {
     struct port *port = &producer->port;
     int result = enter(producer);
+    lane_writer_ring_held(&port->writer);
     if (result == 0)
         result = look_decided(port, ticket);
     if (result == 0 && timeout_ns == 0)
@@ -344,6 +346,7 @@ int ipc_producer_dispatch(ipc_producer *producer)
     int over = enter(producer);
     if (over < 0 && over != -EPIPE)
         return over;
+    lane_writer_ring_held(&producer->port.writer);
     int result = take_in(producer);
     if (result < 0 && result != -ENOBUFS)
         return result;
@@ -394,12 +397,12 @@ static inline int reserve(ipc_producer *producer, uint64_t size, int64_t timeout
 
 /* A message's ticket is the position behind the start of its record, so that everything below a cursor has a
  * ticket that is not greater than the cursor, and no ticket is 0. */
-static inline void commit(ipc_producer *producer, uint32_t size, uint32_t flags, uint64_t *ticket)
+static inline void commit(ipc_producer *producer, uint32_t size, uint32_t flags, bool more, uint64_t *ticket)
 {
     struct lane_writer *writer = &producer->port.writer;
     if (ticket)
         *ticket = writer->position + 1;
-    lane_writer_commit(writer, size, flags);
+    lane_writer_commit_more(writer, size, flags, more);
 }
 
 int ipc_producer_send(ipc_producer *producer, const void *data, size_t size, int64_t timeout_ns,
@@ -415,8 +418,23 @@ int ipc_producer_send(ipc_producer *producer, const void *data, size_t size, int
         return result;
     lane_fetch(body, size);
     lane_copy_in(body, data, size);
-    commit(producer, (uint32_t)size, 0, ticket);
+    commit(producer, (uint32_t)size, 0, false, ticket);
     return 0;
+}
+
+int ipc_producer_ring(ipc_producer *producer)
+{
+    if (!producer)
+        return -EINVAL;
+    int result = enter(producer);
+    if (result == 0)
+        lane_writer_ring_held(&producer->port.writer);
+    return result;
+}
+
+static inline bool is_more(const struct ipc_send *how)
+{
+    return how && (how->flags & IPC_SEND_MORE);
 }
 
 /* Open a message: headers and room for `size` bytes of payload. */
@@ -457,7 +475,7 @@ int ipc_producer_sendv(ipc_producer *producer, const struct iovec *pieces, int p
             lane_copy_in(at, pieces[i].iov_base, pieces[i].iov_len);
         at += pieces[i].iov_len;
     }
-    commit(producer, headers + (uint32_t)size, headers ? IPC_RECORD_HEADERS : 0, ticket);
+    commit(producer, headers + (uint32_t)size, headers ? IPC_RECORD_HEADERS : 0, is_more(how), ticket);
     return 0;
 }
 
@@ -489,7 +507,7 @@ static ssize_t send_part(ipc_producer *producer, const struct iovec *messages, s
             *ticket = batch.position + 1;
         lane_batch_put(writer, &batch, size, block ? IPC_RECORD_HEADERS : 0);
     }
-    lane_batch_commit(writer, &batch);
+    lane_batch_commit_more(writer, &batch, is_more(how));
     return batch.count ? (ssize_t)batch.count : result;
 }
 
@@ -533,6 +551,7 @@ int ipc_producer_loan(ipc_producer *producer, size_t size_max, const struct ipc_
     producer->loan_open = true;
     producer->loan_size = (uint32_t)size_max;
     producer->loan_headers = headers;
+    producer->loan_more = is_more(how);
     *ret = body + headers;
     return 0;
 }
@@ -558,7 +577,7 @@ int ipc_producer_commit(ipc_producer *producer, size_t size, uint64_t *ticket)
     if (result < 0)
         return result;
     uint32_t headers = producer->loan_headers;
-    commit(producer, headers + (uint32_t)size, headers ? IPC_RECORD_HEADERS : 0, ticket);
+    commit(producer, headers + (uint32_t)size, headers ? IPC_RECORD_HEADERS : 0, producer->loan_more, ticket);
     return 0;
 }
 

@@ -19,6 +19,7 @@
 /* Nothing tells a publisher in memory that both ipcd and ipcd-run are gone. A clock per message would cost too much, so
  * it is read with what happens anyway: after a system call that woke somebody, and now and then in a stream. */
 #define LOOK_EVERY 64u
+#define FLAGS      (IPC_PUBLISH_REJECT | IPC_PUBLISH_DROP_NEWEST | IPC_PUBLISH_MORE)
 static inline bool look_is_due(const struct ipc_publisher *publisher)
 {
     const struct lane_writer *writer = &publisher->writer;
@@ -161,7 +162,7 @@ int64_t publisher_headers_size(const struct ipc_publisher *publisher, const stru
 {
     size_t fields = publisher->flags & IPC_PUBLISHER_TIMESTAMP ? ipc_field_size(0, sizeof(uint64_t)) : 0;
     if (how) {
-        if (how->size != sizeof(*how) || (how->flags & ~(IPC_PUBLISH_REJECT | IPC_PUBLISH_DROP_NEWEST)))
+        if (how->size != sizeof(*how) || (how->flags & ~FLAGS))
             return -EINVAL;
         if (how->header_count > IPC_MAX_HEADERS)
             return -E2BIG;
@@ -300,14 +301,25 @@ int ipc_publisher_publishv(ipc_publisher *publisher, const struct iovec *pieces,
             lane_copy_in(at, pieces[i].iov_base, pieces[i].iov_len);
         at += pieces[i].iov_len;
     }
-    lane_writer_commit(&publisher->writer, headers + (uint32_t)size, headers ? IPC_RECORD_HEADERS : 0);
+    lane_writer_commit_more(&publisher->writer, headers + (uint32_t)size, headers ? IPC_RECORD_HEADERS : 0,
+                            how && (how->flags & IPC_PUBLISH_MORE));
     leave(publisher);
     return 0;
 }
 
+int ipc_publisher_ring(ipc_publisher *publisher)
+{
+    if (!publisher)
+        return -EINVAL;
+    int result = handle_enter(&publisher->handle);
+    if (result == 0)
+        lane_writer_ring_held(&publisher->writer);
+    return result;
+}
+
 /* Publish as many messages as fit into `part` bytes, all by one commit. */
 static int publish_part(struct ipc_publisher *publisher, const struct iovec *messages, size_t count,
-                        uint64_t part, size_t *done)
+                        uint64_t part, bool more, size_t *done)
 {
     struct lane_writer *writer = &publisher->writer;
     uint64_t strides = 0;
@@ -337,7 +349,7 @@ static int publish_part(struct ipc_publisher *publisher, const struct iovec *mes
             lane_copy_in(body, messages[i].iov_base, size);
         lane_batch_put(writer, &batch, size, 0);
     }
-    lane_batch_commit(writer, &batch);
+    lane_batch_commit_more(writer, &batch, more);
     *done = n;
     return 0;
 }
@@ -358,7 +370,7 @@ static ssize_t publish_each(struct ipc_publisher *publisher, const struct iovec 
 ssize_t ipc_publisher_publish_batch(ipc_publisher *publisher, const struct iovec *messages, size_t count,
                                     unsigned flags)
 {
-    if (!publisher || !messages || count == 0 || (flags & ~(IPC_PUBLISH_REJECT | IPC_PUBLISH_DROP_NEWEST)))
+    if (!publisher || !messages || count == 0 || (flags & ~FLAGS))
         return -EINVAL;
     if (publisher->flags & IPC_PUBLISHER_TIMESTAMP)
         return publish_each(publisher, messages, count, flags);
@@ -370,7 +382,7 @@ ssize_t ipc_publisher_publish_batch(ipc_publisher *publisher, const struct iovec
     size_t done = 0;
     while (result == 0 && done < count) {
         size_t now;
-        result = publish_part(publisher, messages + done, count - done, part, &now);
+        result = publish_part(publisher, messages + done, count - done, part, flags & IPC_PUBLISH_MORE, &now);
         done += now;
         part = writer->ring_size / 4;
         if (result == -EAGAIN) {
@@ -402,6 +414,7 @@ int ipc_publisher_loan(ipc_publisher *publisher, size_t size_max, const struct i
     publisher_set_plain(publisher);
     publisher->loan_size = (uint32_t)size_max;
     publisher->loan_headers = headers;
+    publisher->loan_more = how && (how->flags & IPC_PUBLISH_MORE);
     *ret = body + headers;
     return 0;
 }
@@ -420,7 +433,8 @@ int ipc_publisher_commit(ipc_publisher *publisher, size_t size)
     if (handle_ended(&publisher->handle) && !publisher->looks)
         return -EPIPE;
     uint32_t headers = publisher->loan_headers;
-    lane_writer_commit(&publisher->writer, headers + (uint32_t)size, headers ? IPC_RECORD_HEADERS : 0);
+    lane_writer_commit_more(&publisher->writer, headers + (uint32_t)size, headers ? IPC_RECORD_HEADERS : 0,
+                            publisher->loan_more);
     leave(publisher);
     return 0;
 }

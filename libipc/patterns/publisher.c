@@ -367,6 +367,7 @@ int ipc_publisher_wait_readers(ipc_publisher *publisher, unsigned count, int64_t
     int result = handle_enter(&publisher->handle);
     if (result < 0)
         return result;
+    lane_writer_ring_held(&publisher->writer);
     uint64_t deadline = lane_deadline(timeout_ns), look = 0;
     for (;;) {
         struct lane_word words[2];

@@ -47,7 +47,8 @@ int64_t send_block_size(const struct ipc_send *how)
 {
     if (!how)
         return 0;
-    if (how->size != sizeof(*how) || (how->flags & ~(IPC_SEND_AT_ONCE | IPC_SEND_TIMESTAMP)) ||
+    if (how->size != sizeof(*how) ||
+        (how->flags & ~(IPC_SEND_AT_ONCE | IPC_SEND_TIMESTAMP | IPC_SEND_MORE)) ||
         how->priority >= IPC_PRIORITIES || (how->id_size && !how->id) || (how->key_size && !how->key) ||
         (how->reply_to && ipc_name_check(how->reply_to, false)))
         return -EINVAL;

@@ -305,6 +305,8 @@ inline ring(record) {
                         rung[i] = a;
 #ifdef BELL
                         bell[i] = 1
+#elif defined(MORE) && !defined(M_RING_LAST)
+                        wake(0, W(c)) /* where it sleeps: the first record that it was not rung for */
 #else
                         wake(0, W(record))
 #endif
@@ -319,6 +321,18 @@ inline ring(record) {
     :: else -> break
     od;
     i = 0
+}
+
+/* lane_writer_ring_held */
+inline ring_held() {
+#ifdef MORE
+    if
+    :: held -> ring(pos - SZ); held = 0
+    :: else
+    fi
+#else
+    skip
+#endif
 }
 
 inline check_mail(head) {
@@ -336,6 +350,7 @@ inline check_mail(head) {
 proctype Writer() {
     byte pos, tail, target, min, wa, wv, c, a, n, i, b, seen, from, pairing, tries;
     byte rung[R];
+    bit held;
 
 #ifdef REUSE
     atomic { counted[0] = 1; pairing = 1 }
@@ -348,6 +363,9 @@ proctype Writer() {
         /* lane_writer_reserve */
         if
         :: pos + NEED > tail + N ->
+#ifndef M_NO_RING_ROOM
+            ring_held();
+#endif
             target = ((pos + NEED - N + SZ - 1) / SZ) * SZ;
 #ifndef DROP
             load_cursors();
@@ -420,7 +438,12 @@ proctype Writer() {
 #if defined(TAILS) && defined(M_TAIL_AFTER)
         store_w(TAIL, tail);
 #endif
-#ifndef M_RING_BEFORE_COMMIT
+#ifdef MORE
+        if /* as the caller likes */
+        :: held = 1
+        :: ring(pos); held = 0
+        fi;
+#elif !defined(M_RING_BEFORE_COMMIT)
         ring(pos);
 #endif
 #if defined(MAILS) && !defined(M_MAIL_BEFORE_COMMIT)
@@ -433,6 +456,9 @@ proctype Writer() {
         pos = pos + SZ
     :: else -> break
     od;
+#ifndef M_NO_RING_HELD
+    ring_held();
+#endif
 killed:
     dead[0] = 1
 }

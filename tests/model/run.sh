@@ -38,6 +38,8 @@ oldest="JOIN OLDEST SZ=2 STALE=4 N=3 M=3"
 reuse="JOIN REUSE N=3 M=4"
 kill_writer="KILLW KILLS=1 N=3 M=3"
 kill_reader="KILLR KILLS=1 N=3 M=4"
+more="MORE N=4 M=3"
+more_room="MORE N=3 M=4"
 
 # verdict|name|configuration. base: must pass; full: the same, not with --quick; caught: a mutation, must fail;
 # spare: a step removed that is there for speed alone, must pass.
@@ -60,6 +62,10 @@ base|kill the writer|$kill_writer
 base|kill the writer, records with bodies|$kill_writer SZ=2
 base|kill the writer, drop-oldest|$kill_writer DROP
 base|kill a reader|$kill_reader
+base|more to come|$more
+base|more to come, by bell|BELL $more
+base|more to come, room|$more_room
+base|more to come, kill the writer|MORE $kill_writer
 full|wake and room, two readers|R=2 N=3 M=3
 full|kill one of two readers|KILLR KILLS=1 R=2 N=3 M=2
 full|join, stale cursor as the start|JOIN STALE=0 N=3 M=4
@@ -69,6 +75,7 @@ full|join, start at the oldest, longer|JOIN OLDEST STALE=4 N=3 M=5
 full|drop-oldest lap, longer|DROP SZ=2 N=5 M=6
 full|drop-oldest lap, two readers|DROP R=2 N=3 M=3
 full|slot and cell used again, longer|$reuse NUDGE
+full|more to come, join|MORE $join
 caught|NO_BARRIER_SLEEP|$wake
 caught|NO_BARRIER_SLEEP|$bell
 caught|NO_RELOOK|$bell
@@ -108,6 +115,10 @@ caught|CORE_EARLY|$kill_writer
 caught|NO_FINAL_DRAIN|$kill_writer
 caught|MAIL_NOT_COMPARED|$kill_writer
 caught|MAIL_NOT_COMPARED|$kill_reader
+caught|NO_RING_HELD|$more
+caught|NO_RING_HELD|BELL $more
+caught|NO_RING_ROOM|$more_room
+caught|RING_LAST|$more
 spare|NO_RELOOK|$wake
 spare|NO_REREAD_ROOM|$room
 spare|WANT_KEPT|$room

@@ -158,6 +158,61 @@ static void test_everything_in_a_message(void **state)
     flow_end(&flow);
 }
 
+static uint64_t rings_of(const struct flow *flow)
+{
+    struct ipc_producer_stats stats;
+    EXPECT_EQ(ipc_producer_stats(flow->producer, &stats), 0);
+    return stats.rings;
+}
+
+/* With IPC_SEND_MORE nobody is woken, before one of these. */
+static void test_more(void **state)
+{
+    struct flow flow = flow_new(NULL, 1000);
+    struct ipc_queue_message message;
+    struct ipc_send how = IPC_SEND_INIT;
+    uint64_t number = 0, ticket;
+    (void)state;
+    how.flags = IPC_SEND_MORE;
+    EXPECT_EQ(ipc_producer_ring(NULL), -EINVAL);
+    enum { RUNG, NEXT, CONFIRM, FLUSH, DISPATCH, CLOSED, WAYS };
+    for (int way = 0; way < WAYS; way++) {
+        uint64_t rings = rings_of(&flow);
+        unsigned char bytes[3][64];
+        struct iovec pieces[3];
+        void *room;
+        for (unsigned i = 0; i < 3; i++) {
+            message_fill(bytes[i], 64, number + i);
+            pieces[i] = (struct iovec){bytes[i], 64};
+        }
+        EXPECT_EQ(ipc_producer_sendv(flow.producer, &pieces[0], 1, &how, 0, NULL), 0);
+        EXPECT_EQ(ipc_producer_send_batch(flow.producer, &pieces[1], 1, &how, 0, NULL), 1);
+        EXPECT_EQ(ipc_producer_loan(flow.producer, 64, &how, 0, &room), 0);
+        memcpy(room, bytes[2], 64);
+        EXPECT_EQ(ipc_producer_commit(flow.producer, 64, &ticket), 0);
+        EXPECT_EQ(rings_of(&flow), rings);
+        if (way == RUNG)
+            EXPECT_EQ(ipc_producer_ring(flow.producer), 0);
+        else if (way == NEXT)
+            EXPECT_EQ(ipc_producer_send(flow.producer, "x", 1, 0, NULL), 0);
+        else if (way == CONFIRM)
+            EXPECT_EQ(ipc_producer_confirm(flow.producer, ticket, IPC_FOREVER, NULL), 0);
+        else if (way == FLUSH)
+            EXPECT_EQ(ipc_producer_flush(flow.producer, IPC_FOREVER), 0);
+        else if (way == DISPATCH)
+            EXPECT_EQ(ipc_producer_dispatch(flow.producer), 0);
+        else
+            flow.producer = ipc_producer_close(flow.producer);
+        for (unsigned i = 0; i < 3; i++, number++)
+            EXPECT_EQ(receive_number(flow.consumer, &message), number);
+        if (way == NEXT)
+            (void)receive_text(flow.consumer, "x");
+        EXPECT_EQ(ipc_consumer_ack_until(flow.consumer, message.delivery), 0);
+    }
+    flow.producer = producer_new(flow.out, "work");
+    flow_end(&flow);
+}
+
 static void test_batches_and_loans(void **state)
 {
     struct flow flow = flow_new(NULL, 1000);
@@ -860,6 +915,7 @@ static int tests(void)
         CASE(test_empty_and_largest),
         CASE(test_everything_in_a_message),
         CASE(test_batches_and_loans),
+        CASE(test_more),
         CASE(test_take_round_and_round),
         CASE(test_priorities),
         CASE(test_times),

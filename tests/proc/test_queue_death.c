@@ -92,26 +92,35 @@ static void test_consumer_killed(void **state)
     close(ready);
 }
 
-/* Sends and never hears whether it arrived. */
+/* Sends and never hears whether it arrived. With flags, nobody is woken for the last hundred. */
 static void send_and_hang(void *argument)
 {
     ipc_connection *connection = connection_new();
     ipc_producer *producer = producer_new(connection, "work");
-    (void)argument;
-    for (uint64_t number = 0; number < 1000; number++)
-        EXPECT_EQ(ipc_producer_send(producer, &number, sizeof(number), IPC_FOREVER, NULL), 0);
+    struct ipc_send how = IPC_SEND_INIT;
+    struct ipc_producer_stats before, after;
+    how.flags = *(unsigned *)argument;
+    for (uint64_t number = 0; number < 1000; number++) {
+        struct iovec piece = {&number, sizeof(number)};
+        if (number == 900 && how.flags) {
+            EXPECT_EQ(ipc_producer_flush(producer, IPC_FOREVER), 0);
+            EXPECT_EQ(ipc_producer_stats(producer, &before), 0);
+        }
+        EXPECT_EQ(ipc_producer_sendv(producer, &piece, 1, &how, IPC_FOREVER, NULL), 0);
+    }
+    EXPECT_EQ(ipc_producer_stats(producer, &after), 0);
+    EXPECT(!how.flags || after.rings == before.rings);
     gate_open(ready);
     pause();
 }
 
-static void test_producer_killed(void **state)
+static void producer_killed(unsigned flags)
 {
     ipc_connection *connection = connection_new();
-    (void)state;
     queue_new(connection, "work", NULL);
     ipc_consumer *consumer = consumer_new(connection, "work", 0);
     ready = gate_new();
-    pid_t child = child_start(send_and_hang, NULL);
+    pid_t child = child_start(send_and_hang, &flags);
     gate_wait(ready);
     child_kill(child);
     receive_acked(consumer, 0, 1000);
@@ -119,6 +128,19 @@ static void test_producer_killed(void **state)
     consumer_end(consumer);
     ipc_connection_close(connection);
     close(ready);
+}
+
+static void test_producer_killed(void **state)
+{
+    (void)state;
+    producer_killed(0);
+}
+
+/* Between its commits and the ring. */
+static void test_producer_killed_unrung(void **state)
+{
+    (void)state;
+    producer_killed(IPC_SEND_MORE);
 }
 
 /* ---- producers that come again ---------------------------------------------------------------------------- */
@@ -372,11 +394,9 @@ static void test_asleep_over_a_restart(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        DEATH(test_consumer_killed),
-        DEATH(test_producer_killed),
-        DEATH(test_producer_killed_and_resending),
-        DEATH(test_broker_killed_under_load),
-        DEATH(test_large_and_small),
+        DEATH(test_consumer_killed),          DEATH(test_producer_killed),
+        DEATH(test_producer_killed_unrung),   DEATH(test_producer_killed_and_resending),
+        DEATH(test_broker_killed_under_load), DEATH(test_large_and_small),
         DEATH(test_asleep_over_a_restart),
     };
     return cmocka_run_group_tests_name("queue-death", tests, NULL, NULL);

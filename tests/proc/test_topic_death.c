@@ -3,6 +3,7 @@
  * Topics: publishers and subscribers that are killed or stopped in the middle.
  */
 #include <errno.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -25,6 +26,8 @@ struct shared {
     _Atomic uint64_t received;
     _Atomic uintptr_t word; /* where the publisher's next record begins, in its own memory */
     _Atomic int slept;
+    uint64_t until; /* messages; 0: six */
+    enum way { KILLED, RUNG, NEXT, ROOM, ENDED } way;
 };
 
 struct roles {
@@ -207,13 +210,25 @@ static void test_stopped_is_not_dead(void **state)
 
 /* ---- killed between the commit and the ring --------------------------------------------------------------------- */
 
+/* Publish five messages, and wait until the reader has read them and armed for the next: only that can be told from its other
+ * sleeps, such as for a bell. */
+static void publish_five(ipc_publisher *publisher)
+{
+    publish_numbers(publisher, 0, 5, 64);
+    const struct ipc_cell *cell = publisher->writer.peers[0].cell;
+    while (!(atomic_load(&cell->armed) & IPC_ARMED) ||
+           atomic_load(&cell->asleep) != publisher->writer.position)
+        sched_yield();
+}
+
 static void publish_one_traced(void *argument)
 {
     struct roles *roles = argument;
     ipc_connection *connection = connection_new();
     ipc_publisher *publisher = publisher_new(connection, "death", 1 << 16, 0);
     EXPECT_EQ(ipc_publisher_wait_readers(publisher, 1, IPC_FOREVER), 1);
-    publish_numbers(publisher, 0, 5, 64);
+    publish_five(publisher);
+    gate_open(roles->ready);
     gate_wait(roles->go); /* the subscriber sleeps */
     const void *word = lane_writer_word(&publisher->writer, publisher->writer.position);
     atomic_store(&roles->shared->word, (uintptr_t)word);
@@ -223,25 +238,28 @@ static void publish_one_traced(void *argument)
     raise(SIGABRT); /* the tracer lets nobody get here */
 }
 
+/* Until the sixth message, or as many as are to come, and the end of their publisher. */
 static void sleep_for_the_sixth(void *argument)
 {
     struct roles *roles = argument;
+    uint64_t until = roles->shared->until ? roles->shared->until : 6;
     ipc_connection *connection = connection_new();
     struct ipc_subscription_options options = IPC_SUBSCRIPTION_OPTIONS_INIT;
     ipc_subscription *subscription;
     options.start = IPC_START_OLDEST;
+    options.slow = IPC_SLOW_BLOCK;
     options.spin_max_ns = 0;
     EXPECT_EQ(ipc_subscription_open(&subscription, connection, "death", &options, NULL), 0);
-    receive_numbers(subscription, 0, 5, 64);
-    gate_open(roles->ready);
-    receive_numbers(subscription, 5, 6, 64);
+    receive_numbers(subscription, 0, until, 64);
+    if (roles->shared->way != KILLED)
+        gate_open(roles->ready);
     unsigned char buffer[64];
     struct ipc_event event = {0};
     while (event.kind != IPC_EVENT_WRITER_LEFT) {
         EXPECT_EQ(ipc_subscription_receive(subscription, buffer, sizeof(buffer), NULL, 0), -EAGAIN);
         EXPECT(ipc_connection_next_event(connection, &event) >= 0);
     }
-    EXPECT_EQ(event.reason, IPC_REASON_DIED);
+    EXPECT_EQ(event.reason, roles->shared->way == KILLED ? IPC_REASON_DIED : IPC_REASON_CLOSED);
     struct ipc_subscription_stats stats;
     EXPECT_EQ(ipc_subscription_stats(subscription, &stats), 0);
     EXPECT(stats.sleeps > 0);
@@ -292,6 +310,84 @@ static void test_killed_between_commit_and_ring(void **state)
     roles_end(&roles);
 }
 
+/* ---- more to come ----------------------------------------------------------------------------------------------- */
+
+static uint64_t rings_of(ipc_publisher *publisher)
+{
+    struct ipc_publisher_stats stats;
+    EXPECT_EQ(ipc_publisher_stats(publisher, &stats), 0);
+    EXPECT_EQ(stats.detached, 0);
+    EXPECT_EQ(stats.net, 0);
+    return stats.rings;
+}
+
+static void publish_more(void *argument)
+{
+    struct roles *roles = argument;
+    ipc_connection *connection = connection_new();
+    ipc_publisher *publisher = publisher_new(connection, "death", 1 << 12, 0);
+    struct ipc_publish how = IPC_PUBLISH_INIT;
+    unsigned char buffer[64];
+    struct iovec piece = {buffer, sizeof(buffer)};
+    how.flags = IPC_PUBLISH_MORE;
+    EXPECT_EQ(ipc_publisher_wait_readers(publisher, 1, IPC_FOREVER), 1);
+    publish_five(publisher);
+    gate_open(roles->ready);
+    gate_wait(roles->go); /* the subscriber sleeps */
+    uint64_t rings = rings_of(publisher), until = roles->shared->until;
+    for (uint64_t number = 5; number < (roles->shared->way == NEXT ? until - 1 : until); number++) {
+        void *loan;
+        message_fill(buffer, sizeof(buffer), number);
+        if (number % 3 == 0) {
+            EXPECT_EQ(ipc_publisher_publishv(publisher, &piece, 1, &how), 0);
+        } else if (number % 3 == 1) {
+            EXPECT_EQ(ipc_publisher_publish_batch(publisher, &piece, 1, IPC_PUBLISH_MORE), 1);
+        } else {
+            EXPECT_EQ(ipc_publisher_loan(publisher, sizeof(buffer), &how, &loan), 0);
+            memcpy(loan, buffer, sizeof(buffer));
+            EXPECT_EQ(ipc_publisher_commit(publisher, sizeof(buffer)), 0);
+        }
+        EXPECT(roles->shared->way == ROOM || rings_of(publisher) == rings);
+    }
+    if (roles->shared->way == KILLED) {
+        gate_open(roles->ready);
+        pause();
+    }
+    if (roles->shared->way == RUNG || roles->shared->way == ROOM)
+        EXPECT_EQ(ipc_publisher_ring(publisher), 0);
+    else if (roles->shared->way == NEXT)
+        publish_numbers(publisher, until - 1, until, 64);
+    if (roles->shared->way != ENDED)
+        gate_wait(roles->ready); /* not the end wakes it */
+    publisher_end(publisher);
+    ipc_connection_close(connection);
+}
+
+/* With IPC_PUBLISH_MORE nobody is woken, and nobody misses anything. */
+static void test_more(void **state)
+{
+    (void)state;
+    for (enum way way = KILLED; way <= ENDED; way++) {
+        struct roles roles = roles_new();
+        roles.shared->way = way;
+        roles.shared->until = way == ROOM ? 1000 : 9;
+        pid_t subscriber = child_start(sleep_for_the_sixth, &roles);
+        pid_t publisher = child_start(publish_more, &roles);
+        gate_wait(roles.ready);
+        while (!sleeps(subscriber))
+            ;
+        gate_open(roles.go);
+        if (way == KILLED) {
+            gate_wait(roles.ready);
+            child_kill(publisher);
+        } else {
+            child_done(publisher);
+        }
+        child_done(subscriber);
+        roles_end(&roles);
+    }
+}
+
 static int tests(void)
 {
     const struct CMUnitTest list[] = {
@@ -299,6 +395,7 @@ static int tests(void)
         CASE(test_subscriber_killed),
         CASE(test_stopped_is_not_dead),
         CASE(test_killed_between_commit_and_ring),
+        CASE(test_more),
     };
     return cmocka_run_group_tests_name("topic_death", list, NULL, NULL);
 }

@@ -210,6 +210,11 @@ struct ipc_send {
 #define IPC_SEND_AT_ONCE   0x1u
 /** Put the time of sending (CLOCK_REALTIME) into the message. */
 #define IPC_SEND_TIMESTAMP 0x2u
+/** More follows at once, as MSG_MORE of send(2): send this message, but do not wake the broker's router yet if it sleeps. The
+ * next message without this flag wakes it, ipc_producer_ring(), ipc_producer_confirm(), _flush(), _dispatch() or _close(), or
+ * lack of room; and if this process dies first, the queue takes in what was sent all the same. Never wait for anything else
+ * before one of these. */
+#define IPC_SEND_MORE      0x4u
 
 /**
  * Send one message. Returns when it is in the producer's lane to the broker, from where the queue takes it
@@ -234,6 +239,10 @@ IPC_PUBLIC int ipc_producer_send(ipc_producer *producer, const void *data, size_
  *         limits */
 IPC_PUBLIC int ipc_producer_sendv(ipc_producer *producer, const struct iovec *pieces, int piece_count,
                                   const struct ipc_send *how, int64_t timeout_ns, uint64_t *ticket);
+
+/** Wake the router if it sleeps on what was sent with IPC_SEND_MORE. No system call if it does not.
+ * @return 0; -EIDRM, -EACCES, -EPIPE, -EPROTO, -ECHILD */
+IPC_PUBLIC int ipc_producer_ring(ipc_producer *producer);
 
 /**
  * Send `count` messages, each one iovec, in the same manner: cheaper per message than one at a time. Parts of

@@ -112,6 +112,10 @@ struct ipc_publish {
 #define IPC_PUBLISH_REJECT      0x1u
 /** If blocking readers leave no room: drop this message, count it, and return 0. Concerns all readers. */
 #define IPC_PUBLISH_DROP_NEWEST 0x2u
+/** More follows at once, as MSG_MORE of send(2): publish this message, but do not wake readers that sleep yet. Those that
+ * are awake read it. The next message without this flag wakes them, ipc_publisher_ring(), or lack of room; and if this process
+ * dies first, the broker does: what was published is not lost. Never wait for anything else before one of these. */
+#define IPC_PUBLISH_MORE        0x4u
 
 /**
  * Publish one message gathered from several pieces, with headers.
@@ -122,6 +126,10 @@ struct ipc_publish {
  */
 IPC_PUBLIC int ipc_publisher_publishv(ipc_publisher *publisher, const struct iovec *pieces, int piece_count,
                                       const struct ipc_publish *how);
+
+/** Wake the readers that sleep on what was published with IPC_PUBLISH_MORE. No system call if there are none.
+ * @return 0; -ECHILD */
+IPC_PUBLIC int ipc_publisher_ring(ipc_publisher *publisher);
 
 /**
  * Publish `count` messages, each one iovec, as one: readers see all or (if this process is killed) none of each

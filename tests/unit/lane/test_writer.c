@@ -428,6 +428,55 @@ static void test_rings_once_per_sleep(void **state)
     }
 }
 
+static int publish_more(uint32_t size)
+{
+    unsigned char *body;
+    int result = lane_writer_reserve(&lane.writer, size, &body);
+    if (result == 0)
+        lane_writer_commit_more(&lane.writer, size, 0, true);
+    return result;
+}
+
+/* Nobody is rung while more is to come; then everybody once, whatever ends it. */
+static void test_more(void **state)
+{
+    struct lane_writer *writer = &lane.writer;
+    struct lane_reader reader;
+    struct lane_record record;
+    uint64_t rings = 0;
+    (void)state;
+    fixture_join(&lane, &reader, 0, FIXTURE_PIN, NEXT);
+    enum { HELD, NEXT_COMMIT, BATCH, BATCH_MORE, ROOM, WAYS };
+    for (int way = 0; way < WAYS; way++) {
+        lane_reader_arm(&reader, false);
+        for (int i = 0; i < 3; i++)
+            assert_int_equal(publish_more(8), 0);
+        assert_int_equal(writer->rings, rings);
+        assert_int_equal(lane_reader_peek(&reader, &record), 1); /* it is there all the same */
+        struct lane_batch batch = lane_batch_begin(writer);
+        unsigned char *body;
+        if (way == NEXT_COMMIT) {
+            assert_int_equal(fixture_publish(writer, 8), 0);
+        } else if (way == BATCH || way == BATCH_MORE) {
+            assert_int_equal(lane_batch_reserve(writer, &batch, 8, &body), 0);
+            lane_batch_put(writer, &batch, 8, 0);
+            lane_batch_commit_more(writer, &batch, way == BATCH_MORE);
+            assert_int_equal(writer->rings, way == BATCH ? rings + 1 : rings);
+        } else if (way == ROOM) {
+            while (publish_more(8) == 0)
+                ;
+            assert_int_equal(writer->rings, rings + 1);
+        }
+        lane_writer_ring_held(writer);
+        assert_int_equal(writer->rings, ++rings);
+        lane_writer_ring_held(writer);
+        assert_int_equal(writer->rings, rings);
+        lane_reader_disarm(&reader);
+        while (lane_reader_peek(&reader, &record) == 1)
+            lane_reader_advance(&reader, &record);
+    }
+}
+
 /* Words of sleepers are looked at several at a time: none may be left out, whatever their number. */
 static void test_rings_every_reader(void **state)
 {
@@ -566,6 +615,7 @@ int main(void)
         LANE(test_lying_cursors),
         LANE(test_lying_cursor_at_join),
         LANE(test_rings_once_per_sleep),
+        LANE(test_more),
         LANE(test_rings_every_reader),
         LANE(test_bell_comes_later),
         LANE(test_every_slot),

@@ -171,7 +171,7 @@ static void test_refused(void **state)
   how.field = good;                              \
  } while (0)
     REFUSED(size, sizeof(how) - 1, sizeof(how), -EINVAL);
-    REFUSED(flags, 4, 0, -EINVAL);
+    REFUSED(flags, 8, 0, -EINVAL);
     REFUSED(priority, IPC_PRIORITIES, 0, -EINVAL);
     REFUSED(id_size, 1, 0, -EINVAL); /* of NULL */
     REFUSED(key_size, 1, 0, -EINVAL);
