@@ -14,6 +14,7 @@
 #include "broker/gateways/mq/mq.h"
 
 #define SLOTS       512u
+#define RING_EVERY  16u                  /* messages of a burst, until whoever sleeps on the first is woken */
 #define AGAIN_NS    UINT64_C(50000000)   /* until a refused message is offered again */
 #define ROOM_NS     UINT64_C(1000000)    /* until a topic's readers are looked at again */
 #define PATIENCE_NS UINT64_C(1000000000) /* with them */
@@ -135,6 +136,7 @@ static int send_to_queue(struct inbound *in, size_t index)
     struct ipc_send how = IPC_SEND_INIT;
     int result;
 
+    how.flags = IPC_SEND_MORE;
     how.priority = slot->priority < MQ_PRIORITY_MAX ? slot->priority : MQ_PRIORITY_MAX;
     how.headers = headers;
     how.header_count = mq_headers_in(settings, message, headers);
@@ -166,7 +168,8 @@ static int send_to_topic(struct inbound *in, size_t index)
     how.headers = headers;
     how.header_count = mq_headers_in(in->binding->settings, message, headers);
     how.content_type = message->content_type;
-    how.flags = in->patient_until_ns && now_ns >= in->patient_until_ns ? 0 : IPC_PUBLISH_REJECT;
+    how.flags = IPC_PUBLISH_MORE |
+                (in->patient_until_ns && now_ns >= in->patient_until_ns ? 0 : IPC_PUBLISH_REJECT);
     result = ipc_publisher_publishv(in->publisher, &piece, 1, &how);
     if (result == -EAGAIN) {
         now_ns = time_monotonic_ns();
@@ -265,11 +268,21 @@ static int take_answers(struct inbound *in)
     return result;
 }
 
+/* Wake whoever sleeps on what was sent. */
+static void ring(struct inbound *in)
+{
+    if (in->producer)
+        (void)ipc_producer_ring(in->producer);
+    else
+        (void)ipc_publisher_ring(in->publisher);
+}
+
 /* Wait for what is needed next: messages, or room for them. */
 static void wait_on(struct inbound *in)
 {
     bool room = in->unsent == in->head && in->head - in->tail < SLOTS && in->refused == 0;
 
+    ring(in);
     settle(in);
     in->binding->blocked = !room;
     (void)mqueue_watch(&in->mqueue, room ? EPOLLIN : 0);
@@ -364,6 +377,8 @@ static void on_message(struct gateway_source *source, uint32_t events)
             return;
         if (result == -EAGAIN)
             break;
+        if (i % RING_EVERY == RING_EVERY - 1)
+            ring(in);
     }
     if (in->head - in->tail == SLOTS && in->producer)
         (void)take_answers(in);

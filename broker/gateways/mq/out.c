@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * From a queue or a topic into an mqueue. Of a queue, a message is acknowledged after the mqueue has taken it: if this
- * process is killed in between, it comes again. While the mqueue is full, nothing more is taken.
+ * From a queue or a topic into an mqueue. Of a queue, messages are acknowledged after the mqueue has taken them, some at a
+ * time, and before anything is waited for: if this process is killed in between, they come again. While the mqueue is full,
+ * nothing more is taken.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -11,6 +12,8 @@
 #include "broker/gateways/mq/mq.h"
 #include "proto/name.h"
 
+#define ACKS_MAX 16u /* messages that come again at most */
+
 struct outbound {
     struct gateway_binding *binding;
     struct mqueue mqueue;
@@ -19,9 +22,9 @@ struct outbound {
     ipc_consumer *consumer;
     ipc_subscription *subscription;
     struct gateway_source input;
-    struct ipc_queue_message taken[MQ_BURST]; /* of a queue: [next, count) wait to be sent */
-    size_t next, count;
-    char *buffer; /* of a topic: capacity bytes, in which `held` are a message */
+    struct ipc_queue_message taken[MQ_BURST]; /* of a queue: [next, count) wait to be sent, */
+    size_t acked, next, count;                /* [acked, next) to be acknowledged */
+    char *buffer;                             /* of a topic: capacity bytes, in which `held` are a message */
     size_t capacity;
     struct ipc_message message;
     bool held, detached;
@@ -128,35 +131,58 @@ static struct ipc_mq_message envelope_of_queue(struct outbound *out, const struc
     return to;
 }
 
+/* What was sent and is not acknowledged yet. */
+static int acknowledge(struct outbound *out)
+{
+    int result = out->acked < out->next
+                     ? ipc_consumer_ack_range(out->consumer, out->taken[out->acked].delivery,
+                                              out->taken[out->next - 1].delivery)
+                     : 0;
+
+    if (result == 0)
+        out->acked = out->next;
+    return result;
+}
+
+/* The next one. 0, or as send_taken(). */
+static int send_next(struct outbound *out)
+{
+    const struct ipc_queue_message *message = &out->taken[out->next];
+    const struct ipc_mq_message envelope = envelope_of_queue(out, message);
+    size_t size = too_large(out, &envelope);
+    int result;
+
+    if (size > 0) {
+        result = acknowledge(out);
+        if (result == 0)
+            result = refuse(out, message, size);
+        if (result == 0)
+            out->acked = ++out->next;
+        return result;
+    }
+#ifdef IPC_PLANT_MQUEUE_UNASKED
+    (void)ipc_consumer_ack(out->consumer, message->delivery);
+#endif
+    result = put(out, &envelope);
+    if (result < 0)
+        return result;
+    out->next++;
+    return out->next - out->acked < ACKS_MAX ? 0 : acknowledge(out);
+}
+
 /* 0; -EAGAIN the mqueue is full; another negative errno: of the consumer or the mqueue. */
 static int send_taken(struct outbound *out)
 {
-    int result = 0;
+    int result = 0, acknowledged;
 
-    while (out->next < out->count && result == 0) {
-        const struct ipc_queue_message *message = &out->taken[out->next];
-
-        const struct ipc_mq_message envelope = envelope_of_queue(out, message);
-        size_t size = too_large(out, &envelope);
-
-        if (size > 0) {
-            result = refuse(out, message, size);
-        } else {
-#ifdef IPC_PLANT_MQUEUE_UNASKED
-            (void)ipc_consumer_ack(out->consumer, message->delivery);
-#endif
-            result = put(out, &envelope);
-            if (result >= 0)
-                result = ipc_consumer_ack(out->consumer, message->delivery);
-        }
-        if (result == 0)
-            out->next++;
-    }
+    while (out->next < out->count && result == 0)
+        result = send_next(out);
+    acknowledged = acknowledge(out);
     if (out->next == out->count && out->count > 0) {
         (void)ipc_consumer_release(out->consumer, out->count);
-        out->next = out->count = 0;
+        out->acked = out->next = out->count = 0;
     }
-    return result;
+    return acknowledged < 0 ? acknowledged : result;
 }
 
 static int from_queue(struct outbound *out)
