@@ -55,7 +55,10 @@ struct ipc_board {
     _Atomic uint32_t pending;
     /* Non-zero once the core has ended this session: an enum ipc_reason. */
     _Atomic uint32_t ended;
-    unsigned char reserved[IPC_LAYOUT_PAGE - IPC_LAYOUT_LINE - 12];
+    uint32_t reserved;
+    /* The core stops, and finishes what is under way, until then (CLOCK_MONOTONIC): no call is begun. 0: it does not. */
+    _Atomic uint64_t stops_ns;
+    unsigned char more[IPC_LAYOUT_PAGE - IPC_LAYOUT_LINE - 24];
 };
 
 #define IPC_ARMED       UINT64_C(1) /* I sleep on this lane: wake me */
@@ -103,6 +106,8 @@ struct ipc_lane {
     _Atomic uint64_t overrun; /* records overwritten before a counted reader had reported them read */
     /* The cursor position that the writer waits for; 0: it does not wait. */
     _Alignas(IPC_LAYOUT_LINE) _Atomic uint64_t want;
+    /* Of a lane of calls: how many its server has and has not answered, for a core that stops; no peer looks at it. */
+    _Alignas(IPC_LAYOUT_LINE) _Atomic uint64_t calls;
     _Alignas(2 * IPC_LAYOUT_LINE) struct ipc_slot slots[IPC_LANE_SLOTS];
 };
 
@@ -270,11 +275,12 @@ static inline uint32_t ipc_record_stamp(uint64_t position, uint32_t ring_size)
 
 static_assert(sizeof(struct ipc_segment_header) == 64, "layout");
 static_assert(sizeof(struct ipc_board) == IPC_LAYOUT_PAGE, "layout");
-static_assert(offsetof(struct ipc_board, mail) == 128, "layout");
+static_assert(offsetof(struct ipc_board, mail) == 128 && offsetof(struct ipc_board, stops_ns) == 144,
+              "layout");
 static_assert(sizeof(struct ipc_cell) == 256 && offsetof(struct ipc_cell, armed) == 128, "layout");
 static_assert(sizeof(struct ipc_cells) == 4 * IPC_LAYOUT_PAGE, "layout");
 static_assert(offsetof(struct ipc_lane, tail) == 128 && offsetof(struct ipc_lane, want) == 256, "layout");
-static_assert(offsetof(struct ipc_lane, slots) == 512, "layout");
+static_assert(offsetof(struct ipc_lane, calls) == 384 && offsetof(struct ipc_lane, slots) == 512, "layout");
 static_assert(sizeof(struct ipc_slot) == 16, "layout");
 static_assert(sizeof(struct ipc_lane) <= IPC_LAYOUT_PAGE, "a lane's control block is one page");
 static_assert(sizeof(struct ipc_record_headers) == 8, "layout");

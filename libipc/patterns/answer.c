@@ -206,7 +206,7 @@ static const char *describe_end(struct ipc_call *call)
             client->service);
     else if (call->result == -ETIMEDOUT)
         snprintf(text, size, "service %s did not answer in time", client->service);
-    else if (call->result == -ENOENT || call->result == -EDQUOT)
+    else if (call->result == -ENOENT || call->result == -EDQUOT || call->result == -ESHUTDOWN)
         return client_nobody_text(client, call->result);
     else
         snprintf(text, size, "%s", strerror(-call->result));

@@ -106,7 +106,7 @@ void call_settle(struct ipc_call *call, int result)
     if (call->state == CALL_UNSENT && call->copy)
         unlink_unsent(call);
     if (call->lane && call->lane->pairing == call->pairing)
-        call->lane->open--;
+        lane_set_open(call->lane, call->lane->open - 1);
     uint32_t place = (uint32_t)call->id & (CALLS_MAX - 1);
     client->calls[place] = NULL;
     client->free_places[client->free_count++] = place;
@@ -137,12 +137,14 @@ static struct ipc_call_head head_of(const struct ipc_call *call, const struct ca
                                   .operation = operation};
 }
 
-static void sent(struct ipc_call *call, struct call_lane *lane)
+/* It counts from before its server may see it. */
+static void commit(struct ipc_call *call, struct call_lane *lane, uint32_t size, uint32_t headers)
 {
+    lane_set_open(lane, lane->open + 1);
+    publisher_commit(lane->publisher, size, headers);
     call->state = CALL_SENT;
     call->lane = lane;
     call->pairing = lane->pairing;
-    lane->open++;
 }
 
 /* Keep the record's body, to be sent later, or again. */
@@ -181,8 +183,7 @@ static int send_copy(struct ipc_call *call, struct call_lane *lane)
     struct ipc_call_head head = head_of(call, lane, IPC_OPERATION_CALL);
     lane_copy_in(body, &head, sizeof(head));
     lane_copy_in(body + sizeof(head), call->copy + sizeof(head), call->copy_size - sizeof(head));
-    publisher_commit(lane->publisher, call->copy_size, call->copy_headers);
-    sent(call, lane);
+    commit(call, lane, call->copy_size, call->copy_headers);
     if (!(call->flags & IPC_CALL_RETRY)) {
         free(call->copy);
         call->copy = NULL;
@@ -326,7 +327,8 @@ static bool any_server(struct ipc_client *client)
     return any;
 }
 
-/* A lane with a server, waiting for one if the core or the caller says so. 0; -ENOENT; -EDQUOT; -ETIMEDOUT; -EPIPE. */
+/* A lane with a server, waiting for one if the core or the caller says so. 0; what client_nobody() says; -ETIMEDOUT;
+ * -EPIPE. */
 static int find_server(struct ipc_call *call, struct call_lane **lane)
 {
     struct ipc_client *client = call->client;
@@ -337,7 +339,7 @@ static int find_server(struct ipc_call *call, struct call_lane **lane)
             break;
         bool wait = call->flags & IPC_CALL_WAIT;
         /* A server that has just come may be in the core's mail to us, behind what we know. */
-        if (!client_expects(client) && !wait && (client_nobody(client) == -EDQUOT || !any_server(client)))
+        if (!client_expects(client) && !wait && (client_nobody(client) != -ENOENT || !any_server(client)))
             return client_nobody(client);
         int result = client_turn(client, wait || call->deadline < ask ? call->deadline : ask);
         uint64_t now = lane_now();
@@ -388,8 +390,7 @@ static int send_direct(struct ipc_call *call, struct call_lane *lane, const void
     lane_copy_in(body, &head, sizeof(head));
     if (size)
         lane_copy_in(body + sizeof(head) + headers, data, size);
-    publisher_commit(lane->publisher, (uint32_t)sizeof(head) + headers + (uint32_t)size, headers);
-    sent(call, lane);
+    commit(call, lane, (uint32_t)sizeof(head) + headers + (uint32_t)size, headers);
     return 0;
 }
 
@@ -545,7 +546,7 @@ ssize_t ipc_client_call(ipc_client *client, const void *data, size_t size, void 
     if (result < 0) {
         if (reply) {
             *reply = (struct ipc_reply){.code = result, .text = ""};
-            if (result == -ENOENT || result == -EDQUOT)
+            if (result == -ENOENT || result == -EDQUOT || result == -ESHUTDOWN)
                 reply->text = client_nobody_text(client, result);
             else if (result == -ETIMEDOUT && client_ended(client))
                 reply->text = "the broker went away, and did not come back in time";

@@ -186,7 +186,8 @@ static bool lose_calls(struct ipc_client *client)
         struct call_lane *lane = &client->lanes[i];
         any = any || lane->pairing;
         lane->pairing = 0;
-        lane->open = lane->cancel_count = 0;
+        lane->cancel_count = 0;
+        lane_set_open(lane, 0);
         lane->expected = lane->refused = false;
     }
     client->cancels = 0;
@@ -252,7 +253,7 @@ static void server_left(struct ipc_client *client, struct call_lane *lane)
     for (uint32_t i = 0; i < client->lane_count; i++)
         others += &client->lanes[i] != lane && client->lanes[i].pairing != 0;
     lane->pairing = 0;
-    lane->open = 0;
+    lane_set_open(lane, 0);
     client->cancels -= lane->cancel_count;
     lane->cancel_count = 0;
     lane->refused = reason == IPC_REASON_LIMIT;
@@ -346,8 +347,17 @@ void client_news(struct ipc_client *client)
         calls_send_unsent(client);
 }
 
+/* The broker finishes the calls that are under way, and no others. */
+static bool stops(const struct ipc_client *client)
+{
+    uint64_t until = atomic_load_explicit(&client->connection->board->stops_ns, memory_order_relaxed);
+    return until && lane_now() < until;
+}
+
 bool client_expects(const struct ipc_client *client)
 {
+    if (stops(client))
+        return client->connection->reconnects;
     for (uint32_t i = 0; i < client->lane_count; i++)
         if (client->lanes[i].expected || client->lanes[i].pairing)
             return true;
@@ -356,6 +366,8 @@ bool client_expects(const struct ipc_client *client)
 
 int client_nobody(const struct ipc_client *client)
 {
+    if (stops(client))
+        return -ESHUTDOWN;
     for (uint32_t i = 0; i < client->lane_count; i++)
         if (client->lanes[i].refused)
             return -EDQUOT;
@@ -365,9 +377,10 @@ int client_nobody(const struct ipc_client *client)
 const char *client_nobody_text(struct ipc_client *client, int code)
 {
     snprintf(client->text, sizeof(client->text),
-             code == -ENOENT ? "service %s has no server"
-                             : "no server of service %s has room for this client: a limit was reached, "
-                               "which the broker's log names (events refused, pairing-failed)",
+             code == -ENOENT      ? "service %s has no server"
+             : code == -ESHUTDOWN ? "the broker stops: it takes no new calls of service %s"
+                                  : "no server of service %s has room for this client: a limit was reached, "
+                                    "which the broker's log names (events refused, pairing-failed)",
              client->service);
     return client->text;
 }
@@ -376,6 +389,8 @@ struct call_lane *client_lane(struct ipc_client *client)
 {
     struct call_lane *best = NULL;
     bool all = true;
+    if (stops(client))
+        return NULL;
     for (uint32_t i = 0; i < client->lane_count; i++) {
         struct call_lane *lane = &client->lanes[i];
         all = all && lane->pairing;

@@ -114,6 +114,13 @@ struct ipc_client {
     char service[IPC_MAX_NAME_SIZE + 1];
 };
 
+/* Calls that the server of a lane has: the core is to know when it stops. */
+static inline void lane_set_open(struct call_lane *lane, uint32_t open)
+{
+    lane->open = open;
+    atomic_store_explicit(&lane->publisher->writer.lane->calls, open, memory_order_relaxed);
+}
+
 /* client.c */
 /* Take in what the core said: servers that came, and those that left. */
 void client_news(struct ipc_client *client);
@@ -121,7 +128,8 @@ void client_news(struct ipc_client *client);
 struct call_lane *client_lane(struct ipc_client *client);
 /* No lane has a server. Is one to come? */
 bool client_expects(const struct ipc_client *client);
-/* None is: -ENOENT, or -EDQUOT if those that there are have no room for us; and the sentence about that. */
+/* None is: -ENOENT; -EDQUOT if those that there are have no room for us; -ESHUTDOWN the broker stops; and the sentence about
+ * that. */
 int client_nobody(const struct ipc_client *client);
 const char *client_nobody_text(struct ipc_client *client, int code);
 

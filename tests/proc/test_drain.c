@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A broker that is told to stop lets consumers finish what is in their queues, for as long as [broker] drain says.
+ * A broker that is told to stop lets consumers finish what is in their queues, and servers what they were asked, for as long
+ * as [broker] drain says.
  */
 #include <errno.h>
 #include <sched.h>
@@ -191,12 +192,160 @@ static void test_nothing_to_wait_for(void **state)
     (void)consumer;
 }
 
+#define SERVICE "work"
+
+struct ends {
+    ipc_connection *serving, *calling;
+    ipc_server *server;
+    ipc_client *client;
+};
+
+static struct ends ends_new(unsigned flags)
+{
+    struct ipc_connection_options options = IPC_CONNECTION_OPTIONS_INIT;
+    struct ends ends;
+
+    options.flags = flags;
+    ends.serving = connection_new();
+    EXPECT_EQ(ipc_connection_open(&ends.calling, NULL, &options, NULL), 0);
+    EXPECT_EQ(ipc_server_open(&ends.server, ends.serving, SERVICE, NULL, NULL), 0);
+    EXPECT_EQ(ipc_client_open(&ends.client, ends.calling, SERVICE, NULL, NULL), 0);
+    return ends;
+}
+
+static ipc_call *call_new(const struct ends *ends)
+{
+    ipc_call *call;
+
+    EXPECT_EQ(ipc_call_start(&call, ends->client, "call", 4, NULL), 0);
+    return call;
+}
+
+/* Waits for it. The client has to look, or it would not meet its server. */
+static struct ipc_request *request_of(const struct ends *ends)
+{
+    struct ipc_request *request;
+
+    while (ipc_server_receive(ends->server, NULL, 0, &request, 1000000) < 0)
+        EXPECT(ipc_client_dispatch(ends->client, 0) >= 0);
+    return request;
+}
+
+static void answer(const struct ends *ends, struct ipc_request *request, ipc_call *call)
+{
+    EXPECT_EQ(ipc_request_reply(request, "answer", 6, NULL), 0);
+    EXPECT_EQ(ipc_call_wait(call, IPC_FOREVER), 0);
+    EXPECT_EQ(ipc_call_next(call, NULL, IPC_FOREVER), 1);
+    EXPECT_EQ(ipc_call_next(call, NULL, IPC_FOREVER), 0);
+    EXPECT(ipc_call_free(call) == NULL);
+    EXPECT(ipc_client_dispatch(ends->client, 0) >= 0);
+}
+
+static void stop_and_await_draining(void)
+{
+    struct ipc_error error;
+    ipc_connection *refused;
+    int result;
+
+    EXPECT_EQ(kill(broker.pid, SIGTERM), 0);
+    while ((result = ipc_connection_open(&refused, NULL, NULL, &error)) == 0)
+        ipc_connection_close(refused);
+    EXPECT_EQ(result, -ESHUTDOWN);
+    EXPECT_TEXT(error.text, "the broker stops");
+}
+
+static void test_calls_are_answered(void **state)
+{
+    struct ipc_error error;
+    struct ipc_reply reply;
+    ipc_client *late;
+    ipc_call *call, *more;
+    char buffer[8];
+    (void)state;
+
+    start(3600);
+    struct ends ends = ends_new(0);
+    call = call_new(&ends);
+    struct ipc_request *request = request_of(&ends);
+    stop_and_await_draining();
+    EXPECT_EQ(ipc_call_start(&more, ends.client, "more", 4, NULL), -ESHUTDOWN);
+    EXPECT_EQ(ipc_client_call(ends.client, "more", 4, buffer, sizeof(buffer), NULL, &reply), -ESHUTDOWN);
+    EXPECT_TEXT(reply.text, "the broker stops");
+    EXPECT_EQ(ipc_client_open(&late, ends.calling, SERVICE, NULL, &error), -ESHUTDOWN);
+    EXPECT_TEXT(error.text, "the broker stops");
+    answer(&ends, request, call);
+    expect_stopped();
+    expect_shutdown(ends.calling);
+    expect_shutdown(ends.serving);
+}
+
+static void test_calls_only_so_long(void **state)
+{
+    ipc_call *call;
+    (void)state;
+
+    start(1);
+    struct ends ends = ends_new(0);
+    call = call_new(&ends);
+    (void)request_of(&ends);
+    EXPECT_EQ(kill(broker.pid, SIGTERM), 0);
+    EXPECT_EQ(ipc_call_next(call, NULL, IPC_FOREVER), -EPIPE);
+    EXPECT(ipc_call_free(call) == NULL);
+    expect_stopped();
+    expect_shutdown(ends.calling);
+    expect_shutdown(ends.serving);
+}
+
+/* Clients that have no call open are not asked, and whoever gave one up is not waited for. */
+static void test_no_calls_to_wait_for(void **state)
+{
+    ipc_call *call;
+    (void)state;
+
+    start(3600);
+    struct ends ends = ends_new(0);
+    call = call_new(&ends);
+    answer(&ends, request_of(&ends), call);
+    call = call_new(&ends);
+    (void)request_of(&ends);
+    EXPECT(ipc_call_free(call) == NULL);
+    EXPECT_EQ(kill(broker.pid, SIGTERM), 0);
+    expect_stopped();
+    expect_shutdown(ends.calling);
+    expect_shutdown(ends.serving);
+}
+
+/* Where there will be another broker, calls are kept for it. */
+static void test_calls_of_who_reconnects_are_kept(void **state)
+{
+    ipc_call *call, *more;
+    (void)state;
+
+    start(3600);
+    struct ends ends = ends_new(IPC_CONNECTION_RECONNECT);
+    call = call_new(&ends);
+    struct ipc_request *request = request_of(&ends);
+    stop_and_await_draining();
+    more = call_new(&ends);
+    answer(&ends, request, call);
+    expect_stopped();
+    EXPECT_EQ(ipc_call_wait(more, 0), -EAGAIN);
+    ipc_connection_close(ends.calling);
+    expect_shutdown(ends.serving);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_consumers_finish),    cmocka_unit_test(test_only_so_long),
-        cmocka_unit_test(test_asked_twice),         cmocka_unit_test(test_refusals_are_not_lost),
+        cmocka_unit_test(test_consumers_finish),
+        cmocka_unit_test(test_only_so_long),
+        cmocka_unit_test(test_asked_twice),
+        cmocka_unit_test(test_refusals_are_not_lost),
         cmocka_unit_test(test_nothing_to_wait_for),
+        cmocka_unit_test(test_calls_are_answered),
+        cmocka_unit_test(test_calls_only_so_long),
+        cmocka_unit_test(test_no_calls_to_wait_for),
+        cmocka_unit_test(test_calls_of_who_reconnects_are_kept),
     };
     expect_here();
     watchdog(120, "drain");

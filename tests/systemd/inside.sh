@@ -298,11 +298,21 @@ ipcctl queue create orders
 for gateway in "${gateways[@]}"; do wait_for systemctl --quiet is-active "$gateway"; done
 gateways_work
 
-step "stop"
+step "stop, with a call that is answered a second after the stop has begun"
 traffic=()
 start_traffic fourth env
 pid=${traffic[0]#*:}
+stopping() { [[ $(systemctl show --value -p StatusText ipcd.service) == Draining*' 1 calls.' ]]; }
+export -f stopping wait_for
+ipcctl serve slow -- bash -c 'touch /run/begun; wait_for stopping; sleep 1; cat' &
+served=$!
+ipcctl call --wait slow "a question" >/run/answer &
+called=$!
+wait_for test -e /run/begun
 systemctl stop ipcd.socket ipcd.service
+wait "$called" || die "a call was not answered while ipcd drained: status $?"
+[[ $(</run/answer) == "a question" ]] || die "answered: $(</run/answer)"
+wait "$served" || true
 if wait "$pid"; then die "a session outlived the stop"; fi
 if ipcd; then die "ipcd outlived the stop"; fi
 [[ -z $(find /run/ipcd -not -type l -not -type d) ]] || die "left behind: $(ls -A /run/ipcd)"

@@ -8,6 +8,7 @@
 
 #include "broker/core/control/port.h"
 #include "broker/core/control/session.h"
+#include "broker/core/control/stats.h"
 #include "broker/core/util/log.h"
 #include "broker/core/util/text.h"
 
@@ -31,33 +32,40 @@ static bool is_busy(const struct queue *queue)
             atomic_load_explicit(&stats->delayed, memory_order_relaxed) == 0);
 }
 
-static unsigned count_busy(const struct broker *broker, uint64_t *ret_messages)
-{
-    unsigned busy = 0;
+struct left {
+    uint64_t messages, calls;
+    unsigned queues;
+    bool any;
+};
 
-    *ret_messages = 0;
+static struct left count_left(const struct broker *broker)
+{
+    struct left left = {0};
+
     list_for_each(node, &broker->queues)
     {
         const struct queue *queue = list_entry(node, struct queue, link);
 
         if (!is_busy(queue))
             continue;
-        busy++;
-        *ret_messages += atomic_load_explicit(&queue->stats.waiting, memory_order_relaxed) +
+        left.queues++;
+        left.messages += atomic_load_explicit(&queue->stats.waiting, memory_order_relaxed) +
                          atomic_load_explicit(&queue->stats.unacked, memory_order_relaxed);
     }
-    return busy;
+    list_for_each(node, &broker->lanes)
+    {
+        const struct lane *lane = list_entry(node, struct lane, link);
+
+        if (lane->kind == IPC__CONTROL__KIND__KIND_CALL && lane->session)
+            left.calls += stats_of_calls(lane->fd);
+    }
+    left.any = left.queues > 0 || left.calls > 0;
+    return left;
 }
 
-bool drain_begin(struct broker *broker)
+/* Nothing new into queues, and no new calls. */
+static void close_doors(struct broker *broker)
 {
-    const uint64_t seconds = broker->options.config->drain;
-    uint64_t messages;
-    unsigned busy = count_busy(broker, &messages);
-
-    if (seconds == 0 || busy == 0)
-        return false;
-    broker->drain_until_ns = time_monotonic_ns() + seconds * SECOND_NS;
     list_for_each_safe(node, &broker->ports)
     {
         struct port *port = list_entry(node, struct port, link);
@@ -65,30 +73,49 @@ bool drain_begin(struct broker *broker)
         if (!port->row->consumer)
             registry_port_retire(broker, port, IPC_REASON_SHUTDOWN);
     }
-    log_write(LOG_STOPPED, NULL, "draining for up to %" PRIu64 " s: %" PRIu64 " messages in %u queues",
-              seconds, messages, busy);
+    list_for_each(node, &broker->lanes)
+    {
+        const struct lane *lane = list_entry(node, struct lane, link);
+
+        if (lane->kind == IPC__CONTROL__KIND__KIND_CALL && lane->session && session_board(lane->session))
+            atomic_store_explicit(&lane->session->board->stops_ns, broker->drain_until_ns,
+                                  memory_order_relaxed);
+    }
+}
+
+bool drain_begin(struct broker *broker)
+{
+    const uint64_t seconds = broker->options.config->drain;
+    const struct left left = count_left(broker);
+
+    if (seconds == 0 || !left.any)
+        return false;
+    broker->drain_until_ns = time_monotonic_ns() + seconds * SECOND_NS;
+    close_doors(broker);
+    log_write(LOG_STOPPED, NULL,
+              "draining for up to %" PRIu64 " s: %" PRIu64 " messages in %u queues, %" PRIu64 " calls",
+              seconds, left.messages, left.queues, left.calls);
     keep_say(broker,
              "STOPPING=1\nEXTEND_TIMEOUT_USEC=%" PRIu64 "\nSTATUS=Draining for up to %" PRIu64 " s: %" PRIu64
-             " messages in %u queues.",
-             seconds * 1000000, seconds, messages, busy);
+             " messages in %u queues, %" PRIu64 " calls.",
+             seconds * 1000000, seconds, left.messages, left.queues, left.calls);
     return true;
 }
 
 bool drain_is_over(struct broker *broker)
 {
-    uint64_t messages;
-    unsigned busy;
+    struct left left;
 
     if (!broker->drain_until_ns)
         return false;
-    busy = count_busy(broker, &messages);
-    if (busy > 0 && time_monotonic_ns() < broker->drain_until_ns)
+    left = count_left(broker);
+    if (left.any && time_monotonic_ns() < broker->drain_until_ns)
         return false;
-    if (busy > 0)
+    if (left.any)
         log_write(LOG_STOPPED, NULL,
                   "the time to drain is over, with %" PRIu64
-                  " messages left in %u queues that are received from",
-                  messages, busy);
+                  " messages left in %u queues that are received from, and %" PRIu64 " calls",
+                  left.messages, left.queues, left.calls);
     return true;
 }
 

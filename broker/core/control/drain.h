@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Before the broker stops: nobody new, and nothing new into queues, while consumers finish what is in them. Control thread
- * only.
+ * Before the broker stops: nobody new, nothing new into queues and no new calls, while consumers and servers finish what
+ * they have. Control thread only.
  */
 #ifndef IPCD_CORE_CONTROL_DRAIN_H
 #define IPCD_CORE_CONTROL_DRAIN_H

@@ -6,6 +6,7 @@
 
 #include <ipc/error.h>
 
+#include "broker/core/control/drain.h"
 #include "broker/core/control/loop.h"
 #include "broker/core/control/pairing.h"
 #include "broker/core/control/registry.h"
@@ -176,6 +177,8 @@ static bool may_call(struct broker *broker, struct session *session, uint64_t id
 {
     const struct subscription *inbox = registry_subscription(broker, advertise->target);
 
+    if (drain_refuses(broker, session, id, "calls"))
+        return false;
     if (inbox && inbox->session == session && inbox->kind == KIND(INBOX))
         return true;
     session_fail(broker, session, id, -ENOENT, "this session has no inbox %" PRIu64 " for the replies",

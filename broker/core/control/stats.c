@@ -81,3 +81,10 @@ bool stats_of_cell(struct cell_stats *ret, int fd, uint32_t cell, uint64_t pairi
     ret->lost = words[2];
     return true;
 }
+
+uint32_t stats_of_calls(int fd)
+{
+    uint64_t calls;
+
+    return read_at(fd, &calls, sizeof(calls), offsetof(struct ipc_lane, calls)) ? (uint32_t)calls : 0;
+}

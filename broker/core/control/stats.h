@@ -24,4 +24,7 @@ void stats_of_lane(struct lane_stats *ret, int fd, uint32_t ring_size, uint64_t 
 /* Of a cell that serves another pairing, or none yet, everything is 0. Returns true if it serves this one. */
 bool stats_of_cell(struct cell_stats *ret, int fd, uint32_t cell, uint64_t pairing);
 
+/* Calls that the writer of a lane of calls says are not answered. */
+uint32_t stats_of_calls(int fd);
+
 #endif

@@ -66,7 +66,7 @@ struct ipc_connection_options {
  * @param error       filled in on failure if not NULL
  * @return 0; -EINVAL an option is bad; -ENOENT or -ECONNREFUSED no broker at that address; -ENAMETOOLONG; -EACCES the broker does not let
  *         this user in; -EDQUOT a limit of this user is reached; -EPROTONOSUPPORT the broker speaks another
- *         version; -ESHUTDOWN it is stopping, or its configuration has mistakes; -ETIMEDOUT; -EMFILE, -ENFILE, -ENOMEM
+ *         version; -ESHUTDOWN it is stopping, or cannot start; -ETIMEDOUT; -EMFILE, -ENFILE, -ENOMEM
  *
  * Any thread. Blocks up to the timeout. After a fork the child opens a connection of its own.
  */

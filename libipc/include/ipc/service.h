@@ -169,8 +169,8 @@ struct ipc_client_options {
 /**
  * Make ready to call a service. It need not have a server yet.
  *
- * @return 0; -EINVAL; -EDQUOT a limit of this user is reached; -EACCES; -EPIPE the session is over; -ETIMEDOUT;
- *         -ENOMEM, -ENOSPC
+ * @return 0; -EINVAL; -EDQUOT a limit of this user is reached; -EACCES; -ESHUTDOWN the broker stops; -EPIPE the session is
+ *         over; -ETIMEDOUT; -ENOMEM, -ENOSPC
  *
  * Any thread. Blocks up to the connection's timeout.
  */
@@ -233,7 +233,8 @@ IPC_PUBLIC int ipc_reply_header(const struct ipc_reply *reply, const char *name,
  *                    this client
  * @return the size of the answer's payload. Errors:
  *         -ENOENT the service has no server, -EDQUOT none that has room for this client, as a limit was reached (at
- *         once; IPC_CALL_WAIT waits);
+ *         once; IPC_CALL_WAIT waits); -ESHUTDOWN the broker stops, and finishes what is under way (a connection that
+ *         reconnects waits for the next broker);
  *         -EREMOTEIO the server answered with an error: reply->code and text;
  *         -EPIPE the server left before it answered (reply->server, reason), or reply->server.session is 0 and the
  *         session is over; -ECONNRESET the broker went away before an answer came, and this connection reconnects
@@ -253,7 +254,7 @@ IPC_PUBLIC ssize_t ipc_client_call(ipc_client *client, const void *data, size_t 
  * reconnects has no session it is sent later, as if it had IPC_CALL_WAIT.
  *
  * @param ret         receives the call; yours, free it with ipc_call_free()
- * @return 0; -ENOENT, -EDQUOT, -EMSGSIZE, -EBUSY, -E2BIG, -ETIMEDOUT, -EPIPE, -ENOMEM as ipc_client_call()
+ * @return 0; -ENOENT, -EDQUOT, -ESHUTDOWN, -EMSGSIZE, -EBUSY, -E2BIG, -ETIMEDOUT, -EPIPE, -ENOMEM as ipc_client_call()
  */
 IPC_PUBLIC int ipc_call_start(ipc_call **ret, ipc_client *client, const void *data, size_t size,
                               const struct ipc_call_options *options);
@@ -264,7 +265,7 @@ IPC_PUBLIC int ipc_call_start(ipc_call **ret, ipc_client *client, const void *da
  * @param reply       NULL, or receives the part or the error; valid until the next call of the library on this call
  * @param timeout_ns  how long to wait for it, beside the call's own timeout
  * @return 1 a part; 0 that was all; -EAGAIN none yet (timeout 0); -ETIME none in this time, the call goes on; or, the
- *         call being over, -EREMOTEIO, -EPIPE, -ECONNRESET, -ETIMEDOUT, -ENOENT, -EDQUOT as ipc_client_call(),
+ *         call being over, -EREMOTEIO, -EPIPE, -ECONNRESET, -ETIMEDOUT, -ENOENT, -EDQUOT, -ESHUTDOWN as ipc_client_call(),
  *         -ECANCELED it was cancelled, -ENOBUFS more than buffer_max was received and not taken
  */
 IPC_PUBLIC int ipc_call_next(ipc_call *call, struct ipc_reply *reply, int64_t timeout_ns);
