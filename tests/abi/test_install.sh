@@ -192,6 +192,30 @@ for lang in c cc; do
     done
 done
 
+# ---- what the packages hold ----------------------------------------------------------------------------------
+
+# As dh_missing would say when they are built, which takes minutes: each file is in one package, each line names a file.
+if [[ -e $build/broker/ipcd-zmq && -e $build/broker/ipcd-mq && -e $build/tools/ipcctl ]]; then
+    say "checking debian/*.install"
+    mapfile -t files < <(cd "$work/stage" && find . ! -type d | sed -E -e 's,^\./,,' \
+        -e 's,^usr/lib/([^/]*-linux-gnu[^/]*/)?(libipc|cmake/|pkgconfig/),usr/lib/DEB_HOST/\2,' \
+        -e 's,^usr/lib/systemd/system/,lib/systemd/system/,' -e 's,^.*etc/ipcd/,etc/ipcd/,')
+    mapfile -t patterns < <(grep -hv '^#' "$1"/debian/*.install)
+    declare -A used=()
+    for file in "${files[@]}"; do
+        n=0
+        for pattern in "${patterns[@]}"; do
+            # shellcheck disable=SC2053 # a pattern it is
+            if [[ $file == $pattern || $file == $pattern/* ]]; then
+                used[$pattern]=1
+                ((n += 1))
+            fi
+        done
+        ((n == 1)) || die "debian/*.install: $file is in $n packages"
+    done
+    for pattern in "${patterns[@]}"; do [[ -n ${used[$pattern]:-} ]] || die "debian/*.install: nothing is installed as $pattern"; done
+fi
+
 # ---- the rest of what is installed ---------------------------------------------------------------------------
 
 for program in sbin/ipcd sbin/ipcd-run sbin/ipcd-mq sbin/ipcd-zmq bin/ipcctl; do

@@ -416,6 +416,42 @@ static void test_one_guardian_after_the_other(void **state)
     pair_end(&pair);
 }
 
+static void expect_lost(ipc_connection *connection)
+{
+    struct ipc_event event = {0};
+    ipc_publisher *publisher;
+
+    EXPECT_EQ(ipc_publisher_open(&publisher, connection, "another", NULL, NULL), -EPIPE);
+    while (event.kind != IPC_EVENT_ENDED)
+        EXPECT_EQ(ipc_connection_next_event(connection, &event), 1);
+    EXPECT_EQ(event.reason, IPC_REASON_SHUTDOWN);
+}
+
+/* Nobody has kept anything: sessions end, and their clients are told when they ask. What was published is in the readers' memory, and the next
+ * broker begins with nothing. */
+static void test_both_are_killed_at_once(void **state)
+{
+    struct broker_counts none = counts();
+    struct pair pair = pair_new("both", IPC_SLOW_BLOCK);
+    pid_t ipcd = guarded_pid(&guarded);
+
+    pair_exchange(&pair, 50);
+    publish_numbers(pair.publisher, 50, 100, 64);
+    guarded_lose(&guarded);
+    receive_numbers(pair.subscription, 50, 100, 64);
+    expect_lost(pair.writing);
+    expect_lost(pair.reading);
+    EXPECT_EQ(ipc_publisher_publish(pair.publisher, "x", 1), -EPIPE);
+    ipc_connection_close(pair.writing);
+    ipc_connection_close(pair.reading);
+    guarded_run(&guarded, quiet);
+    guarded_wait_other(&guarded, ipcd);
+    settles(&none);
+    pair = pair_new("both", IPC_SLOW_BLOCK);
+    pair_exchange(&pair, 1000);
+    pair_end(&pair);
+}
+
 /* A wrong setting is refused before anything is replaced; and if ipcd dies before it is mended, sessions go on all the same. */
 static void test_a_wrong_configuration(void **state)
 {
@@ -508,6 +544,7 @@ int main(void)
         GUARDED(test_upgrade),
         GUARDED(test_the_guardian_is_killed),
         GUARDED(test_one_guardian_after_the_other),
+        GUARDED(test_both_are_killed_at_once),
         GUARDED(test_a_wrong_configuration),
         GUARDED(test_a_thousand_sessions),
     };

@@ -18,9 +18,9 @@ void guarded_start(struct guarded *guarded, const char *const *arguments);
 /* Another ipcd-run for the same address. */
 void guarded_run(struct guarded *guarded, const char *const *arguments);
 /* End it by SIGTERM; it must leave with 0, and no file. */
+void guarded_stop(struct guarded *guarded);
 /* Kill ipcd-run and ipcd: the sessions are over. guarded_run() starts anew at the same address. */
 void guarded_lose(const struct guarded *guarded);
-void guarded_stop(struct guarded *guarded);
 
 /* What the ipcd that answers says of itself; pid 0: there is none. */
 struct guarded_status {
