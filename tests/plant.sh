@@ -87,6 +87,7 @@ RING_BLOCKS          hostile-bells        a full bell holds up whoever rings it
 DRAIN_WITHOUT_END    unit-lane-wait       a bell rung without end keeps its reader from reading
 SPOILED_ALWAYS       hostile-bells        bells that are shut down are asked for without end
 RULES_UNASKED        proc-gateway-zmq     a peer of ipcd-zmq may do what its rules deny
+RULES_KEPT           proc-gateway-zmq     what other rules deny goes on
 PLAIN_UNASKED        proc-gateway-zmq     a plain subscriber gets what the rules deny
 ROUTING_CHOSEN       proc-gateway-zmq     a peer may have the routing id of another one
 CREDIT_ENDLESS       proc-gateway-zmq     more messages come than the peer gave credit for

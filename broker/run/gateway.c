@@ -110,6 +110,12 @@ void gateways_signal(struct run_gateways *gateways, int signal)
     }
 }
 
+void gateways_reload(const struct run_gateways *gateways)
+{
+    for (size_t i = 0; i < gateways->count; i++)
+        child_signal(&gateways->each[i].child, SIGHUP);
+}
+
 void gateways_on_end(struct run_gateways *gateways, size_t index)
 {
     struct run_gateway *gateway = &gateways->each[index];

@@ -137,6 +137,8 @@ bool gateways_run(const struct run_gateways *gateways);
 bool gateways_have(const struct run_gateways *gateways, pid_t pid);
 /* It said that it is ready. */
 void gateways_ready(struct run_gateways *gateways, pid_t pid);
+/* They read their configuration again. */
+void gateways_reload(const struct run_gateways *gateways);
 /* Tell all of them to end; none is started again. */
 void gateways_signal(struct run_gateways *gateways, int signal);
 /* Its pidfd became readable. */

@@ -472,6 +472,7 @@ static void on_signal(struct supervisor *supervisor)
         if (info.ssi_signo == SIGCHLD) {
             reap_strangers(supervisor);
         } else if (info.ssi_signo == SIGHUP && !supervisor->options->command) {
+            gateways_reload(supervisor->gateways);
             upgrade(supervisor);
         } else if (info.ssi_signo == SIGUSR1) {
             supervisor->hand_over = may_survive(supervisor->options);

@@ -889,6 +889,70 @@ names = alice.>
         subprocess.run([IPCCTL, "bind", "zmq", id, *settings], check=True, timeout=PATIENCE, stdout=subprocess.DEVNULL)
         root.close()
 
+    def reload(self, text, said):
+        """Hand the gateway that configuration, and wait until it has said that of it."""
+        with open(os.path.join(self.folder, "config"), "w") as file:
+            file.write(text)
+        before = self.logged().count(said)
+        self.gateway.send_signal(signal.SIGHUP)
+        while self.logged().count(said) == before:
+            self.client().close()
+
+    def test_other_rules(self):
+        """What is taken away ends at once, what is given is had, and everything else goes on."""
+        self.rules()
+        root, alice = self.client(), self.who("alice")
+        for queue in ("alice.q", "shared"):
+            self.queue(queue)
+            root.send(queue, queue.encode())
+        for topic in ("alice.a", "alice.>", "shared"):
+            alice.ask("SUB", topic, id=topic.encode())
+        for name in ("alice.q", "shared"):
+            alice.ask("PULL", name, pack({"credit": 2}))
+            self.assertEqual(alice.next("MSG", PATIENCE, name=name).body, name.encode())  # which is not acknowledged
+            alice.ask("SERVE", name, pack({"credit": 9}))
+        plain = {}
+        for who, pattern in (("alice", "alice.*"), ("alice", "shared"), ("bob", "alice.b"), ("eve", "shared")):
+            plain[who, pattern] = self.outlet("match", who)
+            plain[who, pattern].socket.subscribe(pattern.encode() + b"\n")
+            plain[who, pattern].subscribe(root)
+        there = [p["peer"] for p in self.counts("zmq-router")["peers"]]
+
+        self.reload(self.RULES + "[rule x]\nallow = nothing\n", "what held holds")
+        self.assertIn("config:", self.logged())
+        root.publish("alice.a", b"1")
+        self.assertEqual({alice.next("EVENT", PATIENCE).id for _ in range(2)}, {b"alice.a", b"alice.>"})
+        self.assertEqual(plain["alice", "alice.*"].receive()[0], "alice.a")
+
+        self.reload(self.RULES.replace("alice.> shared", "shared") + "[rule eve]\nwho = key:eve\nallow = subscribe\nnames = shared\n",
+                    "rules hold now")
+        ended = []
+        while len(ended) < 4:
+            message = alice.hear(PATIENCE)
+            self.assertEqual((message.command, message.properties["errno"]), ("ERROR", "EACCES"))
+            ended.append(message.id)
+        self.assertEqual(sorted(ended), [b"alice.>", b"alice.a", b"alice.q", b"alice.q"])
+        self.denied(lambda: alice.publish("alice.a", b""))
+        self.assertEqual(next(root.pull("alice.q")).body, b"alice.q")  # what she had came back
+        with self.assertRaises(Failure) as caught:
+            root.call("alice.q", b"")
+        self.assertEqual(caught.exception.name, "ENOENT")
+        while not plain["eve", "shared"].socket.poll(50):  # who was denied that before connected again, and asked
+            root.publish("shared", b"shared")
+        for topic in ("alice.a", "alice.b"):
+            root.publish(topic, topic.encode())
+        self.assertEqual(alice.next("EVENT", PATIENCE).name, "shared")
+        for key, topic in ((("alice", "shared"), "shared"), (("bob", "alice.b"), "alice.b"), (("eve", "shared"), "shared")):
+            self.assertEqual(plain[key].receive()[0], topic)
+        self.assertFalse(plain["alice", "alice.*"].socket.poll(0))
+        root.send("shared", b"more")
+        self.assertEqual(alice.next("MSG", PATIENCE, name="shared").body, b"more")
+        self.assertEqual([p["peer"] for p in self.counts("zmq-router")["peers"]], there)
+
+        # Without any rules everything begins anew, as with another gateway.
+        self.reload("", "rules hold now")
+        alice.publish("alice.a", b"")
+
     def test_mistakes(self):
         config = os.path.join(self.folder, "config")
         for text, said in (("[rule a]\nwho = key:\n", "who: key:"), ("[rule a]\nallow = send\n", "it does not say who"),

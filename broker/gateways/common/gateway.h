@@ -137,6 +137,8 @@ struct gateway_kind {
     /* Does a binding, open or not, use this thing, which gateway_made() was told of? And: remove it from the system. */
     bool (*uses)(const struct gateway_binding *binding, const char *made);
     void (*unmake)(const char *made);
+    /* gateway->policy is another one now. False: the session has to begin anew for it. NULL: there are no rules. */
+    bool (*rules_changed)(struct gateway *gateway, bool had_rules);
     /* An event of the connection. NULL: nobody wants to know. */
     void (*event)(struct gateway *gateway, const struct ipc_event *event);
     /* Its limits and the peers of a binding, for LIST: malloc'ed, freed by the caller; may bring its counters up to date. NULL:
@@ -152,13 +154,15 @@ struct gateway {
     const struct gateway_kind *kind;
     void *own;     /* the struct of its [gateway] settings */
     void *context; /* the kind's */
-    const struct policy *policy;
+    struct policy *policy;
     ipc_connection *connection;
     bool over;     /* the session is */
     bool stopping; /* we were told to */
     bool leaving;  /* and what was made at run time is for the next gateway */
 
     /* common's own */
+    const struct gateway_arguments *arguments;
+    char *as_read;                  /* the configuration, but for its rules */
     char address[128], folder[128]; /* of the broker's socket; and the folder that it is in */
     char state_path[160];
     struct gateway_binding *bindings[GATEWAY_BINDINGS_MAX];
@@ -241,6 +245,8 @@ unsigned gateway_config_parse(struct gateway_config *config, const char *path, c
 /* Check what is given as a whole, and resolve it. */
 unsigned gateway_config_resolve(struct gateway_config *config, FILE *errors);
 void gateway_config_print(const struct gateway_config *config, FILE *out);
+/* The same without its rules: a string to be freed, NULL if there is no memory. */
+char *gateway_config_text(const struct gateway_config *config);
 void gateway_config_init(struct gateway_config *config, const struct gateway_kind *kind);
 void gateway_config_done(struct gateway_config *config);
 

@@ -35,7 +35,7 @@ enum option_key {
     OPTION_OWN /* and behind it: settings of [gateway] */
 };
 
-struct arguments {
+struct gateway_arguments {
     const char *config_path, *address, *state_path;
     int log_level; /* -1: as configured */
     bool check;
@@ -58,7 +58,7 @@ static const struct argp_option options[] = {
 
 static error_t parse_option(int key, char *value, struct argp_state *state)
 {
-    struct arguments *arguments = state->input;
+    struct gateway_arguments *arguments = state->input;
 
     switch (key) {
     case 'a':
@@ -103,7 +103,8 @@ static void own_options(const struct gateway_table *own, struct argp_option ret[
     ret[n] = (struct argp_option){0};
 }
 
-static unsigned give_own(struct gateway_config *config, const struct arguments *arguments)
+static unsigned give_own(struct gateway_config *config, const struct gateway_arguments *arguments,
+                         FILE *errors)
 {
     char why[GATEWAY_WHY_SIZE];
     unsigned mistakes = 0;
@@ -112,9 +113,34 @@ static unsigned give_own(struct gateway_config *config, const struct arguments *
         if (!arguments->own[i] ||
             gateway_setting_give(&config->kind->own, i, arguments->own[i], &config->given, why) == 0)
             continue;
-        fprintf(stderr, "%s: --%s\n", config->kind->program, why);
+        fprintf(errors, "%s: --%s\n", config->kind->program, why);
         mistakes++;
     }
+    return mistakes;
+}
+
+/* Files, options, and what is there in any case. Returns the number of mistakes. */
+static unsigned read_config(struct gateway_config *config, const struct gateway_arguments *arguments,
+                            FILE *errors)
+{
+    const struct gateway_kind *kind = arguments->kind;
+    _cleanup_(freep) char *path = NULL;
+    char file[64];
+    unsigned mistakes = 0;
+
+    gateway_config_init(config, kind);
+    (void)snprintf(file, sizeof(file), "%s.conf", kind->program);
+    path = arguments->config_path ? strdup(arguments->config_path) : inifile_default_path(file);
+    if (path)
+        mistakes = gateway_config_load(config, path, arguments->config_path != NULL, errors);
+    mistakes += give_own(config, arguments, errors);
+    if (kind->defaults && kind->defaults(config) < 0) {
+        fprintf(errors, "%s: there are too many bindings\n", kind->program);
+        mistakes++;
+    }
+    mistakes += gateway_config_resolve(config, errors);
+    if (arguments->log_level >= 0)
+        config->log_level = (uint64_t)arguments->log_level;
     return mistakes;
 }
 
@@ -176,6 +202,44 @@ void gateway_take_events(struct gateway *gateway)
     }
 }
 
+static void take_rules(struct gateway *gateway, struct gateway_config *config)
+{
+    _cleanup_(freep) char *text = gateway_config_text(config);
+    const struct policy old = *gateway->policy;
+
+    *gateway->policy = config->policy;
+    config->policy = old; /* and ends with that */
+    log_write(LOG_GATEWAY, NULL, "the configuration was read again: %zu rules hold now", gateway->policy->n);
+    if (!text || !gateway->as_read || strcmp(text, gateway->as_read) != 0)
+        log_write(
+            LOG_GATEWAY, NULL,
+            "only rules are taken over: settings and bindings that were changed hold from the next start");
+    if (gateway->kind->rules_changed && gateway->connection && !gateway->over &&
+        !gateway->kind->rules_changed(gateway, old.n > 0))
+        gateway->over = true;
+}
+
+static void reload(struct gateway *gateway)
+{
+    _cleanup_(freep) char *errors = NULL;
+    struct gateway_config config;
+    size_t size;
+    FILE *out = open_memstream(&errors, &size);
+    unsigned mistakes;
+
+    if (!out) {
+        log_write(LOG_CONFIG, NULL, "no memory for reading the configuration again: what held holds");
+        return;
+    }
+    mistakes = read_config(&config, gateway->arguments, out);
+    (void)fclose(out);
+    if (mistakes == 0)
+        take_rules(gateway, &config);
+    else
+        log_write(LOG_CONFIG, NULL, "the new configuration has mistakes, and what held holds: %s", errors);
+    gateway_config_done(&config);
+}
+
 static void on_signal(struct gateway_source *source, uint32_t events)
 {
     struct gateway *gateway = source->context;
@@ -183,6 +247,10 @@ static void on_signal(struct gateway_source *source, uint32_t events)
 
     (void)events;
     while (read(source->fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+        if (info.ssi_signo == SIGHUP) {
+            reload(gateway);
+            continue;
+        }
         gateway->stopping = true;
         gateway->leaving = info.ssi_signo == SIGUSR1;
     }
@@ -367,7 +435,7 @@ static int run(struct gateway *gateway, struct gateway_config *config, struct ga
     return result;
 }
 
-static int find_paths(struct gateway *gateway, const struct arguments *arguments,
+static int find_paths(struct gateway *gateway, const struct gateway_arguments *arguments,
                       const struct gateway_config *config)
 {
     const char *wanted = arguments->address   ? arguments->address
@@ -387,24 +455,32 @@ static int find_paths(struct gateway *gateway, const struct arguments *arguments
     return size < (int)sizeof(gateway->state_path) ? 0 : -ENAMETOOLONG;
 }
 
-static int start(struct gateway *gateway, const struct arguments *arguments, struct gateway_config *config,
-                 struct gateway_config *state)
+/* Before the configuration is read: that it was changed is not to be missed. */
+static sigset_t block_signals(void)
 {
-    sigset_t stop;
+    sigset_t signals;
+
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGHUP);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGUSR1);
+    (void)sigprocmask(SIG_BLOCK, &signals, NULL);
+    return signals;
+}
+
+static int start(struct gateway *gateway, const struct gateway_arguments *arguments,
+                 struct gateway_config *config, struct gateway_config *state, const sigset_t *signals)
+{
     int result = find_paths(gateway, arguments, config);
 
     if (result < 0) {
         log_write(LOG_SYSTEM, NULL, "an address or the name of the state file is too long");
         return result;
     }
-    sigemptyset(&stop);
-    sigaddset(&stop, SIGTERM);
-    sigaddset(&stop, SIGINT);
-    sigaddset(&stop, SIGUSR1);
-    (void)sigprocmask(SIG_BLOCK, &stop, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
     (void)fd_raise_limit();
-    gateway->signal_fd = signalfd(-1, &stop, SFD_CLOEXEC | SFD_NONBLOCK);
+    gateway->signal_fd = signalfd(-1, signals, SFD_CLOEXEC | SFD_NONBLOCK);
     result = gateway->signal_fd < 0 ? -errno : gateway_loop_init(gateway);
     if (result < 0)
         log_write(LOG_SYSTEM, NULL, "cannot start: %s", strerror(-result));
@@ -414,6 +490,8 @@ static int start(struct gateway *gateway, const struct arguments *arguments, str
         log_write(LOG_CONFIG, NULL, "%s has mistakes: what is wrong in it is left out", gateway->state_path);
     gateway->own = config->own;
     gateway->policy = &config->policy;
+    gateway->arguments = arguments;
+    gateway->as_read = gateway_config_text(config);
     gateway->since_ns = time_realtime_ns();
     if (result == 0)
         result = run(gateway, config, state);
@@ -426,6 +504,7 @@ static int start(struct gateway *gateway, const struct arguments *arguments, str
     while (gateway->n_made > 0)
         free(gateway->made[--gateway->n_made]);
     free(gateway->made);
+    free(gateway->as_read);
     return result;
 }
 
@@ -433,32 +512,20 @@ int gateway_main(const struct gateway_kind *kind, int argc, char **argv)
 {
     struct argp_option all_options[GATEWAY_SETTINGS_MAX + 8];
     const struct argp parser = {all_options, parse_option, NULL, kind->doc, NULL, NULL, NULL};
-    struct arguments arguments = {.log_level = -1, .kind = kind};
+    struct gateway_arguments arguments = {.log_level = -1, .kind = kind};
     struct gateway gateway = {.kind = kind, .epoll_fd = -1, .signal_fd = -1, .lock_fd = -1};
     struct gateway_config config, state;
-    _cleanup_(freep) char *path = NULL;
-    char file[64], version[64];
-    unsigned mistakes = 0;
+    const sigset_t signals = block_signals();
+    char version[64];
+    unsigned mistakes;
     int status = EXIT_SUCCESS;
 
     (void)snprintf(version, sizeof(version), "%s %s", kind->program, IPCD_VERSION);
     argp_program_version = version;
     own_options(&kind->own, all_options);
     (void)argp_parse(&parser, argc, argv, 0, NULL, &arguments);
-    gateway_config_init(&config, kind);
     gateway_config_init(&state, kind);
-    (void)snprintf(file, sizeof(file), "%s.conf", kind->program);
-    path = arguments.config_path ? strdup(arguments.config_path) : inifile_default_path(file);
-    if (path)
-        mistakes = gateway_config_load(&config, path, arguments.config_path != NULL, stderr);
-    mistakes += give_own(&config, &arguments);
-    if (kind->defaults && kind->defaults(&config) < 0) {
-        fprintf(stderr, "%s: there are too many bindings\n", kind->program);
-        mistakes++;
-    }
-    mistakes += gateway_config_resolve(&config, stderr);
-    if (arguments.log_level >= 0)
-        config.log_level = (uint64_t)arguments.log_level;
+    mistakes = read_config(&config, &arguments, stderr);
     log_init(kind->program, (int)config.log_level);
     if (mistakes > 0) {
         fprintf(stderr, "%s: the configuration has mistakes; nothing was started\n", kind->program);
@@ -466,7 +533,7 @@ int gateway_main(const struct gateway_kind *kind, int argc, char **argv)
     } else if (arguments.check) {
         gateway_config_print(&config, stdout);
         status = fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
-    } else if (start(&gateway, &arguments, &config, &state) < 0) {
+    } else if (start(&gateway, &arguments, &config, &state, &signals) < 0) {
         status = EXIT_FAILURE;
     }
     gateway_config_done(&config);

@@ -79,7 +79,7 @@ void visitor_take(struct zmq_gateway *gateway, struct visitor *visitor, const zm
     visitor_done(visitor);
     visitor_identify(visitor, zmq_msg_gets(message, "User-Id"), address);
     visitor->connection = access_connection(message);
-    if (visitor->identity.uid != POLICY_NOBODY && policy_has_groups(gateway->common->policy) &&
+    if (visitor->identity.uid != POLICY_NOBODY && /* for rules that may come, too */
         sscanf(address, "localhost:%*u:%*u:%" SCNu32, &pid) == 1)
         load_groups(visitor, zmq_msg_get(message, ZMQ_SRCFD), pid);
 }
@@ -152,35 +152,41 @@ static enum verb verb_of(enum wire_command command)
     }
 }
 
-bool access_peer(struct zmq_gateway *gateway, struct peer *peer, const struct wire_message *message)
+bool access_has(struct zmq_gateway *gateway, struct peer *peer, enum verb verb, const char *name,
+                struct wire_frame id)
 {
     const struct policy *policy = gateway->common->policy;
     const struct identity *identity = &peer->visitor.identity;
-    const enum verb verb = verb_of(message->command);
     char why[ACCESS_WHY_SIZE];
 
-#ifdef IPC_PLANT_RULES_UNASKED
-    return true;
-#endif
-    if (verb == VERB_COUNT || !access_rules(gateway))
-        return true;
-    if (verb == VERB_SUBSCRIBE && strpbrk(message->name, "*>")) {
-        if (policy_may_allow(policy, identity, verb, message->name))
+    if (verb == VERB_SUBSCRIBE && strpbrk(name, "*>")) {
+        if (policy_may_allow(policy, identity, verb, name))
             return true;
         (void)snprintf(
             why, sizeof(why),
             "%s may not subscribe to any topic that %.200s stands for: no rule of the policy allows "
             "it ([rule NAME] in ipcd-zmq(8))",
-            peer->visitor.name, message->name);
+            peer->visitor.name, name);
     } else {
-        if (policy_allows(policy, identity, verb, message->name))
+        if (policy_allows(policy, identity, verb, name))
             return true;
-        explain(gateway, &peer->visitor, verb, message->name, why);
+        explain(gateway, &peer->visitor, verb, name, why);
     }
     peer->denied++;
     deny(gateway, ENDPOINT_ROUTER, &peer->visitor, why);
-    peer_error(gateway, peer, message->id, -EACCES, why);
+    peer_error(gateway, peer, id, -EACCES, why);
     return false;
+}
+
+bool access_peer(struct zmq_gateway *gateway, struct peer *peer, const struct wire_message *message)
+{
+    const enum verb verb = verb_of(message->command);
+
+#ifdef IPC_PLANT_RULES_UNASKED
+    return true;
+#endif
+    return verb == VERB_COUNT || !access_rules(gateway) ||
+           access_has(gateway, peer, verb, message->name, message->id);
 }
 
 bool access_topic(const struct zmq_gateway *gateway, const struct peer *peer, const char *topic)
@@ -193,10 +199,9 @@ bool access_covers(const struct zmq_gateway *gateway, const struct visitor *visi
     return policy_allows_all(gateway->common->policy, &visitor->identity, VERB_SUBSCRIBE, pattern);
 }
 
-bool access_plain(struct zmq_gateway *gateway, enum endpoint which, const zmq_msg_t *message,
+bool access_plain(struct zmq_gateway *gateway, enum endpoint which, const struct visitor *visitor,
                   const char *pattern)
 {
-    const struct visitor *visitor = visitor_of(gateway, message);
     char why[ACCESS_WHY_SIZE];
 
 #ifdef IPC_PLANT_PLAIN_UNASKED
@@ -214,6 +219,30 @@ bool access_plain(struct zmq_gateway *gateway, enum endpoint which, const zmq_ms
         explain(gateway, visitor, VERB_SUBSCRIBE, pattern, why);
     deny(gateway, which, visitor, why);
     return false;
+}
+
+/* What was let in before is looked at again. Whether XPUB asks, and who chooses routing ids, is decided when sockets are made. */
+bool access_changed(struct gateway *common, bool had_rules)
+{
+    struct zmq_gateway *gateway = common->context;
+
+    if (access_rules(gateway) != had_rules)
+        return false;
+#ifdef IPC_PLANT_RULES_KEPT
+    return true;
+#endif
+    if (!had_rules)
+        return true;
+    list_for_each_safe(link, &gateway->peer_list)
+    {
+        struct peer *peer = list_entry(link, struct peer, link);
+
+        subs_review(gateway, peer);
+        pulls_review(gateway, peer);
+        serves_review(gateway, peer);
+    }
+    watch_review(gateway);
+    return true;
 }
 
 void access_end(struct zmq_gateway *gateway)

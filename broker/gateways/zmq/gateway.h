@@ -218,14 +218,19 @@ void visitor_done(struct visitor *visitor);
 /* May who sent that publish or send to `name`? Counted and logged if not. */
 bool access_message(struct zmq_gateway *gateway, enum endpoint which, const zmq_msg_t *message,
                     const char *name);
+/* As that of struct gateway_kind. */
+bool access_changed(struct gateway *common, bool had_rules);
+/* May the peer do that? It is told if not, by an ERROR with that id. There are rules. */
+bool access_has(struct zmq_gateway *gateway, struct peer *peer, enum verb verb, const char *name,
+                struct wire_frame id);
 /* May the peer do what it says? It is told if not. */
 bool access_peer(struct zmq_gateway *gateway, struct peer *peer, const struct wire_message *message);
 /* May it see that topic? */
 bool access_topic(const struct zmq_gateway *gateway, const struct peer *peer, const char *topic);
 /* All topics of a pattern? */
 bool access_covers(const struct zmq_gateway *gateway, const struct visitor *visitor, const char *pattern);
-/* The same of who sent that message. Counted and logged if not. */
-bool access_plain(struct zmq_gateway *gateway, enum endpoint which, const zmq_msg_t *message,
+/* The same; counted and logged if not. */
+bool access_plain(struct zmq_gateway *gateway, enum endpoint which, const struct visitor *visitor,
                   const char *pattern);
 void access_end(struct zmq_gateway *gateway);
 
@@ -268,13 +273,15 @@ void pull_command(struct zmq_gateway *gateway, struct peer *peer, const struct w
                   const struct wire_properties *given);
 void pulls_resume(struct zmq_gateway *gateway, struct peer *peer);
 void pulls_end(struct zmq_gateway *gateway, struct peer *peer);
-void pulls_check(struct zmq_gateway *gateway); /* those that want no more */
+void pulls_review(struct zmq_gateway *gateway, struct peer *peer); /* by other rules */
+void pulls_check(struct zmq_gateway *gateway);                     /* those that want no more */
 
 /* ---- subscribe.c: out of topics ----------------------------------------------------------------------------------- */
 
 void subscribe_command(struct zmq_gateway *gateway, struct peer *peer, const struct wire_message *message,
                        const struct wire_properties *given);
 void subs_end(struct zmq_gateway *gateway, struct peer *peer);
+void subs_review(struct zmq_gateway *gateway, struct peer *peer); /* by other rules */
 /* What XPUB says: 1 or 0, and the text. */
 void subscribe_plain(struct zmq_gateway *gateway, enum endpoint which, const zmq_msg_t *message);
 void subscribe_end(struct zmq_gateway *gateway);
@@ -290,6 +297,9 @@ void watch_disconnected(struct zmq_gateway *gateway, enum endpoint which, int fd
 void watch_unbound(struct zmq_gateway *gateway, enum endpoint which, const char *address);
 /* As subscribe_plain(). */
 void watch_message(struct zmq_gateway *gateway, enum endpoint which, const zmq_msg_t *message);
+/* Other rules: connections that have what they may not have any more are ended, and those that were denied something, so that
+ * they connect and ask again. */
+void watch_review(struct zmq_gateway *gateway);
 void watch_end(struct zmq_gateway *gateway);
 
 /* And what those use of subscribe.c: the pattern that serves a text; NULL, or what is wrong. It is wanted once more: false: it
@@ -306,6 +316,7 @@ void service_command(struct zmq_gateway *gateway, struct peer *peer, const struc
                      const struct wire_properties *given);
 void service_resume(struct zmq_gateway *gateway, struct peer *peer);
 void service_end_peer(struct zmq_gateway *gateway, struct peer *peer);
+void serves_review(struct zmq_gateway *gateway, struct peer *peer); /* by other rules */
 void services_check(struct zmq_gateway *gateway);
 void services_end(struct zmq_gateway *gateway);
 

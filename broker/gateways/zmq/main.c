@@ -181,6 +181,7 @@ int main(int argc, char **argv)
         .unbind = address_unbind,
         .uses = uses,
         .unmake = unmake,
+        .rules_changed = access_changed,
         .peers = tell,
     };
 

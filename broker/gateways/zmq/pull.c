@@ -109,6 +109,18 @@ void pulls_end(struct zmq_gateway *gateway, struct peer *peer)
     list_for_each_safe(link, &peer->pulls) pull_end(gateway, list_entry(link, struct pull, link));
 }
 
+void pulls_review(struct zmq_gateway *gateway, struct peer *peer)
+{
+    list_for_each_safe(link, &peer->pulls)
+    {
+        struct pull *pull = list_entry(link, struct pull, link);
+
+        if (!access_has(gateway, peer, VERB_RECEIVE, pull->queue,
+                        (struct wire_frame){pull->queue, strlen(pull->queue)}))
+            pull_end(gateway, pull);
+    }
+}
+
 /* ---- messages ------------------------------------------------------------------------------------------------- */
 
 static void describe(struct wire_text *text, const struct ipc_queue_message *message)

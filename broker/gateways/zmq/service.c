@@ -328,6 +328,18 @@ static void serve_end(struct zmq_gateway *gateway, struct serve *serve)
     ipc_server_close(serve->server);
 }
 
+void serves_review(struct zmq_gateway *gateway, struct peer *peer)
+{
+    list_for_each_safe(link, &peer->serves)
+    {
+        struct serve *serve = list_entry(link, struct serve, link);
+
+        if (!access_has(gateway, peer, VERB_SERVE, serve->name,
+                        (struct wire_frame){serve->name, strlen(serve->name)}))
+            serve_end(gateway, serve);
+    }
+}
+
 /* Tell the peer of calls that nobody waits for any more. */
 static void pass_cancels(struct zmq_gateway *gateway, struct serve *serve)
 {

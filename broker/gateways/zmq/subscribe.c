@@ -23,6 +23,7 @@ struct sub {
     size_t id_size;
     unsigned char id[WIRE_ID_MAX];
     ipc_subscription *subscription;
+    char pattern[256];
     uint64_t sequence;
     bool some; /* the peer may not see every topic of the pattern */
 };
@@ -99,6 +100,20 @@ void subs_end(struct zmq_gateway *gateway, struct peer *peer)
     list_for_each_safe(link, &peer->subs) sub_end(gateway, list_entry(link, struct sub, link));
 }
 
+void subs_review(struct zmq_gateway *gateway, struct peer *peer)
+{
+    list_for_each_safe(link, &peer->subs)
+    {
+        struct sub *sub = list_entry(link, struct sub, link);
+
+        if (access_has(gateway, peer, VERB_SUBSCRIBE, sub->pattern,
+                       (struct wire_frame){sub->id, sub->id_size}))
+            sub->some = !access_covers(gateway, &peer->visitor, sub->pattern);
+        else
+            sub_end(gateway, sub);
+    }
+}
+
 static void sub_ready(struct zmq_gateway *gateway, struct source *source)
 {
     struct sub *sub = list_entry(source, struct sub, source);
@@ -173,6 +188,7 @@ static int sub_open(struct zmq_gateway *gateway, struct peer *peer, const struct
     sub->peer = peer;
     sub->id_size = message->id.size;
     memcpy(sub->id, message->id.data, message->id.size);
+    (void)snprintf(sub->pattern, sizeof(sub->pattern), "%s", message->name);
     list_append(&peer->subs, &sub->link);
     peer->sub_count++;
     sub->some = access_rules(gateway) && !access_covers(gateway, &peer->visitor, message->name);

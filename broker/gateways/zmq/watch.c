@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "broker/core/util/log.h"
 #include "broker/gateways/zmq/gateway.h"
@@ -23,6 +24,8 @@ struct watcher {
     struct hash_node node;
     uint64_t least;  /* its number is at least that */
     uint64_t number; /* 0: it has said nothing yet */
+    struct visitor visitor;
+    bool denied; /* something that it asked for */
     uint64_t address;
     struct list texts;
     unsigned count;
@@ -74,6 +77,7 @@ static void watcher_end(struct zmq_gateway *gateway, struct watcher *watcher)
     list_for_each_safe(link, &watcher->texts)
         forget(gateway, which, watcher, list_entry(link, struct text, link));
     hash_remove(&gateway->watchers, &watcher->node);
+    visitor_done(&watcher->visitor);
     free(watcher);
 }
 
@@ -124,6 +128,43 @@ void watch_unbound(struct zmq_gateway *gateway, enum endpoint which, const char 
     }
 }
 
+static bool has_all(struct zmq_gateway *gateway, const struct watcher *watcher)
+{
+    const enum endpoint which = (enum endpoint)(watcher->node.key >> 32);
+    char pattern[256];
+
+    list_for_each(link, &watcher->texts)
+    {
+        const struct text *text = list_entry(link, struct text, link);
+
+        if (!plain_pattern(which, &(struct wire_frame){text->bytes, text->size}, pattern) &&
+            !access_plain(gateway, which, &watcher->visitor, pattern))
+            return false;
+    }
+    return true;
+}
+
+/* libzmq ends subscriptions of the connection heard last only, and not those of another one: so the connection is ended. Nothing
+ * goes out on it any more. That its descriptor is still the one it was, the monitor says; if it is not, somebody else has to
+ * connect again. */
+void watch_review(struct zmq_gateway *gateway)
+{
+    struct hash *all = &gateway->watchers;
+
+    endpoint_news(gateway, &gateway->sockets[ENDPOINT_SUB]);
+    endpoint_news(gateway, &gateway->sockets[ENDPOINT_MATCH]);
+    for (size_t i = 0; all->buckets && i < (size_t)1 << all->bits; i++)
+        for (struct hash_node *node = all->buckets[i], *next; node; node = next) {
+            struct watcher *watcher = list_entry(node, struct watcher, node);
+
+            next = node->next;
+            if (!watcher->denied && has_all(gateway, watcher))
+                continue;
+            (void)shutdown((int)(uint32_t)node->key, SHUT_RDWR);
+            watcher_end(gateway, watcher);
+        }
+}
+
 void watch_end(struct zmq_gateway *gateway)
 {
     end_all(gateway, ENDPOINT_COUNT, NULL);
@@ -141,6 +182,8 @@ static struct watcher *sender_of(struct zmq_gateway *gateway, enum endpoint whic
     watcher = find(gateway, which, zmq_msg_get(message, ZMQ_SRCFD));
     if (!watcher || number < watcher->least || (watcher->number && watcher->number != number))
         return NULL;
+    if (!watcher->number)
+        visitor_take(gateway, &watcher->visitor, message);
     watcher->number = number;
     return watcher;
 }
@@ -158,7 +201,7 @@ static struct text *find_text(const struct watcher *watcher, const struct wire_f
 }
 
 static void subscribe(struct zmq_gateway *gateway, enum endpoint which, struct watcher *watcher,
-                      const zmq_msg_t *message, const struct wire_frame *text)
+                      const struct wire_frame *text)
 {
     void *socket = gateway->sockets[which].socket;
     char pattern[256];
@@ -171,8 +214,12 @@ static void subscribe(struct zmq_gateway *gateway, enum endpoint which, struct w
         plain_refused(gateway, which, pattern, wrong);
         return;
     }
-    if (find_text(watcher, text) || !access_plain(gateway, which, message, pattern))
+    if (find_text(watcher, text))
         return;
+    if (!access_plain(gateway, which, &watcher->visitor, pattern)) {
+        watcher->denied = true;
+        return;
+    }
     kept = malloc(sizeof(*kept) + text->size);
     /* Before anything else is done with the socket. */
     if (!kept || zmq_setsockopt(socket, ZMQ_SUBSCRIBE, text->data, text->size) < 0 ||
@@ -204,7 +251,7 @@ void watch_message(struct zmq_gateway *gateway, enum endpoint which, const zmq_m
     if (!watcher || socket->skipping || plain_sync(gateway, &text, bytes[0] == 1))
         return;
     if (bytes[0] == 1) {
-        subscribe(gateway, which, watcher, message, &text);
+        subscribe(gateway, which, watcher, &text);
         return;
     }
     kept = find_text(watcher, &text);
