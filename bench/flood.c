@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A pair of one user, first alone and then while another user floods the broker with connects, declarations, bytes and messages.
- * The flood has the lowest priority, so that it is the broker that is measured, and not who has the processors.
+ * A pair of one user: alone, beside processes of another user that only compute, and beside as many that flood the broker with
+ * connects, declarations, bytes and messages. Those have the lowest priority, so that it is the broker that is measured, and not
+ * who has the processors; what that costs all the same, those that compute show.
  */
 #include <errno.h>
 #include <sched.h>
@@ -20,7 +21,7 @@
 #define FLOODS    4
 #define FLOOD_UID 61001u /* nobody is that */
 
-enum { V_CALM, V_CALM_P99, V_FLOODED, V_FLOODED_P99, V_RATE };
+enum { V_CALM, V_CALM_P99, V_BESIDE, V_BESIDE_P99, V_FLOODED, V_FLOODED_P99, V_RATE };
 
 static const char config[] = "[broker]\nsocket-mode = 666\n"
                              "[limits]\nsessions = 100\ntopics = 500\nconnects-per-second = 500\n"
@@ -59,6 +60,13 @@ static pid_t start_broker(const char *folder)
     return -1;
 }
 
+static void compute(int kind, _Atomic uint64_t *calls)
+{
+    (void)kind;
+    for (;;)
+        (void)atomic_load_explicit(calls, memory_order_relaxed);
+}
+
 /* Whatever becomes of it. */
 static void flood(int kind, _Atomic uint64_t *calls)
 {
@@ -86,7 +94,7 @@ static void flood(int kind, _Atomic uint64_t *calls)
     }
 }
 
-static pid_t start_flood(int kind, _Atomic uint64_t *calls)
+static pid_t start_least(void (*work)(int kind, _Atomic uint64_t *calls), int kind, _Atomic uint64_t *calls)
 {
     struct sched_param least;
     pid_t pid = fork();
@@ -99,7 +107,7 @@ static pid_t start_flood(int kind, _Atomic uint64_t *calls)
     least.sched_priority = sched_get_priority_min(sched_getscheduler(0));
     (void)sched_setparam(0, &least);
     (void)setpriority(PRIO_PROCESS, 0, 19);
-    flood(kind, calls);
+    work(kind, calls);
     _exit(1);
 }
 
@@ -117,23 +125,30 @@ static int measure(double *values, unsigned p50)
     return topic_pair_run(&pair, &values[p50], &values[p50 + 1], &cpu_ns);
 }
 
-static int measure_both(double *values)
+static int measure_beside(void (*work)(int kind, _Atomic uint64_t *calls), double *values, unsigned p50,
+                          double *ret_rate)
 {
     _Atomic uint64_t *calls = bench_shared(sizeof(*calls));
-    pid_t floods[FLOODS];
-    uint64_t start;
+    pid_t others[FLOODS];
+    uint64_t start = bench_now_ns();
     int result;
 
-    if (measure(values, V_CALM) < 0)
-        return -1;
-    start = bench_now_ns();
     for (int kind = 0; kind < FLOODS; kind++)
-        floods[kind] = start_flood(kind, &calls[0]);
-    result = measure(values, V_FLOODED);
-    values[V_RATE] = (double)atomic_load(calls) * 1e9 / (double)(bench_now_ns() - start);
+        others[kind] = start_least(work, kind, calls);
+    result = measure(values, p50);
+    *ret_rate = (double)atomic_load(calls) * 1e9 / (double)(bench_now_ns() - start);
     for (int kind = 0; kind < FLOODS; kind++)
-        end(floods[kind], SIGKILL);
+        end(others[kind], SIGKILL);
     return result;
+}
+
+static int measure_all(double *values)
+{
+    double none;
+
+    if (measure(values, V_CALM) < 0 || measure_beside(compute, values, V_BESIDE, &none) < 0)
+        return -1;
+    return measure_beside(flood, values, V_FLOODED, &values[V_RATE]);
 }
 
 static int flood_run(double *values)
@@ -145,13 +160,14 @@ static int flood_run(double *values)
     if (geteuid() != 0) {
         bench_waive(V_FLOODED, "needs another user: only root has one");
         bench_waive(V_FLOODED_P99, "needs another user: only root has one");
+        bench_waive(V_BESIDE_P99, "needs another user: only root has one");
         free(address);
         return 0;
     }
     if (address && mkdtemp(folder)) {
         run = start_broker(folder);
         if (run > 0)
-            result = measure_both(values);
+            result = measure_all(values);
         end(run, SIGTERM);
         setenv("IPC_ADDRESS", address, 1);
         (void)snprintf(path, sizeof(path), "%s/ipcd.conf", folder);
@@ -165,6 +181,9 @@ static int flood_run(double *values)
 static const struct bench_row rows[] = {
     BENCH_AGAINST("flood.pair.p99", V_FLOODED_P99, 1e-3, "us", "without the flood", V_CALM_P99,
                   BENCH_RATIO_MAX, 2),
+    BENCH_AGAINST("flood.pair.p99 (computing)", V_FLOODED_P99, 1e-3, "us", "beside computing", V_BESIDE_P99,
+                  BENCH_INFO, 0),
+    BENCH_AGAINST("flood.computing.p99", V_BESIDE_P99, 1e-3, "us", "alone", V_CALM_P99, BENCH_INFO, 0),
     BENCH_AGAINST("flood.pair.p50", V_FLOODED, 1e-3, "us", "without the flood", V_CALM, BENCH_INFO, 0),
     BENCH_FIGURE("flood.calls", V_RATE, 1, "calls/s"),
 };
