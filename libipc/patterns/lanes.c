@@ -119,6 +119,7 @@ static void join(struct ipc_subscription *sub, struct notice *notice)
         return;
     }
     *lane = (struct sub_lane){.pairing = notice->pairing,
+                              .id = notice->lane_id,
                               .map = notice->lane,
                               .ring_size = notice->ring_size,
                               .cells = notice->cells,

@@ -65,7 +65,7 @@ struct lane_owner {
 /* One lane that a subscription reads. */
 struct sub_lane {
     struct lane_reader reader;
-    uint64_t pairing;
+    uint64_t pairing, id;
     void *map;
     uint32_t ring_size;
     struct segment_ref *cells;

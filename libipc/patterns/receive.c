@@ -43,6 +43,7 @@ static void describe(struct ipc_message *message, const struct sub_lane *lane,
     message->lost = lane->reader.just_lost;
     message->timestamp_ns = 0;
     message->topic = lane->topic;
+    message->publisher = lane->id;
     message->sender = &lane->sender;
     message->content_type = NULL;
     message->fields = NULL;

@@ -321,6 +321,29 @@ class Plainly(Case):
                 broad.close()
         publisher.join(PATIENCE)
 
+    def test_broader_takes_over_from_a_stream(self):
+        """Whatever a process is about to publish when that happens: what is missed shows in the numbers."""
+        client = self.client()
+        for i in range(20):
+            topic = f"r{i}.x"
+            narrow = self.plain("sub")
+            narrow.subscribe(client, topic)
+            numbers = subprocess.Popen(["seq", "1000000000"], stdout=subprocess.PIPE)
+            stream = subprocess.Popen([IPCCTL, "pub", "--wait", topic], stdin=numbers.stdout)
+            first, broad = None, None
+            for n in range(3000):
+                _, properties, body = narrow.receive()
+                number = int(body), properties["seq"]
+                first = first or number
+                self.assertEqual(number[0] - first[0], number[1] - first[1])
+                if n in (500, 700):
+                    broad = self.plain("sub")
+                    broad.subscribe(client, f"r{i}." if n == 500 else f"r{i}")
+            for child in (stream, numbers):
+                child.kill()
+                child.wait()
+            numbers.stdout.close()
+
     def test_gap_is_shown(self):
         self.restart("--high-water=10")
         client, slow, quick = self.client(), self.plain("sub"), self.plain("sub")

@@ -80,6 +80,31 @@ static void test_sizes(void **state)
     pair_end(&pair);
 }
 
+/* Nothing that is published after a subscription was opened is missed, though nobody waited for anybody. */
+static void test_open_is_joined(void **state)
+{
+    ipc_connection *out = connection_new(), *in = connection_new();
+    ipc_publisher *publisher = publisher_new(out, "basic", 0, 0);
+    uint64_t sequence = 0;
+    (void)state;
+    for (int i = 0; i < 1000; i++) {
+        ipc_subscription *subscription =
+            subscription_new(in, "basic", IPC_START_NEXT, IPC_SLOW_DROP_OLDEST, 0);
+        struct ipc_message message;
+        char buffer[1];
+        for (int k = 0; k < 2; k++)
+            EXPECT_EQ(ipc_publisher_publish(publisher, "x", 1), 0);
+        EXPECT_EQ(ipc_subscription_receive(subscription, buffer, sizeof(buffer), &message, IPC_FOREVER), 1);
+        EXPECT_EQ(message.sequence, sequence);
+        EXPECT_EQ(message.lost, 0);
+        sequence += 2;
+        subscription_end(subscription);
+    }
+    publisher_end(publisher);
+    ipc_connection_close(out);
+    ipc_connection_close(in);
+}
+
 static void test_size_options(void **state)
 {
     ipc_connection *connection = connection_new();
@@ -464,7 +489,7 @@ static int tests(void)
     const struct CMUnitTest list[] = {
         CASE(test_sizes), CASE(test_size_options),     CASE(test_gather),  CASE(test_batch),
         CASE(test_loan),  CASE(test_small_buffer),     CASE(test_headers), CASE(test_header_limits),
-        CASE(test_take),  CASE(test_take_needs_block), CASE(test_sender),
+        CASE(test_take),  CASE(test_take_needs_block), CASE(test_sender),  CASE(test_open_is_joined),
     };
     return cmocka_run_group_tests_name("topic_basic", list, NULL, NULL);
 }

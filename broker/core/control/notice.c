@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The order of a flush carries a promise: by the time a reader learns of a lane, its writer has mail about the reader.
- * A reader that then finds nothing and sleeps is known to every later publish.
+ * The order of a flush carries two promises. By the time a reader learns of a lane, its writer has mail about the reader:
+ * who then finds nothing and sleeps is known to every later publish. And so it is by the time a subscription is answered: what
+ * anybody begins to publish after that is received.
  */
 #include "broker/core/control/notice.h"
 
@@ -11,6 +12,7 @@
 #include <unistd.h>
 
 #include "broker/core/control/pairing.h"
+#include "broker/core/control/request.h"
 #include "broker/core/control/service.h"
 #include "broker/core/control/session.h"
 #include "broker/core/util/fd.h"
@@ -365,6 +367,15 @@ void notice_flush(struct broker *broker)
 
         list_remove(&session->dirty);
         session->told = false;
+        if (session->subscribed) {
+            if (!list_empty(&broker->unwatched) && !broker->watch_later) {
+                notice_mark(broker, session); /* some publishers cannot be told yet */
+                continue;
+            }
+            request_subscribed(broker, session);
+            if (session->state == SESSION_ENDED)
+                continue;
+        }
         if (session->wants_out || !list_empty(&session->stalled))
             result = -EBUSY; /* told already why */
         if (result == 0)

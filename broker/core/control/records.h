@@ -70,8 +70,10 @@ struct session {
     char *refusal;
     struct list lanes, subscriptions, cells;
     struct list ports;
-    struct list attachments; /* struct attachment.by_session */
-    struct list port_ends;   /* struct port.notice: PORT_END is due */
+    struct list attachments;         /* struct attachment.by_session */
+    struct list port_ends;           /* struct port.notice: PORT_END is due */
+    struct subscription *subscribed; /* not answered yet: the publishers are told first */
+    uint32_t matched;                /* its lanes with a writer */
     struct port
         *handing; /* the answer in front hands descriptors of this one out, of which no others are kept */
     /* Sides of pairings with something to tell (struct side.due), in the order of their events. */

@@ -15,6 +15,8 @@ void request_unadvertise(struct broker *broker, struct session *session, uint64_
                          const Ipc__Control__Unadvertise *unadvertise);
 void request_subscribe(struct broker *broker, struct session *session, uint64_t id,
                        const Ipc__Control__Subscribe *subscribe);
+/* The answer, once the writers have mail about it: see notice.c. */
+void request_subscribed(struct broker *broker, struct session *session);
 void request_unsubscribe(struct broker *broker, struct session *session, uint64_t id,
                          const Ipc__Control__Unsubscribe *unsubscribe);
 void request_bell(struct broker *broker, struct session *session, uint64_t id,

@@ -98,15 +98,27 @@ static void answer_advertised(struct broker *broker, struct session *session, co
     session_reply(broker, session, IPC__CONTROL__TYPE__ADVERTISED, lane->request, &advertised.base, lane->fd);
 }
 
+/* Once the writers have mail about it. */
 static void answer_subscribed(struct broker *broker, struct session *session,
-                              const struct subscription *subscription, uint32_t matched)
+                              struct subscription *subscription, uint32_t matched)
+{
+    session->subscribed = subscription;
+    session->matched = matched;
+    session->busy = true;
+    notice_mark(broker, session);
+}
+
+void request_subscribed(struct broker *broker, struct session *session)
 {
     Ipc__Control__Subscribed subscribed = IPC__CONTROL__SUBSCRIBED__INIT;
 
-    subscribed.subscription = subscription->id;
-    subscribed.matched = matched;
-    session_reply(broker, session, IPC__CONTROL__TYPE__SUBSCRIBED, subscription->request, &subscribed.base,
-                  -1);
+    subscribed.subscription = session->subscribed->id;
+    subscribed.matched = session->matched;
+    session_reply(broker, session, IPC__CONTROL__TYPE__SUBSCRIBED, session->subscribed->request,
+                  &subscribed.base, -1);
+    session->subscribed = NULL;
+    session->busy = false;
+    session_answered(broker, session);
 }
 
 /* Has an ipcd that was killed before its answer went out made it already? */

@@ -53,6 +53,8 @@ void hash_add(struct hash *hash, struct hash_node *node, uint64_t key)
 
     if (hash->count >= (size_t)1 << hash->bits && hash->bits < BITS_MAX)
         resize(hash, hash->bits + 1);
+    else if (hash->bits > BITS_MIN && hash->count < (size_t)1 << (hash->bits - 3))
+        resize(hash, hash->bits - 1);
     bucket = &hash->buckets[bucket_of(key, hash->bits)];
     node->key = key;
     node->next = *bucket;
@@ -71,8 +73,6 @@ void hash_remove(struct hash *hash, struct hash_node *node)
     *link = node->next;
     node->next = NULL;
     hash->count--;
-    if (hash->bits > BITS_MIN && hash->count < (size_t)1 << (hash->bits - 3))
-        resize(hash, hash->bits - 1);
 }
 
 struct hash_node *hash_find(const struct hash *hash, uint64_t key)

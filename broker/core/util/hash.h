@@ -29,7 +29,7 @@ void hash_done(struct hash *hash);
 /* Adding never fails: a table that cannot grow has longer chains. */
 void hash_add(struct hash *hash, struct hash_node *node, uint64_t key);
 
-/* Take out a node that is in the table. */
+/* Take out a node that is in the table, whose buckets stay where they are: whoever walks over them may go on. */
 void hash_remove(struct hash *hash, struct hash_node *node);
 
 /* The first node of that key, or NULL. */

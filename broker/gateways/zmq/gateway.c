@@ -59,17 +59,16 @@ static void bury(struct zmq_gateway *gateway)
     }
 }
 
-unsigned char *gateway_buffer(struct zmq_gateway *gateway, size_t size)
+bool buffer_grow(struct buffer *buffer, size_t size)
 {
-    if (gateway->capacity < size) {
-        unsigned char *buffer = realloc(gateway->buffer, size);
+    if (buffer->capacity < size) {
+        unsigned char *bytes = realloc(buffer->bytes, size);
 
-        if (!buffer)
-            return NULL;
-        gateway->buffer = buffer;
-        gateway->capacity = size;
+        if (!bytes)
+            return false;
+        *buffer = (struct buffer){bytes, size};
     }
-    return gateway->buffer;
+    return true;
 }
 
 /* ---- sockets of ZeroMQ ----------------------------------------------------------------------------------------- */
@@ -171,7 +170,7 @@ static uint64_t wanted_at_ns(const struct zmq_gateway *gateway)
     if (gateway->holding_topics && gateway->now_ns + RETRY_NS < at_ns)
         at_ns = gateway->now_ns + RETRY_NS;
     if ((gateway->holding || gateway->heartbeats || at_ns != UINT64_MAX || gateway->blocked ||
-         gateway->idle_pulls || gateway->call_count) &&
+         gateway->idle_pulls || gateway->call_count || gateway->overlap_ns) &&
         gateway->now_ns + HOUSEKEEPING_NS < at_ns)
         at_ns = gateway->now_ns + HOUSEKEEPING_NS;
     return at_ns;
@@ -198,6 +197,7 @@ uint64_t session_round(struct gateway *common)
         peers_check(gateway);
         pulls_check(gateway);
         services_check(gateway);
+        channels_check(gateway);
     }
     for (size_t i = 0; i < ENDPOINT_COUNT; i++)
         more = more || (gateway->sockets[i].touched && !(i == ENDPOINT_PUSH && gateway->overfull));
@@ -228,7 +228,7 @@ static int prepare(struct zmq_gateway *gateway)
 {
     struct hash *const tables[] = {&gateway->peers,    &gateway->peer_numbers, &gateway->outlets,
                                    &gateway->services, &gateway->requests,     &gateway->topics,
-                                   &gateway->watchers};
+                                   &gateway->watchers, &gateway->due};
 
     gateway->opened = true;
     list_init(&gateway->peer_list);
@@ -244,7 +244,7 @@ static int prepare(struct zmq_gateway *gateway)
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++)
         if (hash_init(tables[i]) < 0)
             return -ENOMEM;
-    return gateway_buffer(gateway, 65536) ? 0 : -ENOMEM;
+    return buffer_grow(&gateway->buffer, 65536) ? 0 : -ENOMEM;
 }
 
 int session_open(struct gateway *common)
@@ -291,8 +291,9 @@ void session_close(struct gateway *common)
     hash_done(&gateway->requests);
     hash_done(&gateway->topics);
     hash_done(&gateway->watchers);
+    hash_done(&gateway->due);
     wire_text_free(&gateway->text);
-    free(gateway->buffer);
+    free(gateway->buffer.bytes);
     memset((char *)gateway + offsetof(struct zmq_gateway, opened), 0,
            sizeof(*gateway) - offsetof(struct zmq_gateway, opened));
 }

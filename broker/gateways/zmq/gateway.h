@@ -118,6 +118,12 @@ struct peer {
     struct visitor visitor; /* if there are rules */
 };
 
+/* For what libipc copies out. */
+struct buffer {
+    unsigned char *bytes;
+    size_t capacity;
+};
+
 struct zmq_gateway {
     struct gateway *common;
     struct options options;
@@ -155,11 +161,13 @@ struct zmq_gateway {
     struct list channels;
     unsigned channel_count;
     struct hash topics; /* counts for plain subscribers */
-    struct list syncs;  /* seen or asked for, oldest first */
+    uint64_t
+        overlap_ns;    /* until then what a broader channel replaced is read beside it; 0: there is no such */
+    struct hash due;   /* by publisher: what comes next of it, meanwhile */
+    struct list syncs; /* seen or asked for, oldest first */
     unsigned sync_count;
 
-    unsigned char *buffer; /* for what libipc copies out */
-    size_t capacity;
+    struct buffer buffer;
     struct wire_text text;
 };
 
@@ -178,8 +186,8 @@ void source_enable(struct zmq_gateway *gateway, struct source *source, bool enab
 /* Out of the loop; frees memory, which holds the source, at the end of the round. */
 void source_bury(struct zmq_gateway *gateway, struct source *source, void *memory);
 
-/* A buffer of at least that size; NULL: no memory. */
-unsigned char *gateway_buffer(struct zmq_gateway *gateway, size_t size);
+/* At least that large. False: no memory. */
+bool buffer_grow(struct buffer *buffer, size_t size);
 
 /* ---- sockets.c ------------------------------------------------------------------------------------------------ */
 
@@ -284,6 +292,7 @@ void subs_end(struct zmq_gateway *gateway, struct peer *peer);
 void subs_review(struct zmq_gateway *gateway, struct peer *peer); /* by other rules */
 /* What XPUB says: 1 or 0, and the text. */
 void subscribe_plain(struct zmq_gateway *gateway, enum endpoint which, const zmq_msg_t *message);
+void channels_check(struct zmq_gateway *gateway); /* those that were replaced */
 void subscribe_end(struct zmq_gateway *gateway);
 /* The headers of a message into gateway->text, which has begun. */
 void put_headers(struct wire_text *text, const char *content_type, const void *fields, size_t fields_size);

@@ -129,11 +129,11 @@ static void pass_answer(struct zmq_gateway *gateway, struct call *call)
         send_failure(gateway, call, result, &first);
         return;
     }
-    copy = gateway_buffer(gateway, first.size + first.fields_size + 256);
-    if (!copy) {
+    if (!buffer_grow(&gateway->buffer, first.size + first.fields_size + 256)) {
         peer_error(gateway, call->peer, id_of(call), -ENOMEM, "the gateway has no memory for the answer");
         return;
     }
+    copy = gateway->buffer.bytes;
     memcpy(copy, first.data ? first.data : "", first.size);
     if (first.fields_size)
         memcpy(copy + first.size, first.fields, first.fields_size);
@@ -363,13 +363,14 @@ static int ask(struct zmq_gateway *gateway, struct serve *serve)
     struct asked *asked = calloc(1, sizeof(*asked));
     struct ipc_request *request = NULL;
     char number[24];
-    ssize_t size = asked ? ipc_server_receive(serve->server, gateway->buffer, gateway->capacity, &request, 0)
+    ssize_t size = asked ? ipc_server_receive(serve->server, gateway->buffer.bytes, gateway->buffer.capacity,
+                                              &request, 0)
                          : -ENOMEM;
 
     if (size < 0) {
         free(asked);
         if (size == -EMSGSIZE)
-            return gateway_buffer(gateway, 2 * gateway->capacity) ? 0 : -ENOMEM;
+            return buffer_grow(&gateway->buffer, 2 * gateway->buffer.capacity) ? 0 : -ENOMEM;
         return (int)size;
     }
     asked->serve = serve;
@@ -391,7 +392,7 @@ static int ask(struct zmq_gateway *gateway, struct serve *serve)
         number, (size_t)snprintf(number, sizeof(number), "%llu", (unsigned long long)asked->node.key)};
     serve->credit--;
     (void)peer_send(gateway, serve->peer, "REQUEST", id, serve->name, wire_text_end(&gateway->text),
-                    (struct wire_frame){gateway->buffer, (size_t)size}, false);
+                    (struct wire_frame){gateway->buffer.bytes, (size_t)size}, false);
     return 0;
 }
 

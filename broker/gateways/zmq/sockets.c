@@ -16,6 +16,8 @@
 #define HANDSHAKE_MS 10000
 #define HEARTBEAT_MS 10000 /* of ZeroMQ's own, toward other machines */
 #define LISTEN_MAX   1024
+/* At the end. Not 0: libzmq 4.3.4 then aborts if a peer leaves just as it is being sent a message of several frames. */
+#define LINGER_MS    200
 
 static const struct {
     const char *word;
@@ -108,7 +110,7 @@ static int prepare(struct zmq_gateway *gateway, struct endpoint_socket *socket)
     int64_t most = (int64_t)options->message_size_max;
     int water = (int)options->high_water, failed = 0;
 
-    failed |= set(socket->socket, ZMQ_LINGER, 0);
+    failed |= set(socket->socket, ZMQ_LINGER, LINGER_MS);
     failed |= set(socket->socket, ZMQ_SNDHWM, water) | set(socket->socket, ZMQ_RCVHWM, water);
     failed |= set(socket->socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) |
               set(socket->socket, ZMQ_BACKLOG, LISTEN_MAX);

@@ -12,8 +12,9 @@
 #include "broker/gateways/zmq/gateway.h"
 #include "proto/name.h"
 
-/* Messages that a channel may have left when a broader one takes over: more than its lanes hold. */
-#define HANDOVER_MAX (1u << 20)
+/* How long what a broader channel replaced is read beside it. A publisher that was in the middle of a message when the broader
+ * one came does not know it yet. */
+#define OVERLAP_NS UINT64_C(1000000000)
 
 /* Of a peer. */
 struct sub {
@@ -28,11 +29,10 @@ struct sub {
     bool some; /* the peer may not see every topic of the pattern */
 };
 
-/* What a channel that was replaced by a broader one has sent: not again. */
-struct sent {
+/* The number of the message that is to come next of a publisher (the key). */
+struct due {
     struct hash_node node;
-    uint64_t session, sequence;
-    char topic[256];
+    uint64_t sequence;
 };
 
 struct channel {
@@ -43,7 +43,8 @@ struct channel {
     unsigned count; /* texts that plain subscribers want and that it covers */
     ipc_subscription *subscription;
     uint64_t sequence; /* of a pattern */
-    struct hash sent;
+    bool replaced;     /* by a broader one, and read until that one is known to all publishers */
+    struct buffer buffer;
 };
 
 struct topic_count {
@@ -74,14 +75,17 @@ void put_headers(struct wire_text *text, const char *content_type, const void *f
 }
 
 /* The next message, whatever its size. Returns 0, or a negative errno. */
-static int receive(struct zmq_gateway *gateway, ipc_subscription *subscription, struct ipc_message *message)
+static int receive(struct zmq_gateway *gateway, ipc_subscription *subscription, struct buffer *buffer,
+                   struct ipc_message *message)
 {
-    ssize_t size = ipc_subscription_receive(subscription, gateway->buffer, gateway->capacity, message, 0);
+    ssize_t size = ipc_subscription_receive(subscription, buffer->bytes, buffer->capacity, message, 0);
 
     if (size == -EMSGSIZE)
-        size = gateway_buffer(gateway, message->size)
-                   ? ipc_subscription_receive(subscription, gateway->buffer, gateway->capacity, message, 0)
+        size = buffer_grow(buffer, message->size)
+                   ? ipc_subscription_receive(subscription, buffer->bytes, buffer->capacity, message, 0)
                    : -ENOMEM;
+    if (size == -EPIPE)
+        session_over(gateway);
     return size < 0 ? (int)size : 0;
 }
 
@@ -120,11 +124,7 @@ static void sub_ready(struct zmq_gateway *gateway, struct source *source)
     struct ipc_message message;
 
     for (unsigned n = 0; n < ROUND_MAX && !sub->peer->gone; n++) {
-        int result = receive(gateway, sub->subscription, &message);
-
-        if (result == -EPIPE)
-            session_over(gateway);
-        if (result < 0)
+        if (receive(gateway, sub->subscription, &gateway->buffer, &message) < 0)
             return;
         sub->sequence += message.lost;
         if (sub->some && !access_topic(gateway, sub->peer, message.topic))
@@ -320,99 +320,127 @@ static void forward(struct zmq_gateway *gateway, struct channel *channel, const 
     channel_send(gateway, &gateway->sockets[channel->which], frames, count);
 }
 
-static struct sent *find_sent(const struct zmq_gateway *gateway, const struct channel *channel,
-                              const struct ipc_message *message, uint64_t *ret_key)
+/* NULL: there is no memory, and a message may come twice. */
+static struct due *due_of(struct zmq_gateway *gateway, uint64_t publisher)
 {
-    *ret_key = hash_string(gateway->secret, message->topic, strlen(message->topic)) ^
-               message->sender->session;
-    for (struct hash_node *node = hash_find(&channel->sent, *ret_key); node; node = hash_find_next(node)) {
-        struct sent *sent = list_entry(node, struct sent, node);
+    struct hash_node *node = hash_find(&gateway->due, publisher);
+    struct due *due = node ? list_entry(node, struct due, node) : calloc(1, sizeof(*due));
 
-        if (sent->session == message->sender->session && strcmp(sent->topic, message->topic) == 0)
-            return sent;
-    }
-    return NULL;
+    if (due && !node)
+        hash_add(&gateway->due, &due->node, publisher);
+    return due;
 }
 
-/* Did the channel before this one send it? */
-static bool was_sent(const struct zmq_gateway *gateway, struct channel *channel,
-                     const struct ipc_message *message)
+static void forget_due(struct zmq_gateway *gateway)
 {
-    uint64_t key;
-    struct sent *sent = channel->sent.count ? find_sent(gateway, channel, message, &key) : NULL;
+    for (size_t i = 0; gateway->due.buckets && i < (size_t)1 << gateway->due.bits; i++)
+        while (gateway->due.buckets[i]) {
+            struct due *due = list_entry(gateway->due.buckets[i], struct due, node);
 
-    if (!sent)
-        return false;
-    if (message->sequence <= sent->sequence)
-        return true;
-    hash_remove(&channel->sent, &sent->node);
-    free(sent);
+            hash_remove(&gateway->due, &due->node);
+            free(due);
+        }
+    gateway->overlap_ns = 0;
+}
+
+static void pass(struct zmq_gateway *gateway, struct channel *channel, struct ipc_message *message);
+
+/* What came before that message, by channels that were there before this one. */
+static void pass_older(struct zmq_gateway *gateway, const struct channel *channel,
+                       const struct ipc_message *message, const struct due *due)
+{
+    struct ipc_message before;
+
+    list_for_each(link, &gateway->channels)
+    {
+        struct channel *other = list_entry(link, struct channel, link);
+
+        if (other == channel)
+            return;
+        if (other->replaced && wire_cover_contains(other->pattern, message->topic))
+            while (due->sequence < message->sequence &&
+                   receive(gateway, other->subscription, &other->buffer, &before) == 0)
+                pass(gateway, other, &before);
+    }
+}
+
+/* Send it, unless another channel did. */
+static void pass(struct zmq_gateway *gateway, struct channel *channel, struct ipc_message *message)
+{
+    struct due *due = NULL;
+
+    if (channel->which == ENDPOINT_SUB && gateway->overlap_ns)
+        due = due_of(gateway, message->publisher);
+    if (due) {
+        pass_older(gateway, channel, message, due);
+        if (due->sequence > message->sequence)
+            return;
+        if (due->sequence > 0)
+            message->lost = message->sequence - due->sequence;
+        due->sequence = message->sequence + 1;
+    }
+    forward(gateway, channel, message);
+}
+
+/* Returns whether it is empty. */
+static bool channel_read(struct zmq_gateway *gateway, struct channel *channel)
+{
+    struct ipc_message message;
+
+    for (unsigned n = 0; n < ROUND_MAX; n++) {
+        if (receive(gateway, channel->subscription, channel->replaced ? &channel->buffer : &gateway->buffer,
+                    &message) < 0)
+            return true;
+        pass(gateway, channel, &message);
+    }
     return false;
-}
-
-static void remember_sent(const struct zmq_gateway *gateway, struct channel *channel,
-                          const struct ipc_message *message)
-{
-    uint64_t key;
-    struct sent *sent = find_sent(gateway, channel, message, &key);
-
-    if (!sent) {
-        sent = calloc(1, sizeof(*sent));
-        if (!sent)
-            return; /* it may come twice */
-        sent->session = message->sender->session;
-        (void)snprintf(sent->topic, sizeof(sent->topic), "%s", message->topic);
-        hash_add(&channel->sent, &sent->node, key);
-    }
-    sent->sequence = message->sequence;
 }
 
 static void channel_ready(struct zmq_gateway *gateway, struct source *source)
 {
-    struct channel *channel = list_entry(source, struct channel, source);
-    struct ipc_message message;
-
-    for (unsigned n = 0; n < ROUND_MAX; n++) {
-        int result = receive(gateway, channel->subscription, &message);
-
-        if (result == -EPIPE)
-            session_over(gateway);
-        if (result < 0)
-            return;
-        if (!was_sent(gateway, channel, &message))
-            forward(gateway, channel, &message);
-    }
+    (void)channel_read(gateway, list_entry(source, struct channel, source));
 }
 
 static void channel_end(struct zmq_gateway *gateway, struct channel *channel)
 {
-    for (size_t i = 0; channel->sent.buckets && i < (size_t)1 << channel->sent.bits; i++)
-        while (channel->sent.buckets[i]) {
-            struct sent *sent = list_entry(channel->sent.buckets[i], struct sent, node);
-
-            hash_remove(&channel->sent, &sent->node);
-            free(sent);
-        }
-    if (channel->sent.buckets)
-        hash_done(&channel->sent);
     list_remove(&channel->link);
     gateway->channel_count--;
+    free(channel->buffer.bytes);
     source_bury(gateway, &channel->source, channel);
     ipc_subscription_close(channel->subscription);
 }
 
-/* `broader` reads everything by now: send what `channel` has left, and end it. */
-static void hand_over(struct zmq_gateway *gateway, struct channel *channel, struct channel *broader)
+/* `broader` is told to publishers by now, but may miss what they are just publishing. */
+static void replace(struct zmq_gateway *gateway, struct channel *channel, struct channel *broader)
 {
-    struct ipc_message message;
-
-    for (unsigned n = 0; n < HANDOVER_MAX && receive(gateway, channel->subscription, &message) == 0; n++) {
-        if (!was_sent(gateway, channel, &message))
-            forward(gateway, channel, &message);
-        remember_sent(gateway, broader, &message);
-    }
     broader->count += channel->count;
-    channel_end(gateway, channel);
+    channel->replaced = true;
+    gateway->overlap_ns = gateway->now_ns + OVERLAP_NS;
+}
+
+void channels_check(struct zmq_gateway *gateway)
+{
+    bool empty = true;
+
+    if (!gateway->overlap_ns || gateway->now_ns < gateway->overlap_ns)
+        return;
+    list_for_each_safe(link, &gateway->channels)
+    {
+        struct channel *channel = list_entry(link, struct channel, link);
+
+        if (channel->replaced && channel_read(gateway, channel))
+            channel_end(gateway, channel);
+    }
+    /* What the others have not sent yet may be what those sent. */
+    list_for_each(link, &gateway->channels)
+    {
+        struct channel *channel = list_entry(link, struct channel, link);
+
+        if (channel->which == ENDPOINT_SUB)
+            empty = channel_read(gateway, channel) && !channel->replaced && empty;
+    }
+    if (empty)
+        forget_due(gateway);
 }
 
 static struct channel *channel_open(struct zmq_gateway *gateway, enum endpoint which, const char *pattern)
@@ -426,9 +454,7 @@ static struct channel *channel_open(struct zmq_gateway *gateway, enum endpoint w
         (void)snprintf(channel->pattern, sizeof(channel->pattern), "%s", pattern);
         list_append(&gateway->channels, &channel->link);
         gateway->channel_count++;
-        result = hash_init(&channel->sent);
-        if (result == 0)
-            result = ipc_subscription_open(&channel->subscription, gateway->out, pattern, NULL, &error);
+        result = ipc_subscription_open(&channel->subscription, gateway->out, pattern, NULL, &error);
         if (result == 0)
             result = source_add(gateway, &channel->source, ipc_subscription_fd(channel->subscription),
                                 channel_ready);
@@ -450,7 +476,7 @@ static struct channel *find_channel(const struct zmq_gateway *gateway, enum endp
     {
         struct channel *channel = list_entry(link, struct channel, link);
 
-        if (channel->which == which &&
+        if (channel->which == which && !channel->replaced &&
             (which == ENDPOINT_MATCH ? strcmp(channel->pattern, pattern) == 0
                                      : wire_cover_contains(channel->pattern, pattern)))
             return channel;
@@ -469,13 +495,13 @@ bool plain_want(struct zmq_gateway *gateway, enum endpoint which, const char *pa
     channel->count++;
     if (which == ENDPOINT_MATCH)
         return true;
-    list_for_each_safe(link, &gateway->channels)
+    list_for_each(link, &gateway->channels)
     {
         struct channel *other = list_entry(link, struct channel, link);
 
-        if (other != channel && other->which == which &&
+        if (other != channel && other->which == which && !other->replaced &&
             wire_cover_contains(channel->pattern, other->pattern))
-            hand_over(gateway, other, channel);
+            replace(gateway, other, channel);
     }
     return true;
 }
@@ -609,4 +635,5 @@ void subscribe_end(struct zmq_gateway *gateway)
     list_for_each_safe(link, &gateway->channels) channel_end(gateway, list_entry(link, struct channel, link));
     list_for_each_safe(link, &gateway->syncs) sync_end(gateway, list_entry(link, struct sync, link));
     forget_topics(gateway);
+    forget_due(gateway);
 }

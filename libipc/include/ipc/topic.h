@@ -250,6 +250,9 @@ struct ipc_message {
     uint64_t timestamp_ns; /**< CLOCK_REALTIME of publishing; 0: not stamped */
     const char *topic;     /**< its name; valid until the next call on this subscription, or, of a message
                                         that was taken, until its release */
+    uint64_t publisher;    /**< its number, the same in every subscription: `sequence` is counted
+                                        for each. It has a new one, and the count goes on, after a right to
+                                        read it was taken from somebody, and after a reconnection */
     const struct ipc_peer *sender; /**< told by the broker, not by the sender; valid as long as topic */
     const char *content_type;      /**< terminated; NULL: none */
     const void *fields;            /**< for ipc_message_header() */
