@@ -16,8 +16,7 @@
 #define HANDSHAKE_MS 10000
 #define HEARTBEAT_MS 10000 /* of ZeroMQ's own, toward other machines */
 #define LISTEN_MAX   1024
-/* At the end. Not 0: libzmq 4.3.4 then aborts if a peer leaves just as it is being sent a message of several frames. */
-#define LINGER_MS    200
+#define LINGER_MS    200 /* not 0: see address_unbind() */
 
 static const struct {
     const char *word;
@@ -227,7 +226,10 @@ void address_unbind(struct gateway_binding *binding)
     const struct binding *given = binding->settings;
     const char *file = file_of(binding->open);
 
-    (void)zmq_unbind(gateway->sockets[given->endpoint].socket, binding->open);
+    /* Not at the end, when nobody sees to the socket before it is closed: libzmq 4.3.4 aborts if a peer leaves meanwhile who is
+     * just being sent a message of several frames. */
+    if (!gateway->common->over && !gateway->common->stopping)
+        (void)zmq_unbind(gateway->sockets[given->endpoint].socket, binding->open);
     gateway->sockets[given->endpoint].touched = true;
     if (access_rules(gateway))
         watch_unbound(gateway, (enum endpoint)given->endpoint, binding->open);
