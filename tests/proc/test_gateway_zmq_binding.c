@@ -162,11 +162,91 @@ static void test_broker_goes(void **state)
     guarded_stop(&guarded);
 }
 
+/* Of one of the gateway's own endpoints, which are beside the broker's socket. */
+static void endpoint_of(const char *name, char address[128])
+{
+    const char *beside = getenv("IPC_ADDRESS");
+
+    snprintf(address, 128, "ipc://%.*s/%s", (int)(strrchr(beside, '/') - beside), beside, name);
+}
+
+/* A plain subscriber, known to the gateway. */
+static void *subscriber_new(void *context, struct dealer *dealer, const char *prefix, const char *word)
+{
+    char address[128];
+    void *subscriber = zmq_socket(context, ZMQ_SUB);
+
+    endpoint_of("zmq-sub", address);
+    EXPECT_EQ(zmq_connect(subscriber, address), 0);
+    EXPECT_EQ(zmq_setsockopt(subscriber, ZMQ_SUBSCRIBE, prefix, strlen(prefix)), 0);
+    EXPECT_EQ(zmq_setsockopt(subscriber, ZMQ_SUBSCRIBE, word, strlen(word)), 0);
+    dealer_say(dealer, "SYNC", word, "", "", "", 0);
+    while (dealer_hear(dealer, -1) && (strcmp(dealer->command, "OK") != 0 || strcmp(dealer->id, word) != 0))
+        continue;
+    return subscriber;
+}
+
+static void expect_next(void *subscriber, const char *topic, unsigned sequence, const char *body)
+{
+    char text[256], begin[64];
+    int size = zmq_recv(subscriber, text, sizeof(text), 0);
+
+    EXPECT(size == (int)strlen(topic) && memcmp(text, topic, (size_t)size) == 0);
+    size = zmq_recv(subscriber, text, sizeof(text), 0);
+    snprintf(begin, sizeof(begin), "{\"seq\":%u,", sequence);
+    EXPECT(size > (int)strlen(begin) && memcmp(text, begin, strlen(begin)) == 0);
+    size = zmq_recv(subscriber, text, sizeof(text), 0);
+    EXPECT(size == (int)strlen(body) && memcmp(text, body, (size_t)size) == 0);
+}
+
+/* Of two publishers of one session one is in the middle of a message while a broader prefix takes over. */
+static void test_broader_in_the_middle(void **state)
+{
+    ipc_connection *connection = connection_new();
+    void *context = zmq_ctx_new(), *narrow, *broad, *message;
+    ipc_publisher *one = publisher_new(connection, "a.b", 0, 0),
+                  *two = publisher_new(connection, "a.b", 0, 0);
+    struct dealer dealer;
+    char address[128];
+
+    (void)state;
+    gateway_process_start(&gateway, "IPCD_ZMQ_BIN", "[gateway]\n");
+    endpoint_of("zmq-router", address);
+    dealer_open(&dealer, address);
+    greet(&dealer);
+    narrow = subscriber_new(context, &dealer, "a.b", "\nnarrow");
+    for (int i = 0; i < 100; i++)
+        EXPECT_EQ(ipc_publisher_publish(one, "before", 6), 0);
+    for (unsigned i = 0; i < 100; i++)
+        expect_next(narrow, "a.b", i, "before");
+    EXPECT_EQ(ipc_publisher_loan(one, 6, NULL, &message), 0);
+    memcpy(message, "middle", 6);
+    broad = subscriber_new(context, &dealer, "a.", "\nbroad");
+    EXPECT_EQ(ipc_publisher_publish(two, "second", 6), 0);
+    expect_next(narrow, "a.b", 100, "second");
+    EXPECT_EQ(ipc_publisher_commit(one, 6), 0);
+    EXPECT_EQ(ipc_publisher_publish(one, "after", 5), 0);
+    expect_next(narrow, "a.b", 101, "middle");
+    expect_next(narrow, "a.b", 102, "after");
+    expect_next(broad, "a.b", 100, "second");
+    expect_next(broad, "a.b", 101, "middle");
+    expect_next(broad, "a.b", 102, "after");
+    zmq_close(narrow);
+    zmq_close(broad);
+    zmq_ctx_term(context);
+    dealer_close(&dealer);
+    gateway_process_stop(&gateway);
+    publisher_end(one);
+    publisher_end(two);
+    ipc_connection_close(connection);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(test_bind_at_run_time),
         CASE(test_broker_goes),
+        CASE(test_broader_in_the_middle),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -226,8 +226,10 @@ struct ipc_subscription_options {
 #define IPC_SUBSCRIPTION_TAP  0x2u
 
 /**
- * Subscribe to every topic that matches a pattern, now and later. Returns at once; publishers are joined as they
- * are found (ipc_subscription_wait_writers() waits for them).
+ * Subscribe to every topic that matches a pattern, now and later. What any publisher begins to publish after this
+ * has returned is received; what it was just publishing may be. (Of a connection that several threads use, a thread that
+ * publishes while another one is in a call to the broker may learn of the subscription one message later.)
+ * ipc_subscription_wait_writers() waits for publishers that have not come yet.
  *
  * @return 0; -EINVAL the pattern or an option is bad (the error says what); -EDQUOT; -EACCES; -EPIPE;
  *         -ETIMEDOUT; -ENOMEM
