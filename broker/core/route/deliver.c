@@ -455,7 +455,10 @@ void queue_timer(struct queue *queue, enum timer_kind kind, struct entry entry)
         letter_bury(queue, entry, record, "its time to live was over");
         break;
     default:
-        letter_bury(queue, entry, record, "it was to become a dead letter before");
+        if (state.slot == SLOT_LEAVING)
+            letter_again(queue, entry, record);
+        else
+            letter_bury(queue, entry, record, "it was to become a dead letter before");
         break;
     }
 }

@@ -2,7 +2,7 @@
  *
  * Messages on their way to another queue. The original counts as delivered to nobody (SLOT_LEAVING) until the other queue
  * has committed the copy, and the copy is not delivered (SLOT_ARRIVED) until the original is done with. A router that
- * finds such a copy asks for that. What was diverted has no original but in its producer's lane.
+ * finds such an original sends it again, which the other queue knows if it has it; one that finds such a copy asks. What was diverted has no original but in its producer's lane.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -112,6 +112,7 @@ static void leave(struct queue *queue, struct record *record, struct route_mail 
 
     state.kind = RECORD_DELIVERED;
     state.slot = slot;
+    state.delivery = (uint32_t)mail->to;
     record_store(record, &state);
     queue->delayed -= queue_is_delayed(queue, record);
     if (slot == SLOT_DYING) /* and may come back, to try again */
@@ -180,7 +181,7 @@ bool letter_move(struct queue *queue, struct record *record, uint64_t to, void *
 
     if (!to)
         origin_name(record, origin);
-    mail = to || *origin ? letter_new(queue, record, NULL) : NULL;
+    mail = to <= UINT32_MAX && (to || *origin) ? letter_new(queue, record, NULL) : NULL;
     if (!mail)
         return false;
     memcpy(mail->target, origin, sizeof(origin));
@@ -190,6 +191,13 @@ bool letter_move(struct queue *queue, struct record *record, uint64_t to, void *
     if (record->flags & RECORD_KEY)
         key_forget(queue, record);
     return true;
+}
+
+void letter_again(struct queue *queue, struct entry entry, struct record *record)
+{
+    if (!letter_move(queue, record, record_load(record).delivery, NULL) &&
+        !router_timer(queue, TIMER_BURY, queue->router->boot_ns + RETRY_NS, entry))
+        queue->torn = true;
 }
 
 static int by_number(void *data, uint64_t offset, struct record *record)
@@ -277,6 +285,7 @@ void letter_asked(struct router *router, struct queue *queue, struct route_mail 
 static void come_home(struct queue *queue, const struct route_mail *mail)
 {
     struct entry entry = {.number = mail->number};
+    struct attributes attributes;
     struct record_state state;
     struct record *record;
 
@@ -296,6 +305,9 @@ static void come_home(struct queue *queue, const struct route_mail *mail)
     queue->unacked--;
     queue->waiting++;
     if (!mail->dead) {
+        if (!record->not_before && /* which a router that took over has forgotten */
+            record_attributes(record, &attributes) != UINT32_MAX)
+            atomic_store_explicit(&record->not_before, attributes.not_before, memory_order_relaxed);
         state.redelivery = IPC_REDELIVERY_REQUEUED;
         queue_return(queue, entry, record, state);
         return;

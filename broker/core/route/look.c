@@ -132,7 +132,8 @@ static int examine(void *data, uint64_t offset, struct record *record)
     if (++work->examined > EXAMINED_MAX || (wish->count_max && work->mail->done == wish->count_max) ||
         work->letters == LETTERS_MAX)
         return 1;
-    if ((wish->operation == 0 || (state.kind == RECORD_WAITING && state.slot != SLOT_ARRIVED)) &&
+    if ((wish->operation == 0 ||
+         (state.kind == RECORD_WAITING && state.slot != SLOT_ARRIVED && state.slot != SLOT_LEAVING)) &&
         matches(work->queue, record, &state, wish)) {
         switch (wish->operation) {
         case 0:

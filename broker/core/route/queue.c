@@ -218,15 +218,16 @@ static void decided(struct queue *queue, const struct record *record)
         port->decided = record->position + 8;
 }
 
-/* It goes on to become a dead letter: nobody is to get it here again. */
-static int found_dying(struct queue *queue, uint64_t offset, const struct record *head,
+/* It goes on to become a dead letter, or to another queue, which may have it already: nobody is to get it here again. */
+static int found_going(struct queue *queue, uint64_t offset, const struct record *head,
                        struct record_state state)
 {
     struct entry entry = {.offset = offset, .number = head->number};
+    struct record *record = file_record(&queue->file, offset);
 
     state.kind = RECORD_WAITING;
-    record_store(file_record(&queue->file, offset), &state);
-    atomic_store_explicit(&file_record(&queue->file, offset)->not_before, 0, memory_order_relaxed);
+    record_store(record, &state);
+    atomic_store_explicit(&record->not_before, 0, memory_order_relaxed);
     if (!router_timer(queue, TIMER_BURY, queue->router->boot_ns, entry))
         return -ENOMEM;
     count(queue, head, true);
@@ -272,8 +273,8 @@ static int found(void *data, uint64_t offset, const struct record *head, bool in
         return 0;
     }
     decided(queue, head);
-    if (state.slot == SLOT_DYING)
-        return found_dying(queue, offset, head, state);
+    if (state.slot == SLOT_DYING || state.slot == SLOT_LEAVING)
+        return found_going(queue, offset, head, state);
     if (port) {
         result = reopen(queue, port, delivery, offset, head);
         if (result == 0)
@@ -283,8 +284,8 @@ static int found(void *data, uint64_t offset, const struct record *head, bool in
     result = found_waiting(queue, offset, head, in_order);
     if (result < 0)
         return result;
-    if (state.kind == RECORD_DELIVERED) { /* never sent, or on its way to another queue: as it was before */
-        if (state.slot != SLOT_LEAVING && state.attempt)
+    if (state.kind == RECORD_DELIVERED) { /* never sent: as it was before */
+        if (state.attempt)
             state.attempt--;
         state.kind = RECORD_WAITING;
         record_store(file_record(&queue->file, offset), &state);
@@ -382,7 +383,7 @@ static int found_again(void *data, uint64_t offset, struct record *record)
 
     struct record_state state = record_load(record);
 
-    return state.kind == RECORD_WAITING && state.slot != SLOT_DYING && state.slot != SLOT_ARRIVED
+    return state.kind == RECORD_WAITING && state.slot < SLOT_ARRIVED
                ? found_waiting(queue, offset, record, true)
                : 0;
 }

@@ -21,7 +21,7 @@
 #include "libipc/lane/writer.h"
 #include "libipc/patterns/spin.h"
 
-/* A record that is on its way to another queue counts as delivered to this. */
+/* A record that is on its way to another queue counts as delivered to this; its delivery is that queue, 0: where it came from. */
 #define SLOT_LEAVING UINT16_MAX
 /* The same if it becomes a dead letter, and while it waits for that: a router that takes over is to know. */
 #define SLOT_DYING   (UINT16_MAX - 1u)
@@ -32,7 +32,7 @@
 enum timer_kind {
     TIMER_EXPIRES, /* its time to live is over */
     TIMER_READY,   /* its delay is over */
-    TIMER_BURY,    /* its dead-letter queue had no room: try again */
+    TIMER_BURY,    /* its dead-letter queue had no room: try again; or it is to be moved again */
     TIMER_LEASE,   /* entry: port and delivery */
     TIMER_BITS = 2
 };
@@ -288,6 +288,8 @@ void letter_bury(struct queue *queue, struct entry entry, struct record *record,
 bool letter_divert(struct queue *queue, struct port *port, struct record *record);
 /* To the queue `to`; 0: where a dead letter came from. False: it does not say where, or there is no memory. */
 bool letter_move(struct queue *queue, struct record *record, uint64_t to, void *work);
+/* The same for one that an earlier router was moving. */
+void letter_again(struct queue *queue, struct entry entry, struct record *record);
 void letter_done(struct router *router, struct route_mail *mail);
 /* Has the queue, or port, that it comes from let go of it? False if out of memory. And what that answers (queue may be NULL). */
 bool letter_ask(struct queue *queue, const struct origin *letter);

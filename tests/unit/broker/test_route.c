@@ -1079,16 +1079,17 @@ static void test_divert_and_death(void **state)
     }
 }
 
-/* A message is moved, and ipcd killed before its origin knows that it has arrived: whoever asks first, one of the two has it. */
+/* A message is moved, and ipcd killed before its origin knows that it has arrived: it arrives, and nobody is given it at its
+ * origin, however late that hears of it. */
 static void test_move_and_death(void **state)
 {
     struct stage *stage = *state;
-    struct client producer, consumer, *clients[] = {&producer, &consumer};
+    struct client producer, consumer, other, *clients[] = {&producer, &consumer, &other};
     struct route_mail *mail;
     struct got got;
 
     for (uint64_t from = 1; from <= 3; from += 2) {
-        bool kept = from == 3; /* somebody has been given it at its origin before it was asked */
+        bool late = from == 3; /* the next ipcd is killed before it, too */
 
         new_queue(stage, from);
         new_queue(stage, from + 1);
@@ -1101,20 +1102,25 @@ static void test_move_and_death(void **state)
         routers_send(stage->routers, mail);
         route_mail_free(wait_mail(stage, ROUTE_LETTER_DONE));
         stage->keeps_answers = false;
-        open_port(stage, &consumer, kept ? from : from + 1, true, 10);
-        stage->drops_letters = kept;
-        restart(stage, clients, 2, 1);
+        open_port(stage, &consumer, from + 1, true, 10);
+        open_port(stage, &other, from, true, 10);
+        stage->drops_letters = late;
+        restart(stage, clients, 3, 1);
+        if (late) {
+            settle(stage, &stage->stats[from].unacked, 1);
+            stage->drops_letters = false;
+            restart(stage, clients, 3, 1);
+        }
         got = want(stage, &consumer);
         assert_int_equal(got.value, 1);
-        if (kept) {
-            stage->drops_letters = false;
-            restart(stage, clients, 2, 1);
-        }
-        settle(stage, &stage->stats[kept ? from + 1 : from].waiting, 0);
+        settle(stage, &stage->stats[from].waiting, 0);
+        settle(stage, &stage->stats[from].unacked, 0);
+        assert_false(get(&other, &got));
         ack(&consumer, IPC_ACK_DONE, got.delivery, got.delivery, 0, 0);
         settle(stage, &stage->stats[consumer.queue].unacked, 0);
         assert_int_equal(atomic_load(&stage->stats[from].bytes) + atomic_load(&stage->stats[from + 1].bytes),
                          0);
+        close_port(stage, &other);
         close_port(stage, &consumer);
         close_port(stage, &producer);
     }
