@@ -119,11 +119,12 @@ void gateway_stop(struct gateway_program *gateway)
 void gateway_idle(const struct gateway_program *gateway, double *ret_ticks, double *ret_sleeps)
 {
     struct inspection before, after;
+    const struct timespec settle = {.tv_nsec = 500000000}, idle = {.tv_sec = 2};
+
+    nanosleep(&settle, NULL); /* it may be about to sleep only now, after what was last said to it */
     double sleeps = inspect_sleeps(gateway->pid);
     bool seen = inspect(&before, gateway->pid) == 0;
-    const struct timespec while_ns = {.tv_sec = 2};
-
-    nanosleep(&while_ns, NULL);
+    nanosleep(&idle, NULL);
     seen = seen && inspect(&after, gateway->pid) == 0;
     *ret_ticks = seen ? (double)(after.cpu_ticks - before.cpu_ticks) : BENCH_NONE;
     *ret_sleeps = inspect_sleeps(gateway->pid) - sleeps;
