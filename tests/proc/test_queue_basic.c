@@ -322,7 +322,8 @@ static void test_times(void **state)
     how.deliver_at_ns = due;
     send_text(flow.producer, "soon", &how);
     how.deliver_at_ns = 0;
-    how.delay_ns = MS(1200); /* where a machine stalls so long that both are due they come as they were sent */
+    how.delay_ns =
+        MS(1200); /* where a machine stalls so long that both are due they come as they were sent */
     send_text(flow.producer, "late", &how);
     how.delay_ns = 0;
     how.deliver_at_ns = 1;

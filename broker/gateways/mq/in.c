@@ -14,7 +14,9 @@
 #include "broker/gateways/mq/mq.h"
 
 #define SLOTS       512u
-#define RING_EVERY  16u                  /* messages of a burst, until whoever sleeps on the first is woken */
+#define STREAM_MIN  4u                   /* messages of a burst behind which another one is expected, */
+#define HOLD_NS     UINT64_C(50000)      /* for so long, before whoever sleeps on the first is woken, */
+#define HELD_MAX    256u                 /* or until there are so many */
 #define AGAIN_NS    UINT64_C(50000000)   /* until a refused message is offered again */
 #define ROOM_NS     UINT64_C(1000000)    /* until a topic's readers are looked at again */
 #define PATIENCE_NS UINT64_C(1000000000) /* with them */
@@ -40,7 +42,8 @@ struct inbound {
     struct ipc_mq_message message; /* that of the slot with index shown - 1; 0: of none */
     size_t shown;
     struct gateway_source answers; /* the producer's descriptor */
-    struct gateway_timer again;
+    struct gateway_timer again, later;
+    unsigned held;             /* messages for which nobody was woken yet */
     uint64_t patient_until_ns; /* with a topic's readers; 0: they have room */
     struct slot slots[SLOTS];
     char *bytes;               /* SLOTS of the mqueue's message size */
@@ -271,18 +274,28 @@ static int take_answers(struct inbound *in)
 /* Wake whoever sleeps on what was sent. */
 static void ring(struct inbound *in)
 {
+    in->held = 0;
+    gateway_timer_set(in->binding->gateway, &in->later, 0);
     if (in->producer)
         (void)ipc_producer_ring(in->producer);
     else
         (void)ipc_publisher_ring(in->publisher);
 }
 
-/* Wait for what is needed next: messages, or room for them. */
-static void wait_on(struct inbound *in)
+static void on_later(struct gateway_timer *timer)
+{
+    ring((void *)((char *)timer - offsetof(struct inbound, later)));
+}
+
+/* Wait for what is needed next: messages, or room for them. `burst` came in a row. */
+static void wait_on(struct inbound *in, unsigned burst)
 {
     bool room = in->unsent == in->head && in->head - in->tail < SLOTS && in->refused == 0;
 
-    ring(in);
+    if (!room || (burst < STREAM_MIN && !in->later.set))
+        ring(in);
+    else if (!in->later.set)
+        gateway_timer_set(in->binding->gateway, &in->later, time_monotonic_ns() + HOLD_NS);
     settle(in);
     in->binding->blocked = !room;
     (void)mqueue_watch(&in->mqueue, room ? EPOLLIN : 0);
@@ -351,8 +364,10 @@ static void on_message(struct gateway_source *source, uint32_t events)
     struct mqueue *mqueue = source->context;
     struct inbound *in = mqueue->binding->open;
 
+    unsigned burst = 0;
+
     (void)events;
-    for (unsigned i = 0; i < MQ_BURST && in->head - in->tail < SLOTS; i++) {
+    for (; burst < MQ_BURST && in->head - in->tail < SLOTS; burst++) {
         struct slot *slot = slot_at(in, in->head);
         ssize_t size =
             mq_receive(source->fd, bytes_of(in, in->head), in->mqueue.message_size, &slot->priority);
@@ -377,12 +392,12 @@ static void on_message(struct gateway_source *source, uint32_t events)
             return;
         if (result == -EAGAIN)
             break;
-        if (i % RING_EVERY == RING_EVERY - 1)
+        if (++in->held == HELD_MAX)
             ring(in);
     }
     if (in->head - in->tail == SLOTS && in->producer)
         (void)take_answers(in);
-    wait_on(in);
+    wait_on(in, burst);
 }
 
 static void on_answers(struct gateway_source *source, uint32_t events)
@@ -399,7 +414,7 @@ static void on_answers(struct gateway_source *source, uint32_t events)
         (void)give_up(in, in->tail, result);
         return;
     }
-    wait_on(in);
+    wait_on(in, 0);
 }
 
 /* Offer what was refused again, in its order; or look if a topic's readers have room. */
@@ -420,7 +435,7 @@ static void on_again(struct gateway_timer *timer)
     if (in->refused > 0)
         gateway_timer_set(in->binding->gateway, &in->again, time_monotonic_ns() + AGAIN_NS);
     if (send_on(in) != -EIO)
-        wait_on(in);
+        wait_on(in, 0);
 }
 
 static int open_target(struct inbound *in, char why[GATEWAY_WHY_SIZE])
@@ -465,6 +480,7 @@ int in_bind(struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE])
     binding->open = in;
     in->binding = binding;
     in->again.due = on_again;
+    in->later.due = on_later;
     in->mqueue.source.fd = -1;
     result = open_target(in, why);
     if (result == 0)
@@ -489,6 +505,7 @@ void in_unbind(struct gateway_binding *binding)
     struct inbound *in = binding->open;
 
     gateway_timer_set(binding->gateway, &in->again, 0);
+    gateway_timer_set(binding->gateway, &in->later, 0);
     mqueue_close(&in->mqueue);
     gateway_unwatch(binding->gateway, &in->answers);
     (void)ipc_producer_close(in->producer);
