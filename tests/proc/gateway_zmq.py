@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """ipcd-zmq with real clients of pyzmq, each case with a broker and a gateway of its own. Run by test_gateway_zmq.sh."""
+import contextlib
 import json
 import os
 import shutil
@@ -25,6 +26,15 @@ def program(variable, path):
 
 
 IPCCTL = program("IPCCTL_BIN", "tools/ipcctl")
+
+
+def free_addresses(count):
+    """All held until all are chosen: the kernel may give a port again that was let go."""
+    with contextlib.ExitStack() as held:
+        free = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in free:
+            each.bind(("127.0.0.1", 0))
+        return [f"tcp://127.0.0.1:{each.getsockname()[1]}" for each in free]
 
 
 class Case(unittest.TestCase):
@@ -86,7 +96,10 @@ class Case(unittest.TestCase):
         self.assertEqual(left, ["log", "notify"], log)
 
     def client(self, **options):
-        client = Client(timeout=PATIENCE, **options)
+        try:
+            client = Client(timeout=PATIENCE, **options)
+        except TimeoutError as error:
+            raise AssertionError(self.logged()) from error
         self.open.append(client)
         return client
 
@@ -584,9 +597,7 @@ class Strangers(Case):
         mine, secret = zmq.curve_keypair()
         with open(keys, "a") as file:
             file.write(f"client alice {mine.decode()}\n")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        address, = free_addresses(1)
         os.chmod(keys, 0o644)
         self.assertEqual(self.stop(), 0)
         self.start(f"--router={address}", f"--keys={keys}")
@@ -695,11 +706,7 @@ names = alice.>
         with open(config, "w") as file:
             file.write(text)
         self.addCleanup(lambda: [os.unlink(path) for path in (keys, config) if os.path.exists(path)])
-        self.addresses = {}
-        for name in ("router", "pub", "push", "sub", "match"):
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self.addresses[name] = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        self.addresses = dict(zip(("router", "pub", "push", "sub", "match"), free_addresses(5)))
         self.assertEqual(self.stop(), 0)
         self.start(f"--keys={keys}", f"--config={config}", *(f"--{n}={a}" for n, a in self.addresses.items()), *arguments)
 

@@ -21,6 +21,17 @@ int hash_init(struct hash *hash)
     return hash->buckets ? 0 : -ENOMEM;
 }
 
+void hash_clear(struct hash *hash)
+{
+    for (size_t i = 0; hash->buckets && i < (size_t)1 << hash->bits; i++)
+        while (hash->buckets[i]) {
+            struct hash_node *node = hash->buckets[i];
+
+            hash_remove(hash, node);
+            free(node);
+        }
+}
+
 void hash_done(struct hash *hash)
 {
     free(hash->buckets);

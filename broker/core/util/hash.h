@@ -23,6 +23,9 @@ struct hash {
 /* Returns 0 or -ENOMEM. */
 int hash_init(struct hash *hash);
 
+/* Take all nodes out and free them, each being the beginning of what malloc() gave. */
+void hash_clear(struct hash *hash);
+
 /* Frees the table, not the nodes. */
 void hash_done(struct hash *hash);
 

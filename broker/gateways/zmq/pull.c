@@ -90,14 +90,8 @@ void pulls_check(struct zmq_gateway *gateway)
 
 static void pull_end(struct zmq_gateway *gateway, struct pull *pull)
 {
-    if (pull->open.buckets) {
-        for (size_t i = 0; i < (size_t)1 << pull->open.bits; i++)
-            for (struct hash_node *node = pull->open.buckets[i], *next; node; node = next) {
-                next = node->next;
-                free(list_entry(node, struct delivery, node));
-            }
-        hash_done(&pull->open);
-    }
+    hash_clear(&pull->open);
+    hash_done(&pull->open);
     list_remove(&pull->link);
     pull->peer->pull_count--;
     consumer_close(gateway, pull);

@@ -257,13 +257,7 @@ static uint64_t *topic_sequence(struct zmq_gateway *gateway, const char *topic)
 
 static void forget_topics(struct zmq_gateway *gateway)
 {
-    for (size_t i = 0; gateway->topics.buckets && i < (size_t)1 << gateway->topics.bits; i++)
-        while (gateway->topics.buckets[i]) {
-            struct topic_count *count = list_entry(gateway->topics.buckets[i], struct topic_count, node);
-
-            hash_remove(&gateway->topics, &count->node);
-            free(count);
-        }
+    hash_clear(&gateway->topics);
     gateway->epoch++; /* counting begins anew */
 }
 
@@ -333,13 +327,7 @@ static struct due *due_of(struct zmq_gateway *gateway, uint64_t publisher)
 
 static void forget_due(struct zmq_gateway *gateway)
 {
-    for (size_t i = 0; gateway->due.buckets && i < (size_t)1 << gateway->due.bits; i++)
-        while (gateway->due.buckets[i]) {
-            struct due *due = list_entry(gateway->due.buckets[i], struct due, node);
-
-            hash_remove(&gateway->due, &due->node);
-            free(due);
-        }
+    hash_clear(&gateway->due);
     gateway->overlap_ns = 0;
 }
 

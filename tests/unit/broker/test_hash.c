@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #include <cmocka.h>
 
@@ -40,10 +41,26 @@ static void test_walk_and_take_out(void **state)
     hash_done(&hash);
 }
 
+static void test_clear(void **state)
+{
+    struct hash hash = {0};
+
+    (void)state;
+    hash_clear(&hash); /* one that was not made, too */
+    assert_int_equal(hash_init(&hash), 0);
+    for (unsigned i = 0; i < COUNT; i++)
+        hash_add(&hash, malloc(sizeof(struct hash_node)), i);
+    hash_clear(&hash);
+    assert_int_equal(hash.count, 0);
+    assert_null(hash_find(&hash, 1));
+    hash_done(&hash);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_walk_and_take_out),
+        cmocka_unit_test(test_clear),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
