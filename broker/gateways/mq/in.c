@@ -363,7 +363,6 @@ static void on_message(struct gateway_source *source, uint32_t events)
 {
     struct mqueue *mqueue = source->context;
     struct inbound *in = mqueue->binding->open;
-
     unsigned burst = 0;
 
     (void)events;
