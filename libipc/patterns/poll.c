@@ -279,6 +279,8 @@ static int spin(struct ipc_subscription *sub, struct lane_record *record, struct
         int result = spin_blind(sub, record, lane);
         if (result > 0)
             return result;
+        if (sub->spin.max_ns != IPC_FOREVER)
+            spin_yield();
         *now = lane_now();
     }
     return 0;

@@ -405,6 +405,8 @@ int port_wait(struct port *port, port_look *look, uint64_t goal, uint64_t want, 
         uint64_t net = now + IPC_NET_NS;
         if (now < spin_until || restless) {
             result = spin_blind(port, look, goal);
+            if (result == 0 && port->spin.max_ns != IPC_FOREVER)
+                spin_yield();
         } else {
             uint64_t until = deadline < net ? deadline : net;
             if (port->handle.connection->reconnects && check < until) /* else the net is to be seen at work */

@@ -60,11 +60,14 @@ static bool spin_for_room(struct ipc_publisher *publisher, uint32_t stride, uint
     uint32_t comfortable = publisher->writer.ring_size / 4;
     if (comfortable < stride)
         comfortable = stride;
+    unsigned looks = 0;
     do {
         for (int i = 0; i < 16; i++)
             spin_relax();
         if (lane_writer_make_room(&publisher->writer, comfortable) == 0)
             return true;
+        if (++looks > SPIN_BLIND)
+            spin_yield();
     } while (!handle_has_mail(&publisher->handle) && lane_now() < until);
     return lane_writer_has_room(&publisher->writer, stride);
 }

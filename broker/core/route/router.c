@@ -667,6 +667,7 @@ static void *run(void *data)
         idle_last = router->now_ns;
         if (router->now_ns - idle_since < budget && !list_empty(&router->active)) {
             look_at_bells(router, 0);
+            spin_yield();
             continue;
         }
         arm_idle(router, 0);
@@ -723,7 +724,7 @@ static int router_start(struct routers *routers, struct router *router)
     list_init(&router->active);
     list_init(&router->rung);
     list_init(&router->dirty);
-    router->spin = (struct spin){.max_ns = IPC_SPIN_ADAPTIVE, .expected_ns = EXPECTED_MAX_NS};
+    router->spin = SPIN_ADAPTIVE;
     router->stop = route_mail_new(ROUTE_STOP, 0, 0);
     router->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     router->mail_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

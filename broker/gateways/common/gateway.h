@@ -18,6 +18,7 @@
 #include "broker/core/util/log.h"
 #include "broker/core/util/policy.h"
 #include "gateway.pb-c.h"
+#include "libipc/patterns/spin.h"
 
 #define GATEWAY_ID_SIZE      48u  /* of a binding, terminated */
 #define GATEWAY_VALUE_SIZE   160u /* of a setting, terminated */
@@ -176,6 +177,9 @@ struct gateway {
     struct gateway_timer *timers;
     struct epoll_event *pending; /* of the round at hand */
     int n_pending;
+    struct spin spin;      /* of the loop */
+    uint64_t preempted_ns; /* when it was looked how often it is, */
+    long preempted;        /* and how often it had been until then */
 };
 
 /* Does everything. Returns the exit status. */
