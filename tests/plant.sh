@@ -90,6 +90,8 @@ RULES_UNASKED        proc-gateway-zmq     a peer of ipcd-zmq may do what its rul
 RULES_KEPT           proc-gateway-zmq     what other rules deny goes on
 PLAIN_UNASKED        proc-gateway-zmq     a plain subscriber gets what the rules deny
 ROUTING_CHOSEN       proc-gateway-zmq     a peer may have the routing id of another one
+TEXTS_LOST           proc-gateway-zmq     what somebody subscribes to is passed over beside what no SUB sends
+PEER_UNASKED         proc-gateway-zmq     a peer is not asked whether it is still there
 CREDIT_ENDLESS       proc-gateway-zmq     more messages come than the peer gave credit for
 MQUEUE_UNASKED       proc-gateway-mq      a message is acknowledged before the mqueue has taken it
 MQUEUE_LEFT          proc-gateway-mq      an mqueue that the gateway made stays

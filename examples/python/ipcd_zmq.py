@@ -115,12 +115,13 @@ class Client:
         return message
 
     def ask(self, command: str, name: str = "", properties: bytes = b"", body: bytes = b"", again: bool = True,
-            keep: bool = False, id: Optional[bytes] = None) -> Message:
+            keep: bool = False, id: Optional[bytes] = None, timeout: Optional[float] = None) -> Message:
         """Say it until it is answered; keep: and again whenever the gateway is a new one."""
         if len(body) > self.most:  # it would cost the connection
             raise Failure("EMSGSIZE", -90, f"{len(body)} bytes are more than the {self.most} that the gateway takes")
         id = id or b"%d" % next(self.ids)
-        end = time.monotonic() + self.timeout
+        timeout = self.timeout if timeout is None else timeout
+        end = time.monotonic() + timeout
         if keep:
             self.again[id] = [VERSION, command.encode(), id, name.encode(), properties, body]
         self.say(command, id, name, properties, body)
@@ -128,7 +129,7 @@ class Client:
             message = self.hear(min(1.0, end - time.monotonic()))
             if message is None:
                 if time.monotonic() >= end:
-                    raise TimeoutError(f"{command} {name} was not answered in {self.timeout} s")
+                    raise TimeoutError(f"{command} {name} was not answered in {timeout} s")
                 self.say("PING")  # a new gateway says that it does not know us
             elif message.command == "AGAIN":
                 if again and not keep:
@@ -248,11 +249,24 @@ class Plain:
 
     def subscribe(self, client: Client, *texts: str) -> None:
         """Prefixes ("sub") or patterns ("match"); in force when this returns."""
-        word = b"\n" + base64.b64encode(os.urandom(12))
         for text in texts:
             self.socket.subscribe(text.encode() + (b"\n" if any(c in text for c in "*>") else b""))
-        self.socket.subscribe(word)
-        client.ask("SYNC", id=word)
+        end, word = time.monotonic() + client.timeout, b""
+        while True:
+            if not word:
+                word = b"\n" + base64.b64encode(os.urandom(12))
+                self.socket.subscribe(word)
+            try:
+                client.ask("SYNC", id=word, timeout=0.1)
+                return
+            except TimeoutError:
+                if time.monotonic() >= end:
+                    raise
+            except Failure as failure:  # EAGAIN: it has to connect again
+                if failure.name != "EAGAIN":
+                    raise
+                word = b""
+            self.socket.poll(0)  # a socket that connects again says what it subscribed to only when it is used
 
     def receive(self) -> Tuple[str, Dict[str, Any], bytes]:
         topic, properties, body = self.socket.recv_multipart()[-3:]

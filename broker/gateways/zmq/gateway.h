@@ -312,12 +312,12 @@ void watch_review(struct zmq_gateway *gateway);
 void watch_end(struct zmq_gateway *gateway);
 
 /* And what those use of subscribe.c: the pattern that serves a text; NULL, or what is wrong. It is wanted once more: false: it
- * cannot be had. No more. */
+ * cannot be had. No more. A text of SYNC came, or is wanted no more; it was passed over with others (`skipped`). False: it is none. */
 const char *plain_pattern(enum endpoint which, const struct wire_frame *text, char ret[256]);
 bool plain_want(struct zmq_gateway *gateway, enum endpoint which, const char *pattern);
 void plain_want_no_more(struct zmq_gateway *gateway, enum endpoint which, const char *pattern);
 void plain_refused(struct zmq_gateway *gateway, enum endpoint which, const char *name, const char *why);
-bool plain_sync(struct zmq_gateway *gateway, const struct wire_frame *text, bool there);
+bool plain_sync(struct zmq_gateway *gateway, const struct wire_frame *text, bool there, bool skipped);
 
 /* ---- service.c ------------------------------------------------------------------------------------------------------ */
 

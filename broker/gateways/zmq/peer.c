@@ -325,7 +325,9 @@ void peers_probe(struct zmq_gateway *gateway)
         if (!peer->probe_wait_ns)
             continue;
         if (gateway->now_ns >= peer->probe_at_ns) {
+#ifndef IPC_PLANT_PEER_UNASKED
             (void)peer_send(gateway, peer, "PING", nothing, "", nothing, nothing, true);
+#endif
             peer->probe_at_ns = gateway->now_ns + peer->probe_wait_ns;
             if (peer->probe_wait_ns < PROBE_MOST_NS)
                 peer->probe_wait_ns *= 2;

@@ -57,6 +57,7 @@ struct topic_count {
 struct sync {
     struct list link;
     uint64_t peer;
+    bool skipped; /* when it was seen, with what the same SUB wanted */
     size_t size;
     unsigned char text[WIRE_ID_MAX];
 };
@@ -523,18 +524,30 @@ static void sync_end(struct zmq_gateway *gateway, struct sync *sync)
     free(sync);
 }
 
-static void sync_add(struct zmq_gateway *gateway, const struct wire_frame *text, uint64_t peer)
+static void sync_add(struct zmq_gateway *gateway, const struct wire_frame *text, uint64_t peer, bool skipped)
 {
     struct sync *sync = malloc(sizeof(*sync));
 
     if (!sync)
         return;
     sync->peer = peer;
+    sync->skipped = skipped;
     sync->size = text->size;
     memcpy(sync->text, text->data, text->size);
     list_append(&gateway->syncs, &sync->link);
     if (++gateway->sync_count > SYNCS_MAX)
         sync_end(gateway, list_entry(gateway->syncs.next, struct sync, link));
+}
+
+static void sync_answer(struct zmq_gateway *gateway, struct peer *peer, const struct wire_frame *text,
+                        bool skipped)
+{
+    if (skipped)
+        peer_error(
+            gateway, peer, *text, -EAGAIN,
+            "the SUB has to connect again, which it does by itself: subscribe to another word, and ask for that");
+    else
+        peer_ok(gateway, peer, *text);
 }
 
 static void sync_asked(struct zmq_gateway *gateway, struct peer *peer, const struct wire_frame *text)
@@ -545,22 +558,22 @@ static void sync_asked(struct zmq_gateway *gateway, struct peer *peer, const str
         peer_error(gateway, peer, *text, -EINVAL,
                    "the id is what the SUB subscribed to last: a line feed and a random word");
     else if (sync && !sync->peer)
-        peer_ok(gateway, peer, *text);
+        sync_answer(gateway, peer, text, sync->skipped);
     else if (!sync)
-        sync_add(gateway, text, peer->number);
+        sync_add(gateway, text, peer->number, false);
 }
 
-static void sync_seen(struct zmq_gateway *gateway, const struct wire_frame *text, bool there)
+static void sync_seen(struct zmq_gateway *gateway, const struct wire_frame *text, bool there, bool skipped)
 {
     struct sync *sync = text->size <= WIRE_ID_MAX ? find_sync(gateway, text) : NULL;
     struct peer *peer = sync ? peer_by_number(gateway, sync->peer) : NULL;
 
     if (there && peer)
-        peer_ok(gateway, peer, *text);
+        sync_answer(gateway, peer, text, skipped);
     if (sync)
         sync_end(gateway, sync);
     if (there && text->size <= WIRE_ID_MAX)
-        sync_add(gateway, text, 0);
+        sync_add(gateway, text, 0, skipped);
 }
 
 void plain_refused(struct zmq_gateway *gateway, enum endpoint which, const char *name, const char *why)
@@ -587,11 +600,11 @@ const char *plain_pattern(enum endpoint which, const struct wire_frame *text, ch
     return ipc_name_check(ret, true);
 }
 
-bool plain_sync(struct zmq_gateway *gateway, const struct wire_frame *text, bool there)
+bool plain_sync(struct zmq_gateway *gateway, const struct wire_frame *text, bool there, bool skipped)
 {
     if (text->size == 0 || *(const char *)text->data != '\n')
         return false;
-    sync_seen(gateway, text, there);
+    sync_seen(gateway, text, there, skipped);
     return true;
 }
 
@@ -607,7 +620,7 @@ void subscribe_plain(struct zmq_gateway *gateway, enum endpoint which, const zmq
     }
     if (zmq_msg_size(message) == 0 || (bytes[0] != 0 && bytes[0] != 1))
         return; /* an XSUB may send what it likes */
-    if (plain_sync(gateway, &text, bytes[0] == 1))
+    if (plain_sync(gateway, &text, bytes[0] == 1, false))
         return;
     wrong = plain_pattern(which, &text, pattern);
     if (wrong)

@@ -9,7 +9,8 @@
  *   again, a message has to be of a connection that was let in after the descriptor's last one was accepted. This needs the
  *   one thread of libzmq's that there is by default, for its events to be in order.
  * - for another connection, once somebody has sent what no SUB sends: then nothing more is subscribed to before everything
- *   that waits has been received.
+ *   that waits has been received. Whose texts are among that has to connect again, and so has who sent it: a SUB does by
+ *   itself, and says all of its texts once more.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -144,9 +145,15 @@ static bool has_all(struct zmq_gateway *gateway, const struct watcher *watcher)
     return true;
 }
 
-/* libzmq ends subscriptions of the connection heard last only, and not those of another one: so the connection is ended. Nothing
- * goes out on it any more. That its descriptor is still the one it was, the monitor says; if it is not, somebody else has to
- * connect again. */
+/* Nothing goes out on it any more. That its descriptor is still the one it was, the monitor has just said; if it is not,
+ * somebody else has to connect again. */
+static void hang_up(struct zmq_gateway *gateway, struct watcher *watcher)
+{
+    (void)shutdown((int)(uint32_t)watcher->node.key, SHUT_RDWR);
+    watcher_end(gateway, watcher);
+}
+
+/* libzmq ends subscriptions of the connection heard last only, and not those of another one: so the connection is ended. */
 void watch_review(struct zmq_gateway *gateway)
 {
     struct hash *all = &gateway->watchers;
@@ -158,10 +165,8 @@ void watch_review(struct zmq_gateway *gateway)
             struct watcher *watcher = list_entry(node, struct watcher, node);
 
             next = node->next;
-            if (!watcher->denied && has_all(gateway, watcher))
-                continue;
-            (void)shutdown((int)(uint32_t)node->key, SHUT_RDWR);
-            watcher_end(gateway, watcher);
+            if (watcher->denied || !has_all(gateway, watcher))
+                hang_up(gateway, watcher);
         }
 }
 
@@ -239,16 +244,20 @@ void watch_message(struct zmq_gateway *gateway, enum endpoint which, const zmq_m
     const char *bytes = zmq_msg_data((zmq_msg_t *)(uintptr_t)message);
     const struct wire_frame text = {bytes + 1, zmq_msg_size(message) - 1};
     struct endpoint_socket *socket = &gateway->sockets[which];
-    struct watcher *watcher;
+    struct watcher *watcher = sender_of(gateway, which, message);
     struct text *kept;
-
     if (zmq_msg_size(message) == 0 || (bytes[0] != 0 && bytes[0] != 1)) {
         socket->skipping = true;
         plain_refused(gateway, which, "", "somebody sends what a SUB does not send");
+    } else if ((watcher || bytes[0] == 1) &&
+               plain_sync(gateway, &text, bytes[0] == 1, socket->skipping || !watcher)) {
         return;
     }
-    watcher = sender_of(gateway, which, message);
-    if (!watcher || socket->skipping || plain_sync(gateway, &text, bytes[0] == 1))
+#ifndef IPC_PLANT_TEXTS_LOST
+    if (watcher && socket->skipping)
+        hang_up(gateway, watcher);
+#endif
+    if (!watcher || socket->skipping)
         return;
     if (bytes[0] == 1) {
         subscribe(gateway, which, watcher, &text);
