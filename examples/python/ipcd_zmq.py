@@ -75,7 +75,7 @@ class Client:
         self.hello = pack({"name": name, "heartbeat_ms": int(heartbeat * 1000) or None})
         self.again: Dict[bytes, List[bytes]] = {}  # what is said anew after a new connection
         self.socket = zmq.Context.instance().socket(zmq.DEALER)
-        self.socket.linger = 0
+        self.socket.linger, self.socket.sndtimeo = 0, int(timeout * 1000)
         use(self.socket, keys)
         self.socket.connect(address or endpoint("router"))
         self.most = 0  # bytes of a body
@@ -91,6 +91,7 @@ class Client:
     def close(self) -> None:
         if not self.socket.closed:
             self.timeout = min(self.timeout, 1.0)
+            self.socket.sndtimeo = int(self.timeout * 1000)
             try:
                 self.ask("BYE", again=False)
             except (Failure, TimeoutError):
@@ -100,7 +101,10 @@ class Client:
     # ---- the protocol ------------------------------------------------------------------------------------------
 
     def say(self, command: str, id: bytes = b"", name: str = "", properties: bytes = b"", body: bytes = b"") -> None:
-        self.socket.send_multipart([VERSION, command.encode(), id, name.encode(), properties, body])
+        try:
+            self.socket.send_multipart([VERSION, command.encode(), id, name.encode(), properties, body])
+        except zmq.Again as error:
+            raise TimeoutError(f"there is no gateway to send {command} {name} to") from error
 
     def hear(self, timeout: Optional[float]) -> Optional[Message]:
         if not self.socket.poll(None if timeout is None else max(0, int(timeout * 1000))):

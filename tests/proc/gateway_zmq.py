@@ -1011,6 +1011,52 @@ names = alice.>
         self.reload("", "rules hold now")
         alice.publish("alice.a", b"")
 
+    def test_other_bindings(self):
+        """Addresses come and go, and nobody else notices; other settings wait for the next start."""
+        self.rules()
+        root, stays, extra = self.client(), self.outlet("sub", "alice"), os.path.join(self.folder, "extra")
+        stays.subscribe(root, "alice.")
+        self.bind("bound", "endpoint=router", f"address=ipc://{self.folder}/bound")
+        count = 0
+        for there in (True, False, True, False):
+            self.reload(self.RULES + (f"[bind extra]\nendpoint = router\naddress = ipc://{extra}\n" if there else ""),
+                        "bindings: %d new, 0 changed, %d gone" % (there, not there))
+            self.assertEqual(os.path.exists(extra), there)
+            for address in ["bound"] + ["extra"] * there:
+                with Client(address=f"ipc://{self.folder}/{address}", timeout=PATIENCE) as client:
+                    client.publish("alice.a", address.encode())
+                _, properties, body = stays.receive()
+                self.assertEqual((properties["seq"], body), (count, address.encode()))
+                count += 1
+        self.reload("[gateway]\nhigh-water = 5\nkeys = /elsewhere\n" + self.RULES, "hold from the next start only: high-water")
+
+    def test_other_keys(self):
+        """Whose key is new may come, whose is gone goes; with mistakes everything stays."""
+        self.rules()
+        keys, (public, secret) = os.path.join(self.folder, "keys"), zmq.curve_keypair()
+        with open(keys) as file:
+            text = file.read()
+        alice = self.who("alice")
+        before = [p["peer"] for p in self.counts("zmq-router")["peers"]]
+
+        def reread(text):
+            with open(keys, "w") as file:
+                file.write(text)
+            self.reload(self.RULES, "rules hold now")
+
+        reread(text + "client\n")
+        self.assertIn("the keys that held hold", self.logged())
+        reread(text + f"client dora {public.decode()}\n")
+        alice.publish("alice.a", b"")
+        self.assertEqual([p["peer"] for p in self.counts("zmq-router")["peers"]][:len(before)], before)
+        dora = self.client(address=self.addresses["router"], keys=(self.public, public, secret))
+        dora.ask("PING")
+        reread("".join(line for line in text.splitlines(True) if " alice " not in line))
+        alice.timeout = 1
+        with self.assertRaises(TimeoutError):
+            alice.publish("alice.a", b"")
+        self.who("bob").ask("PING")
+
     def test_mistakes(self):
         config = os.path.join(self.folder, "config")
         for text, said in (("[rule a]\nwho = key:\n", "who: key:"), ("[rule a]\nallow = send\n", "it does not say who"),

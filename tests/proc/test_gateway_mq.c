@@ -792,6 +792,67 @@ static void test_bind_at_run_time(void **state)
     ipc_connection_close(connection);
 }
 
+/* A configuration that is read again: what is in it as before goes on as if nothing had happened. */
+static void test_read_again(void **state)
+{
+    static const char *const names[] = {"stays", "changes", "goes", "comes", "bound"};
+    ipc_connection *connection = connection_new();
+    char queues[5][160], config[1024];
+    int result;
+    (void)state;
+    for (int i = 0; i < 5; i++) {
+        queue_new(connection, names[i], NULL);
+        snprintf(queues[i], sizeof(queues[i]), "[bind %s]\ndirection = in\nmqueue = %s\nqueue = %s\n" SMALL,
+                 names[i], mqueue(names[i]), names[i]);
+    }
+    start("%s%s%s", queues[0], queues[1], queues[2]);
+    const char *bound[] = {"direction",    "in", "mqueue", mqueue("bound"), "queue", "bound", "messages", "4",
+                           "message-size", "64", NULL};
+    free_binding(gateway_ask(connection, "mq", IPC__GATEWAY__VERB__BIND, "bound", bound, &result, NULL));
+    pid_t child = HELPER("send", "/stays", "0", "20000", "100");
+    ipc_consumer *consumer = consumer_new(connection, "stays", 0);
+    receive_numbers_text(consumer, 0, 1000, 100);
+    /* With a mistake nothing is taken over. */
+    snprintf(config, sizeof(config), "%s[bind comes]\ndirection = sideways\n", queues[3]);
+    gateway_process_reload(&gateway, config);
+    HELPER_DONE("say", "/goes", "still");
+    consumer_end(consumer);
+    consumer = consumer_new(connection, "goes", 0);
+    (void)receive_text(consumer, "still");
+    consumer_end(consumer);
+    EXPECT(!mqueue_exists("comes"));
+    /* One stays, one is for another queue, one is gone, one is new. */
+    snprintf(config, sizeof(config), "%s%s[bind changes]\ndirection = in\nmqueue = %s\nqueue = goes\n" SMALL,
+             queues[3], queues[0], mqueue("changes"));
+    gateway_process_reload(&gateway, config);
+    EXPECT(!mqueue_exists("goes"));
+    HELPER_DONE("say", "/changes", "changed");
+    HELPER_DONE("say", "/comes", "come");
+    HELPER_DONE("say", "/bound", "bound");
+    static const char *const hears[][2] = {
+        {"goes", "still"}, {"goes", "changed"}, {"comes", "come"}, {"bound", "bound"}};
+    for (int i = 0; i < 4; i++) {
+        consumer = consumer_new(connection, hears[i][0], 0);
+        struct ipc_queue_message message = receive_text(consumer, hears[i][1]);
+        EXPECT_EQ(ipc_consumer_ack(consumer, message.delivery), 0);
+        consumer_end(consumer);
+    }
+    consumer = consumer_new(connection, "stays", 0);
+    receive_numbers_text(consumer, 1000, 20000, 100);
+    EXPECT_EQ(wait_child(child), 0);
+    EXPECT_EQ(gateway_wait_state(connection, "mq", "stays", "open").received,
+              20000); /* it was not opened again */
+    consumer_end(consumer);
+    /* The configuration may have now what was bound at run time. */
+    gateway_process_reload(&gateway, queues[4]);
+    EXPECT(!mqueue_exists("stays") && mqueue_exists("bound"));
+    gateway_process_kill(&gateway);
+    gateway_process_again(&gateway);
+    gateway_process_stop(&gateway);
+    EXPECT(!mqueue_exists("bound"));
+    ipc_connection_close(connection);
+}
+
 /* More than the machine allows is cut, and said. */
 static void test_limits(void **state)
 {
@@ -1024,6 +1085,7 @@ int main(void)
         CASE(test_envelopes_call),
         CASE(test_envelope_of_before),
         CASE(test_bind_at_run_time),
+        CASE(test_read_again),
         CASE(test_limits),
         CASE(test_opens_later),
         CASE(test_killed_inwards),

@@ -43,6 +43,15 @@ void gateway_process_again(struct gateway_process *made)
     gateway_process_ready(made);
 }
 
+static void configure(const struct gateway_process *made, const char *config)
+{
+    FILE *file = fopen(made->config, "we");
+
+    EXPECT(file != NULL);
+    EXPECT(fputs(config, file) >= 0);
+    EXPECT_EQ(fclose(file), 0);
+}
+
 void gateway_process_start(struct gateway_process *made, const char *program, const char *config)
 {
     struct sockaddr_un name = {.sun_family = AF_UNIX};
@@ -51,15 +60,19 @@ void gateway_process_start(struct gateway_process *made, const char *program, co
     EXPECT(mkdtemp(made->folder) != NULL);
     snprintf(made->config, sizeof(made->config), "%s/gateway.conf", made->folder);
     snprintf(made->notify, sizeof(made->notify), "%s/notify", made->folder);
-    FILE *file = fopen(made->config, "we");
-    EXPECT(file != NULL);
-    EXPECT(fputs(config, file) >= 0);
-    EXPECT_EQ(fclose(file), 0);
+    configure(made, config);
     made->notify_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     EXPECT(made->notify_fd >= 0);
     snprintf(name.sun_path, sizeof(name.sun_path), "%s", made->notify);
     EXPECT_EQ(bind(made->notify_fd, (struct sockaddr *)&name, sizeof(name)), 0);
     gateway_process_again(made);
+}
+
+void gateway_process_reload(struct gateway_process *made, const char *config)
+{
+    configure(made, config);
+    EXPECT_EQ(kill(made->pid, SIGHUP), 0);
+    gateway_process_ready(made);
 }
 
 void gateway_process_kill(struct gateway_process *made)

@@ -23,6 +23,8 @@ void gateway_process_start(struct gateway_process *made, const char *program, co
 void gateway_process_again(struct gateway_process *made);
 /* It is ready once more, after it was connected again. */
 void gateway_process_ready(struct gateway_process *made);
+/* Have it read another configuration, and wait until that is done. */
+void gateway_process_reload(struct gateway_process *made, const char *config);
 void gateway_process_kill(struct gateway_process *made);
 /* End it by SIGTERM: it must leave with 0. */
 void gateway_process_stop(struct gateway_process *made);

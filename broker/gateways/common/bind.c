@@ -216,13 +216,86 @@ int gateway_bind(struct gateway *gateway, const Ipc__Gateway__Request *request, 
 int gateway_unbind(struct gateway *gateway, struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE])
 {
     if (binding->origin[0]) {
-        (void)snprintf(why, GATEWAY_WHY_SIZE,
-                       "%s is in the configuration (%s): take it out there, and start %s again", binding->id,
-                       binding->origin, gateway->kind->program);
+        (void)snprintf(
+            why, GATEWAY_WHY_SIZE,
+            "%s is in the configuration (%s): take it out there, and have %s read that again (SIGHUP)",
+            binding->id, binding->origin, gateway->kind->program);
         return -EPERM;
     }
     gateway_close_binding(binding);
     take_off(gateway, binding);
     gateway_sweep(gateway, false);
     return gateway_state_write(gateway);
+}
+
+static bool same_settings(const struct gateway_binding *one, const struct gateway_binding *other)
+{
+    for (size_t i = 0; i < GATEWAY_SETTINGS_MAX; i++)
+        if (strcmp(one->given.values[i], other->given.values[i]) != 0)
+            return false;
+    return true;
+}
+
+static bool has(const struct gateway_config *config, const char *id)
+{
+    for (size_t i = 0; i < config->n_bindings; i++)
+        if (strcmp(config->bindings[i]->id, id) == 0)
+            return true;
+    return false;
+}
+
+/* A binding of the same id as one that is there, or a new one; by the settings that hold. */
+static void take(struct gateway *gateway, struct gateway_binding *binding, struct gateway_changes *changes)
+{
+    const struct log_about about = {.name = binding->id};
+    struct gateway_binding *old = gateway_find(gateway, binding->id);
+    char why[GATEWAY_WHY_SIZE];
+
+    if (gateway_binding_resolve(binding, gateway->kind, gateway->own, why) < 0) {
+        log_write(LOG_CONFIG, &about, "it holds from the next start only: %s", why);
+        (void)gateway_binding_free(binding);
+        return;
+    }
+    if (old && old->origin[0] && same_settings(old, binding)) {
+        memcpy(old->origin, binding->origin, sizeof(old->origin));
+        (void)gateway_binding_free(binding);
+        return;
+    }
+    changes->added += !old;
+    changes->changed += old != NULL;
+    if (old) {
+        gateway_close_binding(old);
+        take_off(gateway, old);
+        (void)gateway_binding_free(old);
+    }
+    if (gateway->n_bindings == GATEWAY_BINDINGS_MAX) {
+        log_write(LOG_CONFIG, &about, "there can be %u bindings", GATEWAY_BINDINGS_MAX);
+        (void)gateway_binding_free(binding);
+        return;
+    }
+    binding->gateway = gateway;
+    gateway->bindings[gateway->n_bindings++] = binding;
+    if (gateway->connection && !gateway->over)
+        gateway_open_binding(binding);
+}
+
+void gateway_take_bindings(struct gateway *gateway, struct gateway_config *config,
+                           struct gateway_changes *changes)
+{
+    *changes = (struct gateway_changes){0};
+    for (size_t i = gateway->n_bindings; i-- > 0;) {
+        struct gateway_binding *binding = gateway->bindings[i];
+
+        if (!binding->origin[0] || has(config, binding->id))
+            continue;
+        gateway_close_binding(binding);
+        take_off(gateway, binding);
+        (void)gateway_binding_free(binding);
+        changes->gone++;
+    }
+    for (size_t i = 0; i < config->n_bindings; i++)
+        take(gateway, config->bindings[i], changes);
+    config->n_bindings = 0;
+    gateway_sweep(gateway, false); /* of what was made, what nothing uses any more */
+    (void)gateway_state_write(gateway);
 }

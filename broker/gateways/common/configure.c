@@ -274,7 +274,7 @@ void gateway_binding_print(const struct gateway_binding *binding, const struct g
             fprintf(out, "%s = %s\n", kind->binds.settings[i].key, binding->given.values[i]);
 }
 
-static void print_settings(const struct gateway_config *config, FILE *out)
+void gateway_config_print(const struct gateway_config *config, FILE *out)
 {
     fprintf(out, "[gateway]\n");
     if (config->address[0])
@@ -289,27 +289,7 @@ static void print_settings(const struct gateway_config *config, FILE *out)
     }
     for (size_t i = 0; i < config->n_bindings; i++)
         gateway_binding_print(config->bindings[i], config->kind, out);
-}
-
-void gateway_config_print(const struct gateway_config *config, FILE *out)
-{
-    print_settings(config, out);
     policy_file_print(&config->policy, out);
-}
-
-char *gateway_config_text(const struct gateway_config *config)
-{
-    char *text = NULL;
-    size_t size;
-    FILE *out = open_memstream(&text, &size);
-
-    if (!out)
-        return NULL;
-    print_settings(config, out);
-    if (fclose(out) == 0)
-        return text;
-    free(text);
-    return NULL;
 }
 
 /* Written beside it and renamed: whoever reads it sees the old or the new one. It is not synced: it is about things that

@@ -45,6 +45,7 @@ struct gateway_setting {
     const char *const *words; /* NULL at the end */
     const char *fallback;     /* the default, as text; NULL: it has to be given */
     const char *doc;          /* of one in [gateway], which is an option of that name as well */
+    bool binds;               /* the same: defaults() makes bindings of it */
 };
 
 struct gateway_table {
@@ -140,6 +141,8 @@ struct gateway_kind {
     void (*unmake)(const char *made);
     /* gateway->policy is another one now. False: the session has to begin anew for it. NULL: there are no rules. */
     bool (*rules_changed)(struct gateway *gateway, bool had_rules);
+    /* Files that settings name are to be read again. False: the session has to begin anew for it. NULL: there are none. */
+    bool (*reread)(struct gateway *gateway);
     /* An event of the connection. NULL: nobody wants to know. */
     void (*event)(struct gateway *gateway, const struct ipc_event *event);
     /* Its limits and the peers of a binding, for LIST: malloc'ed, freed by the caller; may bring its counters up to date. NULL:
@@ -163,8 +166,8 @@ struct gateway {
 
     /* common's own */
     const struct gateway_arguments *arguments;
-    char *as_read;                  /* the configuration, but for its rules */
-    char address[128], folder[128]; /* of the broker's socket; and the folder that it is in */
+    const struct gateway_config *config; /* at the start, from which settings are */
+    char address[128], folder[128];      /* of the broker's socket; and the folder that it is in */
     char state_path[160];
     struct gateway_binding *bindings[GATEWAY_BINDINGS_MAX];
     size_t n_bindings;
@@ -249,8 +252,6 @@ unsigned gateway_config_parse(struct gateway_config *config, const char *path, c
 /* Check what is given as a whole, and resolve it. */
 unsigned gateway_config_resolve(struct gateway_config *config, FILE *errors);
 void gateway_config_print(const struct gateway_config *config, FILE *out);
-/* The same without its rules: a string to be freed, NULL if there is no memory. */
-char *gateway_config_text(const struct gateway_config *config);
 void gateway_config_init(struct gateway_config *config, const struct gateway_kind *kind);
 void gateway_config_done(struct gateway_config *config);
 
@@ -280,6 +281,14 @@ int gateway_bind(struct gateway *gateway, const Ipc__Gateway__Request *request, 
                  char why[GATEWAY_WHY_SIZE]);
 int gateway_unbind(struct gateway *gateway, struct gateway_binding *binding, char why[GATEWAY_WHY_SIZE]);
 struct gateway_binding *gateway_find(struct gateway *gateway, const char *id);
+
+struct gateway_changes {
+    unsigned added, changed, gone;
+};
+/* The configured bindings are those of `config` from now on, which has none then. What is as it was is left alone, and so is what
+ * was made at run time, unless there is one of the same id now. */
+void gateway_take_bindings(struct gateway *gateway, struct gateway_config *config,
+                           struct gateway_changes *changes);
 
 /* By the rules, if there are any, and the reason. */
 bool gateway_explain(const struct gateway *gateway, const struct identity *identity, enum verb verb,

@@ -202,21 +202,50 @@ void gateway_take_events(struct gateway *gateway)
     }
 }
 
-static void take_rules(struct gateway *gateway, struct gateway_config *config)
+/* Settings of [gateway] that are others now, but for those that bindings are made of: their names. */
+static void changed_settings(const struct gateway *gateway, const struct gateway_config *config, FILE *out)
 {
-    _cleanup_(freep) char *text = gateway_config_text(config);
-    const struct policy old = *gateway->policy;
+    const struct gateway_table *own = &gateway->kind->own;
 
+    if (strcmp(gateway->config->address, config->address) != 0)
+        fprintf(out, " address");
+    for (size_t i = 0; i < own->count; i++)
+        if (!own->settings[i].binds && strcmp(gateway->config->given.values[i], config->given.values[i]) != 0)
+            fprintf(out, " %s", own->settings[i].key);
+}
+
+/* Its bindings and rules hold from now on. */
+static void take_config(struct gateway *gateway, struct gateway_config *config)
+{
+    _cleanup_(freep) char *changed = NULL;
+    const struct policy old = *gateway->policy;
+    struct gateway_changes changes;
+    size_t size;
+    FILE *out;
+
+    log_init(gateway->kind->program, (int)config->log_level);
+    gateway_take_bindings(gateway, config, &changes);
     *gateway->policy = config->policy;
     config->policy = old; /* and ends with that */
-    log_write(LOG_GATEWAY, NULL, "the configuration was read again: %zu rules hold now", gateway->policy->n);
-    if (!text || !gateway->as_read || strcmp(text, gateway->as_read) != 0)
-        log_write(
-            LOG_GATEWAY, NULL,
-            "only rules are taken over: settings and bindings that were changed hold from the next start");
+    log_write(LOG_GATEWAY, NULL,
+              "the configuration was read again: %zu rules hold now; bindings: %u new, %u changed, %u gone",
+              gateway->policy->n, changes.added, changes.changed, changes.gone);
+    out = open_memstream(&changed, &size);
+    if (out) {
+        changed_settings(gateway, config, out);
+        if (fclose(out) == 0 && changed[0])
+            log_write(LOG_GATEWAY, NULL, "settings that hold from the next start only:%s", changed);
+    }
+    if (gateway->kind->reread && !gateway->kind->reread(gateway))
+        gateway->over = true;
     if (gateway->kind->rules_changed && gateway->connection && !gateway->over &&
         !gateway->kind->rules_changed(gateway, old.n > 0))
         gateway->over = true;
+}
+
+static void tell_ready(const struct gateway *gateway)
+{
+    (void)sd_notifyf(0, "READY=1\nSTATUS=%zu bindings at %s.", gateway->n_bindings, gateway->address);
 }
 
 static void reload(struct gateway *gateway)
@@ -227,6 +256,7 @@ static void reload(struct gateway *gateway)
     FILE *out = open_memstream(&errors, &size);
     unsigned mistakes;
 
+    (void)sd_notify(0, "RELOADING=1");
     if (!out) {
         log_write(LOG_CONFIG, NULL, "no memory for reading the configuration again: what held holds");
         return;
@@ -234,10 +264,12 @@ static void reload(struct gateway *gateway)
     mistakes = read_config(&config, gateway->arguments, out);
     (void)fclose(out);
     if (mistakes == 0)
-        take_rules(gateway, &config);
+        take_config(gateway, &config);
     else
         log_write(LOG_CONFIG, NULL, "the new configuration has mistakes, and what held holds: %s", errors);
     gateway_config_done(&config);
+    if (gateway->connection && !gateway->over) /* else with the next session */
+        tell_ready(gateway);
 }
 
 static void on_signal(struct gateway_source *source, uint32_t events)
@@ -384,7 +416,7 @@ static int serve(struct gateway *gateway)
     for (size_t i = 0; i < gateway->n_bindings && result == 0 && !gateway->over; i++)
         gateway_open_binding(gateway->bindings[i]);
     if (result == 0 && !gateway->over) {
-        (void)sd_notifyf(0, "READY=1\nSTATUS=%zu bindings at %s.", gateway->n_bindings, gateway->address);
+        tell_ready(gateway);
         result = gateway_loop_run(gateway);
     }
     for (size_t i = 0; i < gateway->n_bindings; i++)
@@ -491,7 +523,7 @@ static int start(struct gateway *gateway, const struct gateway_arguments *argume
     gateway->own = config->own;
     gateway->policy = &config->policy;
     gateway->arguments = arguments;
-    gateway->as_read = gateway_config_text(config);
+    gateway->config = config;
     gateway->since_ns = time_realtime_ns();
     if (result == 0)
         result = run(gateway, config, state);
@@ -504,7 +536,6 @@ static int start(struct gateway *gateway, const struct gateway_arguments *argume
     while (gateway->n_made > 0)
         free(gateway->made[--gateway->n_made]);
     free(gateway->made);
-    free(gateway->as_read);
     return result;
 }
 

@@ -206,6 +206,8 @@ void endpoint_drop(struct zmq_gateway *gateway, enum endpoint which, const char 
 
 /* Read the key file, if there is one. Returns 0 or a negative errno after it said why. */
 int security_read_keys(struct zmq_gateway *gateway);
+/* Read it again; with mistakes, what held holds. False: a key is gone or another one, for which all have to connect again. */
+bool security_reread_keys(struct gateway *common);
 /* Reached by programs of this machine only? */
 bool security_is_local(const char *address);
 int security_make_keys(const char *path);

@@ -14,15 +14,15 @@
 
 static const struct gateway_setting own[] = {
     {"pub", GATEWAY_TEXT, OWN(addresses[ENDPOINT_PUB]), 0, GATEWAY_VALUE_SIZE, NULL, "",
-     "Also take what is published at these addresses, such as tcp://127.0.0.1:5551"},
+     "Also take what is published at these addresses, such as tcp://127.0.0.1:5551", true},
     {"push", GATEWAY_TEXT, OWN(addresses[ENDPOINT_PUSH]), 0, GATEWAY_VALUE_SIZE, NULL, "",
-     "Also take what is pushed into queues there"},
+     "Also take what is pushed into queues there", true},
     {"sub", GATEWAY_TEXT, OWN(addresses[ENDPOINT_SUB]), 0, GATEWAY_VALUE_SIZE, NULL, "",
-     "Also serve subscribers to prefixes there"},
+     "Also serve subscribers to prefixes there", true},
     {"match", GATEWAY_TEXT, OWN(addresses[ENDPOINT_MATCH]), 0, GATEWAY_VALUE_SIZE, NULL, "",
-     "Also serve subscribers to patterns there"},
+     "Also serve subscribers to patterns there", true},
     {"router", GATEWAY_TEXT, OWN(addresses[ENDPOINT_ROUTER]), 0, GATEWAY_VALUE_SIZE, NULL, "",
-     "Also speak the whole protocol there"},
+     "Also speak the whole protocol there", true},
     {"folder", GATEWAY_TEXT, OWN(folder), 0, sizeof(((struct options *)0)->folder), NULL, "",
      "Where the ipc:// files are (default: beside the broker's socket)"},
     {"keys", GATEWAY_TEXT, OWN(key_file), 0, GATEWAY_VALUE_SIZE, NULL, "",
@@ -182,6 +182,7 @@ int main(int argc, char **argv)
         .uses = uses,
         .unmake = unmake,
         .rules_changed = access_changed,
+        .reread = security_reread_keys,
         .peers = tell,
     };
 

@@ -101,6 +101,49 @@ int security_read_keys(struct zmq_gateway *gateway)
     return result;
 }
 
+/* Is each client of the one among the other, with the same key? */
+static bool all_among(const struct curve_client *clients, size_t count, const struct zmq_gateway *gateway)
+{
+    for (size_t i = 0; i < count; i++) {
+        bool found = false;
+
+        for (size_t j = 0; j < gateway->n_curve_clients && !found; j++)
+            found = strcmp(clients[i].name, gateway->curve_clients[j].name) == 0 &&
+                    strcmp(clients[i].key, gateway->curve_clients[j].key) == 0;
+        if (!found)
+            return false;
+    }
+    return true;
+}
+
+bool security_reread_keys(struct gateway *common)
+{
+    struct zmq_gateway *gateway = common->context;
+    struct curve_client *clients = gateway->curve_clients;
+    const size_t count = gateway->n_curve_clients;
+    char secret[CURVE_KEY_SIZE];
+    bool same;
+
+    memcpy(secret, gateway->curve_secret, sizeof(secret));
+    gateway->curve_clients = NULL;
+    gateway->n_curve_clients = 0;
+    gateway->curve_secret[0] = '\0';
+    same = security_read_keys(gateway) == 0;
+    if (same) {
+        same = strcmp(secret, gateway->curve_secret) == 0 && all_among(clients, count, gateway);
+        free(clients);
+    } else {
+        log_write(LOG_CONFIG, NULL, "the keys that held hold");
+        free(gateway->curve_clients);
+        gateway->curve_clients = clients;
+        gateway->n_curve_clients = count;
+        memcpy(gateway->curve_secret, secret, sizeof(secret));
+        same = true;
+    }
+    explicit_bzero(secret, sizeof(secret));
+    return same;
+}
+
 int security_make_keys(const char *path)
 {
     char public[CURVE_KEY_SIZE], secret[CURVE_KEY_SIZE];
