@@ -1029,10 +1029,11 @@ static void test_broker_goes(void **state)
     watchdog(0, "");
 }
 
-/* ipcd-run runs the gateway, and again when it dies; ipcd does not notice. */
+/* ipcd-run runs the gateway, and again when it dies; ipcd does not notice. A SIGHUP reaches both. */
 static void test_supervised(void **state)
 {
-    const char *const arguments[] = {"--log-level", "error", "--gateway", "mq:/dev/null", NULL};
+    char folder[] = "/tmp/ipc-test-XXXXXX", config[64], option[80];
+    const char *const arguments[] = {"--log-level", "error", "--gateway", option, NULL};
     const char *in[] = {"direction", "in", "mqueue",       mqueue("in"), "topic", "t",
                         "messages",  "4",  "message-size", "64",         NULL};
     struct guarded guarded;
@@ -1040,6 +1041,11 @@ static void test_supervised(void **state)
     (void)state;
     watchdog(90, "a supervised gateway");
     expect_here();
+    EXPECT(mkdtemp(folder) != NULL);
+    snprintf(config, sizeof(config), "%s/mq.conf", folder);
+    snprintf(option, sizeof(option), "mq:%s", config);
+    FILE *file = fopen(config, "we");
+    EXPECT(file != NULL);
     guarded_start(&guarded, arguments);
     pid_t ipcd = guarded_pid(&guarded);
     ipc_connection *connection = connection_new();
@@ -1062,8 +1068,17 @@ static void test_supervised(void **state)
     }
     EXPECT_EQ(guarded_pid(&guarded), ipcd);
     EXPECT(mqueue_exists("in"));
+    fprintf(file, "[bind more]\ndirection = in\nmqueue = %s\ntopic = t\n" SMALL, mqueue("more"));
+    EXPECT_EQ(fclose(file), 0);
+    EXPECT_EQ(kill(guarded.run, SIGHUP), 0);
+    (void)gateway_wait_state(connection, "mq", "more", "open");
+    EXPECT_EQ(guarded_wait_other(&guarded, ipcd) > 0, 1);
+    EXPECT(mqueue_exists("in") && mqueue_exists("more"));
     ipc_connection_close(connection);
     guarded_stop(&guarded);
+    EXPECT_EQ(unlink(config), 0);
+    EXPECT_EQ(rmdir(folder), 0);
+    EXPECT(!mqueue_exists("more"));
     EXPECT(!mqueue_exists("in"));
     watchdog(0, "");
 }

@@ -243,6 +243,35 @@ flows "a wrong configuration"
 rm "$conf.d/wrong.conf"
 systemctl reload ipcd.service
 
+step "reload of the gateways: another mqueue, other rules, and a mistake"
+mq_conf=$(systemctl cat ipcd-mq.service | sed -n 's/^ExecStart=.*--config \([^ ]*\).*/\1/p')
+printf '[bind orders]\ndirection = sideways\n' >"$mq_conf.d/more.conf"
+if systemctl reload ipcd-mq.service 2>/dev/null; then die "a wrong configuration was taken"; fi
+journalctl -u ipcd-mq.service | grep >/dev/null 'more.conf:2' || die "the journal does not say what is wrong"
+printf '[bind orders-2]\ndirection = in\nmqueue = /orders-2\nqueue = orders\nmode = 660\n' >"$mq_conf.d/more.conf"
+systemctl reload ipcd-mq.service
+from_outside /orders-2
+comes_in
+rm "$mq_conf.d/more.conf"
+systemctl reload ipcd-mq.service
+wait_for test ! -e /dev/mqueue/orders-2
+if [[ ${gateways[*]} == *zmq* ]]; then
+    zmq_conf=$(systemctl cat ipcd-zmq.service | sed -n 's/^ExecStart=.*--config \([^ ]*\).*/\1/p')
+    mkdir -p "$zmq_conf.d"
+    printf '[rule nobody]\nwho = user:65534\ndeny = send\nnames = orders\n' >"$zmq_conf.d/rules.conf"
+    systemctl reload ipcd-zmq.service
+    allowed() { ipcctl policy test --gateway zmq 65534 send orders >/dev/null; }
+    denied() { ! allowed; }
+    wait_for denied
+    if /usr/bin/python3 /run/outside.py zmq denied "$(getent group ipc | cut -d: -f3)" 2>/run/denied; then die "a rule does not hold"; fi
+    grep -q 'EACCES.*nobody' /run/denied || die "the peer was told: $(cat /run/denied)"
+    rm "$zmq_conf.d/rules.conf"
+    systemctl reload ipcd-zmq.service
+    wait_for allowed
+fi
+gateways_work
+gateways_stay "reloads"
+
 step "watchdogs"
 mkdir -p /run/systemd/system/ipcd.service.d
 printf '[Service]\nWatchdogSec=4\n' >/run/systemd/system/ipcd.service.d/watchdog.conf
