@@ -261,7 +261,7 @@ static int list_rows(struct admin *admin, struct admin_list *ret, Ipc__Control__
         const Ipc__Control__Page *page = NULL;
         int status = admin_request(admin, IPC__CONTROL__TYPE__LIST, &request.base, IPC__CONTROL__TYPE__PAGE,
                                    "the listing", &page);
-        if (status != TOOL_OK)
+        if (status != TOOL_OK || !page)
             return status;
         if (page->n_items > 0)
             list.items = tool_alloc(list.items, (list.count + page->n_items) * sizeof(*list.items));

@@ -194,10 +194,10 @@ static int measure_stream(struct bench_side *side, struct bench_row *row, uint64
     int r = 0;
     while (r == 0 && !tool_interrupted() && now - start < time_ns) {
         /* Look at the clock once in about 64 KiB. */
-        uint64_t burst = 1 + 65536 / row->size;
-        for (uint64_t i = 0; i < burst && r == 0; i++)
+        for (uint64_t bytes = 0; bytes <= 65536 && r == 0; bytes += row->size) {
             r = send_kind(side, KIND_STREAM, 0, row->size);
-        row->messages += burst;
+            row->messages++;
+        }
         now = tool_now_ns();
     }
     struct bench_head head = {0};

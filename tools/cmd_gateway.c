@@ -311,9 +311,10 @@ static error_t parse_bind(int key, char *value, struct argp_state *state)
     case ARGP_KEY_END:
         if (!arguments->gateway)
             argp_error(state, "at which GATEWAY, such as mq?");
-        if (arguments->n_settings == 0)
+        else if (arguments->n_settings == 0)
             argp_error(state, "which settings? docs/gateways.md and ipcd-%s(8) tell", arguments->gateway);
-        check_way(arguments, state);
+        else
+            check_way(arguments, state);
         return 0;
     default:
         return parse_common(key, state);

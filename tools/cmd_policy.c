@@ -149,7 +149,7 @@ int cmd_policy(struct tool *tool, int argc, char **argv)
     if (status == TOOL_OK)
         status = admin_request(admin, IPC__CONTROL__TYPE__POLICY, &request.base, IPC__CONTROL__TYPE__DECISION,
                                "the policy", &decision);
-    if (status != TOOL_OK)
+    if (status != TOOL_OK || !decision)
         return status;
     return show(tool, decision->allowed, decision->text);
 }

@@ -80,8 +80,10 @@ static void parse_setting(struct argp_state *state, struct queue_arguments *argu
 {
     char *value = strchr(text, '='), why[IPC_QUEUE_TEXT_SIZE];
     const char *words[IPC_QUEUE_SETTINGS + 1] = {NULL};
-    if (!value)
+    if (!value) {
         argp_error(state, "'%s' is not a setting: SETTING=VALUE is expected, such as ttl=36h", text);
+        return;
+    }
     *value++ = '\0';
     const struct ipc_queue_setting *setting = ipc_queue_setting_find(text);
     if (!setting) {

@@ -327,8 +327,7 @@ int cmd_recv(struct tool *tool, int argc, char **argv)
     if (argp_parse(&argp, argc, argv, 0, NULL, &arguments) != 0)
         return TOOL_USAGE;
 
-    static struct recv recv;
-    recv.arguments = &arguments;
+    struct recv recv = {.arguments = &arguments};
     if (tool->timeout_ns != TOOL_UNSET && tool->timeout_ns != IPC_FOREVER)
         recv.deadline_ns = tool_now_ns() + (uint64_t)tool->timeout_ns;
     recv.capacity = 65536;

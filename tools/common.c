@@ -108,8 +108,10 @@ void tool_parse_name(struct argp_state *state, const char *text, bool pattern)
 void tool_parse_header(struct argp_state *state, char *text, struct ipc_header *headers, size_t *count)
 {
     char *value = strchr(text, '=');
-    if (!value || value == text || value - text > 255)
+    if (!value || value == text || value - text > 255) {
         argp_error(state, "--header: '%s' is not NAME=VALUE with a name of 1 to 255 bytes", text);
+        return;
+    }
     if (*count == IPC_MAX_HEADERS)
         argp_error(state, "--header: a message has at most %u headers", IPC_MAX_HEADERS);
     *value++ = '\0';

@@ -152,13 +152,18 @@ static void print_cell(const struct table *table, const struct tool *tool, size_
         printf("%*s", (int)((table->columns[column].right ? 0 : pad) + GAP), "");
 }
 
+static size_t next_column(const struct table *table, size_t column)
+{
+    return column + 1 < table->column_count ? column + 1 : 0;
+}
+
 void table_print(const struct table *table, const struct tool *tool)
 {
     size_t widths[COLUMNS_MAX] = {0};
     for (size_t i = 0; i < table->column_count; i++)
         widths[i] = tool->no_header ? 0 : strlen(table->columns[i].title);
-    for (size_t i = 0; i < table->cell_count; i++) {
-        size_t size = strlen(table->cells[i].text), column = i % table->column_count;
+    for (size_t i = 0, column = 0; i < table->cell_count; i++, column = next_column(table, column)) {
+        size_t size = strlen(table->cells[i].text);
         if (size > widths[column])
             widths[column] = size;
     }
@@ -168,10 +173,8 @@ void table_print(const struct table *table, const struct tool *tool)
     if (!tool->no_header)
         for (size_t i = 0; i < table->column_count; i++)
             print_cell(table, tool, i, widths[i], table->columns[i].title, TONE_BOLD);
-    for (size_t i = 0; i < table->cell_count; i++) {
-        size_t column = i % table->column_count;
+    for (size_t i = 0, column = 0; i < table->cell_count; i++, column = next_column(table, column))
         print_cell(table, tool, column, widths[column], table->cells[i].text, table->cells[i].tone);
-    }
 }
 
 static json_t *checked(json_t *value)

@@ -41,8 +41,10 @@ static int go_on(struct admin *admin, const struct queue_arguments *arguments, I
     admin_renew(admin, arguments->tool);
     int status = admin_request(admin, IPC__CONTROL__TYPE__QUEUE_DO, &request->base,
                                IPC__CONTROL__TYPE__QUEUE_DID, arguments->queue, ret);
-    if (status == TOOL_OK && (*ret)->next != 0 && (*ret)->next <= request->after)
-        return tool_fail(TOOL_FAILED, arguments->queue, "the broker's answers do not get on");
+    if (status == TOOL_OK && (!*ret || ((*ret)->next != 0 && (*ret)->next <= request->after))) {
+        (void)tool_fail(TOOL_FAILED, arguments->queue, "the broker's answers do not get on");
+        return TOOL_FAILED;
+    }
     return status;
 }
 
