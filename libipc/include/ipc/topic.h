@@ -215,6 +215,7 @@ struct ipc_subscription_options {
                               sleep (burns a core); default IPC_SPIN_ADAPTIVE */
 };
 #define IPC_SPIN_ADAPTIVE INT64_C(-2) /**< poll if past waits say that it pays, at most 50 us */
+/* Who polls for more than a few microseconds offers the cpu to others now and then (sched_yield(2)), but for IPC_FOREVER. */
 #define IPC_SUBSCRIPTION_OPTIONS_INIT                                                                 \
  {                                                                                                    \
   sizeof(struct ipc_subscription_options), IPC_START_NEXT, IPC_SLOW_DROP_OLDEST, 0, IPC_SPIN_ADAPTIVE \
