@@ -427,7 +427,8 @@ client.next("NEVER", None)
         pulled = client.pull("q", credit=10, timeout=PATIENCE)
         marks = {}
         for _ in range(10):
-            message = next(pulled)
+            message = next(pulled, None)
+            self.assertIsNotNone(message, self.logged())
             marks[message.body] = message.properties.get("redelivered")
             client.ack(message)
         self.assertEqual(marks, {b"%d" % i: why if i < 5 else None for i in range(10)})
@@ -444,6 +445,28 @@ client.next("NEVER", None)
         self.assertEqual([child.stdout.readline() for _ in range(5)], [f"{i}\n" for i in range(5)])
         child.kill()
         self.taken_by_others("closed")
+
+    def test_last_words(self):
+        """What a peer said is read when its end is noticed already, and is no sign of life."""
+        self.queue("q")
+        self.client().send("q", b"again")
+        for attempt in range(1, 21):
+            context = zmq.Context()
+            dealer = context.socket(zmq.DEALER)
+            dealer.rcvtimeo = PATIENCE * 1000
+            dealer.connect(f"ipc://{self.folder}/zmq-router")
+            self.say(dealer, "IPC1", "HELLO")
+            self.say(dealer, "IPC1", "PULL", "", "q", '{"credit":1}')
+            self.assertEqual([self.hear(dealer)[0] for _ in range(2)], ["WELCOME", "OK"])
+            try:
+                self.assertEqual(self.hear(dealer)[3].get("attempt"), attempt)
+            except zmq.Again:
+                self.fail(self.logged())
+            self.gateway.send_signal(signal.SIGSTOP)
+            self.say(dealer, "IPC1", "PING")
+            dealer.close(linger=PATIENCE * 1000)
+            context.term()
+            self.gateway.send_signal(signal.SIGCONT)
 
     def test_peer_disconnects(self):
         self.fill()

@@ -301,8 +301,8 @@ void peers_check(struct zmq_gateway *gateway)
     }
 }
 
-/* A connection of that number ended, or another one has the number by now, or its pipe is not taken down yet: ask, until it
- * is gone or says something. */
+/* A connection of that number ended, or another one has the number by now, or its pipe is not taken down yet, for what it said before
+ * is still in it: ask, until it is gone or, long after that, says something. */
 void peers_disconnected(struct zmq_gateway *gateway, int fd)
 {
     list_for_each(link, &gateway->peer_list)
@@ -462,7 +462,8 @@ void peer_receive(struct zmq_gateway *gateway, zmq_msg_t *routing_id, const stru
     }
     peer->received++;
     peer->heard_ns = gateway->now_ns;
-    peer->probe_wait_ns = peer->probe_at_ns = 0;
+    if (peer->probe_wait_ns >= PROBE_MOST_NS) /* before that, it may have been said when it was still there */
+        peer->probe_wait_ns = peer->probe_at_ns = 0;
     if (!access_peer(gateway, peer, &message)) {
         if (!later)
             wire_properties_free(&given);
