@@ -23,7 +23,7 @@
 
 struct shared {
     _Atomic bool stop;
-    _Atomic uint64_t writes, rounds, read, corrupt, published, sum;
+    _Atomic uint64_t writes, rounds, read, corrupt_lanes, corrupt_readers, published, sum;
     _Atomic uint32_t calm_count;
     uint32_t calm_ns[CALM_MESSAGES_MAX];
 };
@@ -151,6 +151,12 @@ static void attack_round(uint64_t *random, void *private_memory)
     atomic_fetch_add(&shared->rounds, 1);
 }
 
+/* Itself, in both ways. How often depends on who runs when. */
+static bool harmed(void)
+{
+    return atomic_load(&shared->corrupt_lanes) > 0 && atomic_load(&shared->corrupt_readers) > 0;
+}
+
 static void attack(void *writes)
 {
     uint64_t random = seed;
@@ -158,7 +164,7 @@ static void attack(void *writes)
     hostile_become(WHO_ATTACKER);
     EXPECT(private_memory != NULL);
     watchdog(600, "the attacker");
-    while (atomic_load(&shared->writes) < *(uint64_t *)writes)
+    while (atomic_load(&shared->writes) < *(uint64_t *)writes || (attacks && !harmed()))
         attack_round(&random, private_memory);
     free(private_memory);
 }
@@ -192,9 +198,10 @@ static void count_events(ipc_connection *connection)
         if (result < 0)
             continue;
         EXPECT(event.kind != IPC_EVENT_ENDED);
-        if ((event.kind == IPC_EVENT_WRITER_LEFT || event.kind == IPC_EVENT_READER_LEFT) &&
-            event.reason == IPC_REASON_CORRUPT)
-            atomic_fetch_add(&shared->corrupt, 1);
+        if (event.kind == IPC_EVENT_WRITER_LEFT && event.reason == IPC_REASON_CORRUPT)
+            atomic_fetch_add(&shared->corrupt_lanes, 1);
+        if (event.kind == IPC_EVENT_READER_LEFT && event.reason == IPC_REASON_CORRUPT)
+            atomic_fetch_add(&shared->corrupt_readers, 1);
     }
 }
 
@@ -369,18 +376,15 @@ static void run(const char *name, bool same_uid, bool attacking, uint64_t writes
     uint32_t n = atomic_load(&shared->calm_count);
     qsort(shared->calm_ns, n, sizeof(shared->calm_ns[0]), compare);
     printf(
-        "%-30s %9llu writes in %llu sessions; peers read %llu, published %llu, left %llu lanes and readers as "
+        "%-30s %9llu writes in %llu sessions; peers read %llu, published %llu, left %llu lanes and %llu readers as "
         "corrupt; innocent pair: %u messages, none lost, p50 %u us, p99 %u us\n",
         name, (unsigned long long)shared->writes, (unsigned long long)shared->rounds,
         (unsigned long long)shared->read, (unsigned long long)shared->published,
-        (unsigned long long)shared->corrupt, n, shared->calm_ns[n / 2] / 1000,
-        shared->calm_ns[n - 1 - n / 100] / 1000);
+        (unsigned long long)shared->corrupt_lanes, (unsigned long long)shared->corrupt_readers, n,
+        shared->calm_ns[n / 2] / 1000, shared->calm_ns[n - 1 - n / 100] / 1000);
     fflush(stdout);
-    if (attacking) {
-        EXPECT(shared->corrupt > 0); /* it did some harm, to itself */
-        hostile_log_expect("detached", "reason=corrupt", "topic scribble.", NULL);
-        hostile_log_expect("detached", "reason=corrupt", "topic honest.a", NULL);
-    }
+    if (attacking) /* of the log's lines, of which a second has no more than some, one is sure */
+        hostile_log_expect("detached", "reason=corrupt", NULL);
     hostile_stop();
 }
 
