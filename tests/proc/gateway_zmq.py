@@ -601,6 +601,26 @@ class Strangers(Case):
         with self.assertRaisesRegex(Failure, "EMSGSIZE"):
             client.send("small", b"x" * 2000)
 
+    def test_not_beyond_loopback_before_keys(self):
+        """Keys that hold from the next start protect no address before that."""
+        config, keys = os.path.join(self.folder, "config"), os.path.join(self.folder, "keys")
+        port = int(free_addresses(1)[0].rsplit(":", 1)[1])
+        subprocess.run([program("IPCD_ZMQ_BIN", "broker/ipcd-zmq"), "--make-keys=" + keys], check=True, stdout=subprocess.DEVNULL,
+                       timeout=PATIENCE)
+        self.addCleanup(lambda: [os.unlink(path) for path in (config, keys)])
+        with open(config, "w") as file:
+            file.write("[gateway]\n")
+        self.restart("--config=" + config)
+        Client(timeout=PATIENCE).close()
+        with open(config, "w") as file:
+            file.write(f"[gateway]\nkeys = {keys}\n[bind far]\nendpoint = router\naddress = tcp://0.0.0.0:{port}\n")
+        self.gateway.send_signal(signal.SIGHUP)
+        while "hold from the next start only: keys" not in self.logged():
+            self.client().close()
+        self.assertIn("it holds from the next start only: tcp://0.0.0.0:", self.logged())
+        with self.assertRaises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port)).close()
+
     def test_not_beyond_loopback_without_keys(self):
         Client(timeout=PATIENCE).close()
         self.assertEqual(self.stop(), 0)
