@@ -236,66 +236,88 @@ static bool same_settings(const struct gateway_binding *one, const struct gatewa
     return true;
 }
 
-static bool has(const struct gateway_config *config, const char *id)
+static struct gateway_binding *named(const struct gateway_config *config, const char *id)
 {
     for (size_t i = 0; i < config->n_bindings; i++)
         if (strcmp(config->bindings[i]->id, id) == 0)
-            return true;
-    return false;
+            return config->bindings[i];
+    return NULL;
 }
 
-/* A binding of the same id as one that is there, or a new one; by the settings that hold. */
-static void take(struct gateway *gateway, struct gateway_binding *binding, struct gateway_changes *changes)
+/* By the settings that hold, each binding has to make sense; else what there was of that id stays. */
+static void leave_out_wrong(struct gateway *gateway, struct gateway_config *config)
 {
-    const struct log_about about = {.name = binding->id};
-    struct gateway_binding *old = gateway_find(gateway, binding->id);
     char why[GATEWAY_WHY_SIZE];
 
-    if (gateway_binding_resolve(binding, gateway->kind, gateway->own, why) < 0) {
-        log_write(LOG_CONFIG, &about, "it holds from the next start only: %s", why);
+    for (size_t i = config->n_bindings; i-- > 0;) {
+        struct gateway_binding *binding = config->bindings[i], *old;
+
+        if (gateway_binding_resolve(binding, gateway->kind, gateway->own, why) == 0)
+            continue;
+        log_write(LOG_CONFIG, &(struct log_about){.name = binding->id},
+                  "it holds from the next start only: %s", why);
+        old = gateway_find(gateway, binding->id);
+        if (old) {
+            binding->given = old->given;
+        } else {
+            (void)gateway_binding_free(binding);
+            config->bindings[i] = config->bindings[--config->n_bindings];
+        }
+    }
+}
+
+/* All that is gone or another one, before anything is opened: it may be of the same mqueue or address. */
+static void close_others(struct gateway *gateway, const struct gateway_config *config,
+                         struct gateway_changes *changes)
+{
+    for (size_t i = gateway->n_bindings; i-- > 0;) {
+        struct gateway_binding *binding = gateway->bindings[i], *now = named(config, binding->id);
+
+        if (now ? same_settings(binding, now) : !binding->origin[0])
+            continue;
+        if (now && !binding->origin[0])
+            gateway_binding_say(
+                binding, "the configuration has such a binding now: what was made at run time is dropped");
+        gateway_close_binding(binding);
+        take_off(gateway, binding);
         (void)gateway_binding_free(binding);
+        *(now ? &changes->changed : &changes->gone) += 1;
+    }
+}
+
+/* One that is there, or a new one. */
+static void take(struct gateway *gateway, struct gateway_binding *binding)
+{
+    struct gateway_binding *old = gateway_find(gateway, binding->id);
+
+    if (!old && gateway->n_bindings < GATEWAY_BINDINGS_MAX) {
+        binding->gateway = gateway;
+        gateway->bindings[gateway->n_bindings++] = binding;
+        if (gateway->connection && !gateway->over)
+            gateway_open_binding(binding);
         return;
     }
-    if (old && old->origin[0] && same_settings(old, binding)) {
+    if (old)
         memcpy(old->origin, binding->origin, sizeof(old->origin));
-        (void)gateway_binding_free(binding);
-        return;
-    }
-    changes->added += !old;
-    changes->changed += old != NULL;
-    if (old) {
-        gateway_close_binding(old);
-        take_off(gateway, old);
-        (void)gateway_binding_free(old);
-    }
-    if (gateway->n_bindings == GATEWAY_BINDINGS_MAX) {
-        log_write(LOG_CONFIG, &about, "there can be %u bindings", GATEWAY_BINDINGS_MAX);
-        (void)gateway_binding_free(binding);
-        return;
-    }
-    binding->gateway = gateway;
-    gateway->bindings[gateway->n_bindings++] = binding;
-    if (gateway->connection && !gateway->over)
-        gateway_open_binding(binding);
+    else
+        log_write(LOG_CONFIG, &(struct log_about){.name = binding->id}, "there can be %u bindings",
+                  GATEWAY_BINDINGS_MAX);
+    (void)gateway_binding_free(binding);
 }
 
 void gateway_take_bindings(struct gateway *gateway, struct gateway_config *config,
                            struct gateway_changes *changes)
 {
-    *changes = (struct gateway_changes){0};
-    for (size_t i = gateway->n_bindings; i-- > 0;) {
-        struct gateway_binding *binding = gateway->bindings[i];
+    size_t kept;
 
-        if (!binding->origin[0] || has(config, binding->id))
-            continue;
-        gateway_close_binding(binding);
-        take_off(gateway, binding);
-        (void)gateway_binding_free(binding);
-        changes->gone++;
-    }
+    *changes = (struct gateway_changes){0};
+    leave_out_wrong(gateway, config);
+    close_others(gateway, config, changes);
+    kept = gateway->n_bindings;
     for (size_t i = 0; i < config->n_bindings; i++)
-        take(gateway, config->bindings[i], changes);
+        take(gateway, config->bindings[i]);
     config->n_bindings = 0;
+    changes->added = (unsigned)(gateway->n_bindings - kept) - changes->changed;
     gateway_sweep(gateway, false); /* of what was made, what nothing uses any more */
     (void)gateway_state_write(gateway);
 }

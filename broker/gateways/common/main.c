@@ -256,11 +256,11 @@ static void reload(struct gateway *gateway)
     FILE *out = open_memstream(&errors, &size);
     unsigned mistakes;
 
-    (void)sd_notify(0, "RELOADING=1");
     if (!out) {
         log_write(LOG_CONFIG, NULL, "no memory for reading the configuration again: what held holds");
         return;
     }
+    (void)sd_notify(0, "RELOADING=1");
     mistakes = read_config(&config, gateway->arguments, out);
     (void)fclose(out);
     if (mistakes == 0)
