@@ -456,7 +456,7 @@ void peer_receive(struct zmq_gateway *gateway, zmq_msg_t *routing_id, const stru
                                         .reason = peer ? peer->identity : "router"};
 
         counts->bad++;
-        log_write(LOG_REFUSED, &about, "a message was refused: %s", text);
+        log_write(LOG_BAD_INPUT, &about, "a message was refused: %s", text);
         error_to(gateway, id, id_size, message.id, result, text);
         return;
     }

@@ -581,7 +581,7 @@ void plain_refused(struct zmq_gateway *gateway, enum endpoint which, const char 
     const struct log_about about = {.name = name, .reason = endpoint_word(which)};
 
     gateway->sockets[which].counts.bad++;
-    log_write(LOG_REFUSED, &about, "a subscription was not made: %s", why);
+    log_write(LOG_BAD_INPUT, &about, "a subscription was not made: %s", why);
 }
 
 const char *plain_pattern(enum endpoint which, const struct wire_frame *text, char ret[256])
