@@ -55,7 +55,7 @@ sed -n 's/^ X([A-Z_]*, LOG_[A-Z]*, "\([0-9a-f]*\)".*/\1/p' "$source/broker/core/
 sed -n 's/^-- \([0-9a-f]*\)$/\1/p' "$source/systemd/ipcd.catalog" | sort >"$work/catalog"
 [[ $(wc -l <"$work/ids") -ge 16 ]] || die "the ids of log.h were not found"
 diff "$work/ids" "$work/catalog" || die "the ids of log.h (<) and of the catalog (>) differ"
-for kind in $(sed -n 's/^ X(\([A-Z_]*\), LOG_.*/\1/p' "$source/broker/core/util/log.h"); do
+sed -n 's/^ X(\([A-Z_]*\), LOG_.*/\1/p' "$source/broker/core/util/log.h" | while read -r kind; do
     grep -rqw --include='*.c' "LOG_$kind" "$source/broker" || die "nothing is ever logged as LOG_$kind"
 done
 mkdir -p "$work/root/usr/lib/systemd/catalog" "$work/root/var/lib/systemd/catalog"
