@@ -384,7 +384,7 @@ static void run(const char *name, bool same_uid, bool attacking, uint64_t writes
         shared->calm_ns[n / 2] / 1000, shared->calm_ns[n - 1 - n / 100] / 1000);
     fflush(stdout);
     if (attacking) /* of the log's lines, of which a second has no more than some, one is sure */
-        hostile_log_expect("detached", "reason=corrupt", NULL);
+        hostile_log_expect("detached", "reason=corrupt", " topic ", NULL);
     hostile_stop();
 }
 

@@ -236,14 +236,6 @@ static bool same_settings(const struct gateway_binding *one, const struct gatewa
     return true;
 }
 
-static struct gateway_binding *named(const struct gateway_config *config, const char *id)
-{
-    for (size_t i = 0; i < config->n_bindings; i++)
-        if (strcmp(config->bindings[i]->id, id) == 0)
-            return config->bindings[i];
-    return NULL;
-}
-
 /* By the settings that hold, each binding has to make sense; else what there was of that id stays. */
 static void leave_out_wrong(struct gateway *gateway, struct gateway_config *config)
 {
@@ -271,7 +263,8 @@ static void close_others(struct gateway *gateway, const struct gateway_config *c
                          struct gateway_changes *changes)
 {
     for (size_t i = gateway->n_bindings; i-- > 0;) {
-        struct gateway_binding *binding = gateway->bindings[i], *now = named(config, binding->id);
+        struct gateway_binding *binding = gateway->bindings[i],
+                               *now = gateway_config_find(config, binding->id);
 
         if (now ? same_settings(binding, now) : !binding->origin[0])
             continue;

@@ -74,11 +74,20 @@ int gateway_binding_resolve(struct gateway_binding *binding, const struct gatewa
     return result < 0 || !kind->check ? result : kind->check(own, binding->settings, why);
 }
 
-struct gateway_binding *gateway_config_binding(struct gateway_config *config, const char *id)
+struct gateway_binding *gateway_config_find(const struct gateway_config *config, const char *id)
 {
     for (size_t i = 0; i < config->n_bindings; i++)
         if (strcmp(config->bindings[i]->id, id) == 0)
             return config->bindings[i];
+    return NULL;
+}
+
+struct gateway_binding *gateway_config_binding(struct gateway_config *config, const char *id)
+{
+    struct gateway_binding *binding = gateway_config_find(config, id);
+
+    if (binding)
+        return binding;
     if (config->n_bindings == GATEWAY_BINDINGS_MAX)
         return NULL;
     config->bindings[config->n_bindings] = gateway_binding_new(config->kind, id);

@@ -243,7 +243,9 @@ struct gateway_config {
     struct policy policy;
 };
 
-/* The binding of that id, which is made if there is none. NULL: there are too many, or no memory. */
+/* The binding of that id. NULL: there is none. */
+struct gateway_binding *gateway_config_find(const struct gateway_config *config, const char *id);
+/* The same, which is made if there is none. NULL: there are too many, or no memory. */
 struct gateway_binding *gateway_config_binding(struct gateway_config *config, const char *id);
 /* Read a file with its drop-ins, or a state file. Returns the number of mistakes, which were written to `errors`. */
 unsigned gateway_config_load(struct gateway_config *config, const char *path, bool required, FILE *errors);

@@ -246,6 +246,7 @@ void watch_message(struct zmq_gateway *gateway, enum endpoint which, const zmq_m
     struct endpoint_socket *socket = &gateway->sockets[which];
     struct watcher *watcher = sender_of(gateway, which, message);
     struct text *kept;
+
     if (zmq_msg_size(message) == 0 || (bytes[0] != 0 && bytes[0] != 1)) {
         socket->skipping = true;
         plain_refused(gateway, which, "", "somebody sends what a SUB does not send");
